@@ -1,0 +1,3 @@
+//! The benchmark scenarios behind docs/NUMBERS.md.
+
+fn main() {}

@@ -1,0 +1,168 @@
+//! The objects, slim: only the fields that Thalweg uses, shared by `Arc`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+/// A namespaced name. Cheap to clone; ordered by namespace, then name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl Name {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ServiceType {
+    #[default]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// Empty when the service has one unnamed port.
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
+    /// 0 when none is allocated.
+    pub node_port: u16,
+    pub app_protocol: Option<Arc<str>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoadBalancerAddress {
+    pub ip: IpAddr,
+    /// ipMode Proxy: not intercepted on the node.
+    pub proxied: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    pub name: Name,
+    pub service_type: ServiceType,
+    /// Empty for headless and ExternalName services.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `clusterIP: None`.
+    pub headless: bool,
+    pub ports: Vec<Port>,
+    pub external_ips: Vec<IpAddr>,
+    pub load_balancer: Vec<LoadBalancerAddress>,
+    pub source_ranges: Vec<IpNetwork>,
+    /// ClientIP affinity: time-out in seconds.
+    pub affinity_seconds: Option<u32>,
+    pub internal_policy: TrafficPolicy,
+    pub external_policy: TrafficPolicy,
+    /// 0 when none is allocated.
+    pub health_check_node_port: u16,
+    pub traffic_distribution: Option<Arc<str>>,
+    pub publish_not_ready: bool,
+    pub external_name: Option<Arc<str>>,
+    /// Label `service.kubernetes.io/service-proxy-name`: somebody else's proxy serves it.
+    pub proxy_name: Option<Arc<str>>,
+}
+
+/// Readiness of one endpoint, absent values already defaulted (absent ready = ready, absent serving = ready).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Condition {
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Never empty. Kubernetes: the first is the one to use.
+    pub addresses: Vec<IpAddr>,
+    pub condition: Condition,
+    pub node: Option<Arc<str>>,
+    pub zone: Option<Arc<str>>,
+    pub hostname: Option<Arc<str>>,
+    pub hint_zones: Vec<Arc<str>>,
+    pub hint_nodes: Vec<Arc<str>>,
+    /// The pod behind it, when it is one.
+    pub pod: Option<Name>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndpointPort {
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndpointSlice {
+    pub name: Name,
+    /// The service it belongs to: label `kubernetes.io/service-name`, same namespace.
+    pub service: Name,
+    pub family: Family,
+    pub ports: Vec<EndpointPort>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    pub name: Arc<str>,
+    /// status.addresses of type InternalIP.
+    pub addresses: Vec<IpAddr>,
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    pub deleting: bool,
+    /// Taint keys with their effects, as `key:effect`.
+    pub taints: Vec<Arc<str>>,
+}
+
+/// A pod, only those of this node and only when a consumer asks for them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    pub name: Name,
+    pub uid: Arc<str>,
+    pub node: Arc<str>,
+    pub addresses: Vec<IpAddr>,
+    pub host_network: bool,
+    pub annotations: BTreeMap<Arc<str>, Arc<str>>,
+}

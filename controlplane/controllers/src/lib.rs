@@ -1,0 +1,1 @@
+//! The controllers: from desired to observed state, by the API alone.

@@ -1,0 +1,1 @@
+//! The object store: a versioned key space with compare-and-swap and watch.

@@ -1,0 +1,1 @@
+//! Cluster DNS: sockets, names, answers (pure), zone, forwarding.

@@ -1,0 +1,98 @@
+//! CONNTRACK: one entry per direction of a translated flow.
+//!
+//! Each entry says "a packet of this tuple becomes a packet of that tuple". The forward entry is keyed by what
+//! the client sent; the reply entry by what the backend answers (the forward entry's `to`, reversed) and turns
+//! it into the reverse of what the client sent. Either is found from the other by [`Tuple::reversed`], so both
+//! live and die together. When the reply tuple is taken by another flow (one backend behind several VIPs), the
+//! source port of the forward translation is reallocated, so no two flows ever share a reply entry.
+
+use crate::{Be16, Be32, Proto, map_type};
+
+/// Addresses and ports of one direction of a flow. For ICMP echo, both ports hold the identifier.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Tuple {
+    pub src: Be32,
+    pub dst: Be32,
+    pub sport: Be16,
+    pub dport: Be16,
+    pub proto: Proto,
+    pub pad: [u8; 3],
+}
+map_type!(Tuple, 16);
+
+impl Tuple {
+    /// The tuple of the opposite direction.
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, proto: self.proto, pad: [0; 3] }
+    }
+}
+
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct CtDirection(pub u8);
+
+impl CtDirection {
+    pub const FORWARD: Self = Self(0);
+    pub const REPLY: Self = Self(1);
+}
+
+/// How far a flow is; decides how long it may be idle (see `limits`).
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CtState(pub u8);
+
+impl CtState {
+    /// One direction seen.
+    pub const NEW: Self = Self(0);
+    /// Both directions seen.
+    pub const ESTABLISHED: Self = Self(1);
+    /// TCP: FIN seen from at least one side.
+    pub const CLOSING: Self = Self(2);
+    /// TCP: RST seen, or FIN from both sides.
+    pub const CLOSED: Self = Self(3);
+}
+
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct CtFlags(pub u16);
+
+impl CtFlags {
+    /// The source was translated too (remote backend of a NodePort, or a pod that reaches itself).
+    pub const SNAT: u16 = 1;
+    /// The client and the backend are the same pod.
+    pub const HAIRPIN: u16 = 1 << 1;
+    /// The flow came in by a NodePort or another external address.
+    pub const EXTERNAL: u16 = 1 << 2;
+    /// TCP: the client has sent FIN.
+    pub const FIN_CLIENT: u16 = 1 << 3;
+    /// TCP: the backend has sent FIN.
+    pub const FIN_BACKEND: u16 = 1 << 4;
+
+    #[inline(always)]
+    pub const fn has(self, flag: u16) -> bool {
+        self.0 & flag != 0
+    }
+}
+
+/// Value of CONNTRACK.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct CtEntry {
+    /// What a packet of the key's tuple becomes.
+    pub to: Tuple,
+    pub service: u32,
+    /// Index into BACKENDS and the generation the flow was bound to.
+    pub backend: u32,
+    pub generation: u32,
+    /// Seconds since boot (`ktime_get_coarse_ns / 1e9`) of the last packet in this direction.
+    pub last_seen: u32,
+    pub direction: CtDirection,
+    pub state: CtState,
+    pub flags: CtFlags,
+    /// Packets and bytes in this direction; approximate under concurrency.
+    pub packets: u32,
+    pub bytes: u64,
+}
+map_type!(CtEntry, 48);

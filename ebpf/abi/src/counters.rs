@@ -1,0 +1,76 @@
+//! COUNTERS and DROPS: per-CPU arrays of u64, indexed by these enums.
+
+macro_rules! indexed {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident => $text:literal,)* }) => {
+        $(#[$meta])*
+        #[repr(u32)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum $name { $($(#[$vmeta])* $variant,)* }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// The name shown to people and in metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+indexed! {
+    /// Index into COUNTERS.
+    Counter {
+        /// Socket load balancer: look-ups at connect or sendmsg.
+        SockLookup => "sock_lookups",
+        /// Socket load balancer: destinations translated.
+        SockTranslated => "sock_translated",
+        /// Socket load balancer: connections refused for want of endpoints or of a port.
+        SockRefused => "sock_refused",
+        /// tc: packets looked at.
+        TcPackets => "tc_packets",
+        /// tc: frontend look-ups.
+        TcLookup => "tc_lookups",
+        /// tc: flows created in CONNTRACK.
+        TcFlow => "tc_flows",
+        /// tc: packets that matched an entry of CONNTRACK.
+        TcTracked => "tc_tracked",
+        /// tc: packets answered with TCP RST or ICMP port-unreachable.
+        TcRefused => "tc_refused",
+        /// tc: packets delivered straight into a local pod.
+        TcToPod => "tc_to_pod",
+        /// tc: packets sent to another node or outside without the host's stack.
+        TcToWire => "tc_to_wire",
+        /// tc: source ports reallocated because the reply tuple was taken.
+        TcPortRealloc => "tc_port_reallocated",
+        /// tc: UDP flows moved because their backend was gone.
+        TcReselected => "tc_reselected",
+    }
+}
+
+indexed! {
+    /// Index into DROPS: why a packet was dropped.
+    DropReason {
+        /// The packet is too short or its headers contradict each other.
+        Malformed => "malformed",
+        /// A pod sent from an address that is not its own.
+        Spoofed => "spoofed",
+        /// A Local traffic policy allows no endpoint on this node.
+        NoLocalEndpoint => "no_local_endpoint",
+        /// CONNTRACK is full.
+        ConntrackFull => "conntrack_full",
+        /// No free source port for a translation.
+        NoSourcePort => "no_source_port",
+        /// The flow's TCP backend is gone.
+        BackendGone => "backend_gone",
+        /// A slot or backend index outside its array: a defect of ours.
+        BadSlot => "bad_slot",
+        /// The kernel could not route the translated packet.
+        NoRoute => "no_route",
+        /// A helper failed while the packet was rewritten.
+        RewriteFailed => "rewrite_failed",
+        /// A fragment that cannot be attributed to a flow.
+        Fragment => "fragment",
+    }
+}

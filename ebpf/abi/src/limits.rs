@@ -1,0 +1,30 @@
+//! Default sizes of maps, and times. Sizes are defaults: the loader can set others before it creates a map.
+
+/// Frontends (VIP, port, protocol, scope).
+pub const MAX_FRONTENDS: u32 = 262_144;
+/// Slots of the flat array; an update needs room for the old and the new range of a service at once.
+pub const MAX_SLOTS: u32 = 524_288;
+/// Backend ids.
+pub const MAX_BACKENDS: u32 = 131_072;
+/// Entries of CONNTRACK, two per flow.
+pub const MAX_CONNTRACK: u32 = 262_144;
+/// Pods of one node.
+pub const MAX_LOCAL_PODS: u32 = 4_096;
+
+/// Idle seconds after which a UDP flow with one direction seen is forgotten.
+pub const UDP_NEW_SECONDS: u32 = 30;
+/// Idle seconds after which a UDP flow with both directions seen is forgotten.
+pub const UDP_STREAM_SECONDS: u32 = 180;
+/// Idle seconds for a TCP flow that has not been answered.
+pub const TCP_NEW_SECONDS: u32 = 60;
+/// Idle seconds for an established TCP flow.
+pub const TCP_ESTABLISHED_SECONDS: u32 = 86_400;
+/// Idle seconds for a TCP flow with a FIN from one side.
+pub const TCP_CLOSING_SECONDS: u32 = 120;
+/// Idle seconds for a TCP flow that is over.
+pub const TCP_CLOSED_SECONDS: u32 = 10;
+
+/// First and last source port that the data path allocates itself. The node keeps them out of
+/// `ip_local_port_range` users by picking from above the default range.
+pub const SNAT_PORT_MIN: u16 = 61_000;
+pub const SNAT_PORT_MAX: u16 = 65_535;

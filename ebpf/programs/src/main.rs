@@ -1,0 +1,9 @@
+//! The kernel side of Thalweg, one hook per module.
+#![no_std]
+#![no_main]
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,1 @@
+//! The netns laboratory: nodes, pods, clients and probes on one machine.

@@ -1,0 +1,1 @@
+//! The service proxy: plan (pure), delta, apply.

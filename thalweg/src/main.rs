@@ -1,0 +1,3 @@
+//! The one binary: subcommands, wiring, configuration.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Build, test and run Thalweg: one module per verb.
+
+fn main() {}
