@@ -13,6 +13,7 @@ mod frontend;
 mod limits;
 mod net;
 mod pod;
+mod service;
 mod socket;
 mod state;
 
@@ -23,6 +24,7 @@ pub use frontend::{Frontend, FrontendFlags, FrontendKey, Scope};
 pub use limits::*;
 pub use net::{Be16, Be32, Proto};
 pub use pod::{LocalPod, PodFlags};
+pub use service::ServiceName;
 pub use socket::{SOCK_NAT_ENTRIES, SockNat, SockNatEntry};
 pub use state::StateKey;
 

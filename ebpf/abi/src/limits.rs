@@ -8,6 +8,8 @@ pub const MAX_SLOTS: u32 = 524_288;
 pub const MAX_BACKENDS: u32 = 131_072;
 /// Entries of CONNTRACK, two per flow.
 pub const MAX_CONNTRACK: u32 = 262_144;
+/// Services, for their names.
+pub const MAX_SERVICES: u32 = 131_072;
 /// Pods of one node.
 pub const MAX_LOCAL_PODS: u32 = 4_096;
 

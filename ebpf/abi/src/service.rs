@@ -1,0 +1,27 @@
+//! SERVICES: hash from a service number to its name, so that what is in the kernel can be read without the agent.
+
+use crate::map_type;
+
+/// `namespace/name`, zero-padded: two labels of at most 63 bytes and the slash.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceName {
+    pub bytes: [u8; 128],
+}
+map_type!(ServiceName, 128);
+
+impl ServiceName {
+    /// Truncates what does not fit; Kubernetes names always do.
+    pub fn new(text: &str) -> Self {
+        let mut bytes = [0; 128];
+        let len = text.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        Self { bytes }
+    }
+
+    /// The name, or an empty string when the bytes are not text.
+    pub fn as_str(&self) -> &str {
+        let len = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(self.bytes.len());
+        core::str::from_utf8(&self.bytes[..len]).unwrap_or("")
+    }
+}
