@@ -1,0 +1,1 @@
+//! Defaulting, validation and address allocation on the way into the store.

@@ -1,0 +1,1 @@
+//! The kind table: what the server knows of each resource is one entry here.

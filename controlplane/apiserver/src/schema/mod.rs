@@ -1,0 +1,1 @@
+//! OpenAPI documents and unknown-field checks, derived from the schemas of the served kinds.
