@@ -1,5 +1,10 @@
 //! The netns laboratory: nodes, pods, clients and probes on one machine.
 //!
 //! - [`netns`]: a network namespace that is removed with its guard, and commands and closures inside it.
+//! - [`topology`]: the wires of a lab cluster. [`owner`]: who owns a lab, and how one without an owner is removed.
 
+pub mod cgroup;
 pub mod netns;
+pub mod owner;
+pub mod probe;
+pub mod topology;
