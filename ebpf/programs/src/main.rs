@@ -1,9 +1,21 @@
-//! The kernel side of Thalweg, one hook per module.
+//! The kernel side of Thalweg, one hook per module. Built for bpfel-unknown-none by `cargo xtask ebpf`.
 #![no_std]
 #![no_main]
+#![allow(unsafe_code, reason = "contexts, map values and helpers are raw pointers in a kernel program")]
+
+mod config;
+mod count;
+mod maps;
+mod sock;
 
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
+
+/// Several helpers are for GPL-compatible programs only, so this declaration must be one; the source itself is
+/// under the licence of the repository, which is compatible.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,12 @@
+//! Runtime options as `.rodata` globals: the loader writes them before it loads the programs, so the verifier
+//! prunes what is off.
+
+use aya_ebpf::Global;
+
+/// The node's own address, as it stands in a packet ([`thalweg_abi::Be32`]).
+#[unsafe(no_mangle)]
+pub static NODE_ADDR: Global<u32> = Global::new(0);
+
+/// 1: the socket load balancer translates at connect and sendmsg. 0: its programs let everything pass.
+#[unsafe(no_mangle)]
+pub static SOCKET_LB: Global<u32> = Global::new(1);
