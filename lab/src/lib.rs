@@ -4,7 +4,14 @@
 //! - [`topology`]: the wires of a lab cluster. [`owner`]: who owns a lab, and how one without an owner is removed.
 
 pub mod cgroup;
+pub mod checks;
+pub mod cluster;
 pub mod netns;
 pub mod owner;
+pub mod place;
 pub mod probe;
+pub mod process;
+pub mod residue;
+pub mod screen;
+pub mod signals;
 pub mod topology;
