@@ -3,15 +3,17 @@
 //!
 //! - [`model`]: the objects, only the fields that Thalweg uses.
 //! - [`world`]: the current state; `apply` a [`Change`], get what became [`Dirty`].
-//! - `source`: where changes come from: a Kubernetes API server, or YAML files.
+//! - [`source`]: where changes come from: a Kubernetes API server, or YAML files.
 //!
 //! One task owns one [`World`] and hands it by reference to the proxy, DNS and the pod network: one watch, one copy.
 
 pub mod model;
+pub mod source;
 pub mod world;
 
 pub use model::{
     Condition, Endpoint, EndpointPort, EndpointSlice, Family, LoadBalancerAddress, Name, Node, Pod, Port, Protocol, Service,
     ServiceType, TrafficPolicy,
 };
+pub use source::{KubeOptions, Source, SourceError};
 pub use world::{Batch, Change, Dirty, World};
