@@ -13,7 +13,7 @@ use crate::{elf, toolchain};
 /// The target triple of the kernel programs.
 const TARGET: &str = "bpfel-unknown-none";
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Args {
     /// Only find or install the toolchain
     #[arg(long)]

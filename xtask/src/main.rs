@@ -1,11 +1,17 @@
 //! Build, test and run Thalweg: one module per verb.
 
+mod cargo;
 mod ebpf;
 mod elf;
+mod packages;
 mod step;
+mod test;
+mod tidy;
 mod toolchain;
+mod up;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -21,12 +27,34 @@ struct Cli {
 enum Verb {
     /// Build the kernel programs into target/ebpf/thalweg.o, installing a BPF toolchain below target/ when there is none
     Ebpf(ebpf::Args),
+    /// Build everything, start a two-node cluster on this machine, deploy the demo, show it; Ctrl-C removes every trace
+    Up(up::Args),
+    /// Build everything, start a cluster and a shell beside its control plane
+    Lab(up::Args),
+    /// Run every test, or those of the subjects named
+    Test(test::Args),
+    /// Check what ARCHITECTURE.md promises about the sources
+    Tidy,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
     let root = root()?;
-    match Cli::parse().verb {
+    match verb {
         Verb::Ebpf(args) => ebpf::run(&root, &args),
+        Verb::Up(args) => up::run(&root, "up", &args),
+        Verb::Lab(args) => up::run(&root, "lab", &args),
+        Verb::Test(args) => test::run(&root, &args),
+        Verb::Tidy => tidy::run(&root),
     }
 }
 
