@@ -1,3 +1,7 @@
-//! The CNI plugin: JSON in, one round trip to the node agent, JSON out.
+//! The executable `thalweg-cni`: configuration on stdin, result or error on stdout.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    thalweg_cni::run(&|name| std::env::var(name).ok(), &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+}
