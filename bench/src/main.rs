@@ -1,3 +1,50 @@
-//! The benchmark scenarios behind docs/NUMBERS.md.
+//! `thalweg-bench`: the scenarios behind docs/NUMBERS.md, run in a lab of their own. `cargo xtask bench` builds and calls it.
 
-fn main() {}
+mod first_light;
+mod stats;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser, Debug)]
+#[command(name = "thalweg-bench", about = "Benchmarks of Thalweg on this machine: ratios of two things run side by side")]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand, Debug)]
+enum Scenario {
+    /// Start of a cluster, endpoint change to map, and TCP transactions through the VIP against direct.
+    FirstLight(first_light::Args),
+}
+
+/// Where the executables under test are.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Common {
+    /// Directory of `thalweg`, `thalweg-cni` and `thalweg-lab` (default: where this program is).
+    #[arg(long)]
+    bin: Option<PathBuf>,
+    /// Also write the figures as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.scenario {
+        Scenario::FirstLight(args) => first_light::run(&args),
+    }
+}

@@ -1,5 +1,6 @@
 //! Build, test and run Thalweg: one module per verb.
 
+mod bench;
 mod cargo;
 mod ebpf;
 mod elf;
@@ -33,6 +34,8 @@ enum Verb {
     Lab(up::Args),
     /// Run every test, or those of the subjects named
     Test(test::Args),
+    /// Build everything and measure: the figures of docs/NUMBERS.md
+    Bench(bench::Args),
     /// Check what ARCHITECTURE.md promises about the sources
     Tidy,
 }
@@ -54,6 +57,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Up(args) => up::run(&root, "up", &args),
         Verb::Lab(args) => up::run(&root, "lab", &args),
         Verb::Test(args) => test::run(&root, &args),
+        Verb::Bench(args) => bench::run(&root, &args),
         Verb::Tidy => tidy::run(&root),
     }
 }

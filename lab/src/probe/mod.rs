@@ -3,6 +3,7 @@
 //! They are a process of their own (`thalweg-lab probe …`), because what they test depends on the network
 //! namespace, the mount namespace (resolv.conf) and the control group of the caller.
 
+mod crr;
 mod dns;
 mod http;
 
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
+pub use crr::RateReport;
 pub use dns::DnsReport;
 pub use http::{HttpReport, Latency};
 
@@ -43,6 +45,15 @@ pub enum Probe {
         server: SocketAddr,
         #[arg(long)]
         tcp: bool,
+    },
+    /// TCP transactions one after another, each on a connection of its own, as fast as they go.
+    Crr {
+        target: SocketAddr,
+        #[arg(long, default_value_t = 1000)]
+        millis: u64,
+        /// One connection for all of them: request-response.
+        #[arg(long)]
+        persistent: bool,
     },
     /// Looks a name up the way programs do: getaddrinfo, with the search path of resolv.conf.
     Resolve { name: String },
@@ -110,6 +121,7 @@ pub fn run(probe: Probe) -> Result<()> {
         Probe::Connect { target } => serde_json::to_string(&connect(resolve_one(&target)?))?,
         Probe::Udp { target, count } => serde_json::to_string(&udp(resolve_one(&target)?, count)?)?,
         Probe::Dns { name, record, server, tcp } => serde_json::to_string(&dns::query(&name, &record, server, tcp)?)?,
+        Probe::Crr { target, millis, persistent } => serde_json::to_string(&crr::run(target, millis, persistent)?)?,
         Probe::Resolve { name } => serde_json::to_string(&resolve(&name))?,
     };
     println!("{report}");
