@@ -46,6 +46,8 @@ indexed! {
         TcPortRealloc => "tc_port_reallocated",
         /// tc: UDP flows moved because their backend was gone.
         TcReselected => "tc_reselected",
+        /// tc: packets answered with ICMP fragmentation-needed or time-exceeded.
+        TcAnswered => "tc_answered",
     }
 }
 
@@ -72,5 +74,7 @@ indexed! {
         RewriteFailed => "rewrite_failed",
         /// A fragment that cannot be attributed to a flow.
         Fragment => "fragment",
+        /// Sent to a service's address, belongs to no flow, and must not be answered: a stray TCP RST or ICMP message.
+        NoFlow => "no_flow",
     }
 }

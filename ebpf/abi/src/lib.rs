@@ -7,9 +7,12 @@
 #![no_std]
 
 mod backend;
+pub mod checksum;
 mod conntrack;
 mod counters;
+pub mod flow;
 mod frontend;
+pub mod header;
 mod limits;
 mod net;
 mod pod;
