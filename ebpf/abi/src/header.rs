@@ -32,7 +32,7 @@ const _: () = assert!(core::mem::size_of::<Ipv4Header>() == IPV4_LEN);
 impl Ipv4Header {
     /// Header length in bytes, options included.
     #[inline(always)]
-    pub const fn len(&self) -> u32 {
+    pub const fn header_len(&self) -> u32 {
         ((self.version_ihl & 0x0f) as u32) << 2
     }
 
@@ -128,7 +128,7 @@ const _: () = assert!(core::mem::size_of::<TcpHeader>() == TCP_LEN);
 impl TcpHeader {
     /// Header length in bytes, options included.
     #[inline(always)]
-    pub const fn len(&self) -> u32 {
+    pub const fn header_len(&self) -> u32 {
         ((self.offset >> 4) as u32) << 2
     }
 
@@ -219,7 +219,7 @@ mod tests {
     fn a_header_with_its_checksum_sums_to_all_ones() {
         let header = Ipv4Header::answer(Be32::from_octets([10, 96, 0, 1]), Be32::from_octets([10, 244, 1, 2]), Proto::TCP, 20);
         assert_eq!(header.sum().fold(), 0xffff);
-        assert_eq!(header.len(), 20);
+        assert_eq!(header.header_len(), 20);
         assert!(header.is_valid() && !header.is_later_fragment());
     }
 
@@ -273,7 +273,7 @@ mod tests {
             let reset = segment.reset(payload);
             assert_eq!((reset.seq.to_host(), reset.ack.to_host(), reset.flags.0), (seq, ack, out), "{flags:#x} {payload}");
             assert_eq!((reset.sport, reset.dport), (segment.dport, segment.sport));
-            assert_eq!(reset.len(), 20);
+            assert_eq!(reset.header_len(), 20);
         }
         const RST_ACK: u8 = TcpFlags::RST | TcpFlags::ACK;
         // The sequence space wraps.

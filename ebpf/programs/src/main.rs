@@ -7,6 +7,7 @@ mod config;
 mod count;
 mod maps;
 mod sock;
+mod tc;
 
 #[cfg(not(test))]
 #[panic_handler]
