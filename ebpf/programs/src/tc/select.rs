@@ -1,7 +1,7 @@
 //! From a dialled tuple to a frontend, and from a frontend to a slot.
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use thalweg_abi::{BackendState, Be32, Counter, Frontend, FrontendKey, Scope, Slot, Tuple};
+use thalweg_abi::{BackendState, Be32, Counter, Frontend, FrontendFlags, FrontendKey, Scope, Slot, Tuple};
 
 use crate::{
     count::count,
@@ -41,8 +41,13 @@ fn frontend(tuple: &Tuple, scope: Scope) -> Option<Frontend> {
 /// Whether an address belongs to services, whatever the port.
 #[inline(always)]
 pub fn is_ours(addr: Be32) -> bool {
-    // SAFETY: only the presence matters.
-    unsafe { FRONTENDS.get(FrontendKey::wildcard(addr)) }.is_some()
+    // Presence would do, but a pointer that is only compared with null may be merged with other conditions, which
+    // the verifier takes for arithmetic on it. A flag that is read is a number.
+    // SAFETY: read at once.
+    match unsafe { FRONTENDS.get(FrontendKey::wildcard(addr)) } {
+        Some(frontend) => frontend.flags.has(FrontendFlags::WILDCARD),
+        None => false,
+    }
 }
 
 #[inline(always)]
