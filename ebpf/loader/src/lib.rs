@@ -1,7 +1,30 @@
 //! The only crate that calls bpf(2): object, attach, pin, tables, batch update, test-run.
+//!
+//! - [`Datapath`]: the loaded programs and their pinned links; adopts what an earlier agent left.
+//! - [`Maps`]: typed tables over the pinned maps, for writers and for views that run without an agent.
+//! - [`conntrack::sweep`]: expiry of translated flows. [`cleanup`]: removes every trace.
+//!
+//! Nothing here outlives a process by accident: what stays in the kernel is pinned below one folder.
 
+mod bpffs;
+mod cleanup;
+pub mod conntrack;
+mod datapath;
 mod error;
+mod kernel_table;
+mod links;
+mod maps;
+mod object;
+mod options;
+mod sys;
 mod table;
+mod testrun;
 
+pub use cleanup::cleanup;
+pub use datapath::{Datapath, ProgramStats};
 pub use error::Error;
+pub use kernel_table::{ArrayTable, HashTable};
+pub use maps::Maps;
+pub use options::{Options, Sizes};
 pub use table::{MemoryTable, Table};
+pub use testrun::{Injected, Outcome};

@@ -1,0 +1,164 @@
+//! What an agent leaves behind, and how the next one takes it over.
+
+mod kit;
+
+use std::{
+    fs,
+    net::{SocketAddrV4, TcpListener, TcpStream},
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use thalweg_abi::{Proto, StateKey};
+use thalweg_lab::netns::Netns;
+use thalweg_loader::{Datapath, Error, Maps, Table, cleanup};
+
+fn address(text: &str) -> SocketAddrV4 {
+    text.parse().expect("an address")
+}
+
+fn pins_below(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn maps_and_links_survive_the_agent() {
+    let pins = kit::Pins::new("adopt");
+    let cgroup = kit::Cgroup::enter("adopt");
+    let ns = Netns::create("tw-adopt").expect("a namespace");
+    ns.ip("addr add 10.99.0.1/32 dev lo").expect("a backend address");
+    let mut options = pins.options();
+    options.cgroup = cgroup.path().to_owned();
+    let (vip, backend) = (address("10.96.0.1:80"), address("10.99.0.1:8080"));
+
+    let mut first = Datapath::open(&options).expect("first agent");
+    assert!(!first.adopted());
+    let mut maps = first.maps().expect("maps");
+    kit::serve(&mut maps, vip, Proto::TCP, 0, &[(1, backend)]);
+    first.attach_cgroup().expect("attach");
+    first.attach_cgroup().expect("attaching is idempotent");
+    let created = maps.state(StateKey::CreatedAt).expect("state");
+    assert!(created > 0);
+
+    let listener = ns.enter(|| TcpListener::bind(backend)).expect("enter").expect("listen");
+    thread::spawn(move || listener.incoming().for_each(drop));
+    let dial = || TcpStream::connect_timeout(&vip.into(), Duration::from_secs(2)).map(drop);
+    ns.enter(dial).expect("enter").expect("through the VIP, with the agent");
+    drop((first, maps));
+    ns.enter(dial).expect("enter").expect("through the VIP, without an agent");
+
+    // Connections are made all the time while agents come and go.
+    let (stop, dialled) = (AtomicBool::new(false), AtomicU32::new(0));
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            ns.enter(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    dial()?;
+                    dialled.fetch_add(1, Ordering::Relaxed);
+                }
+                std::io::Result::Ok(())
+            })
+        });
+        for adoption in 1..=3 {
+            let mut next = Datapath::open(&options).expect("next agent");
+            assert!(next.adopted());
+            next.attach_cgroup().expect("attach again");
+            let maps = next.maps().expect("maps");
+            assert_eq!(maps.state(StateKey::Adoptions).expect("state"), adoption);
+            assert_eq!(maps.state(StateKey::CreatedAt).expect("state"), created, "the maps are the same ones");
+            assert!(maps.frontends.get(&kit::frontend_key(vip, Proto::TCP)).expect("frontend").is_some(), "content is kept");
+        }
+        stop.store(true, Ordering::Relaxed);
+        client.join().expect("client").expect("enter").expect("no connection fails across restarts");
+    });
+    assert!(dialled.load(Ordering::Relaxed) > 0, "the client was dialling");
+    let links = pins_below(&pins.path().join("links"));
+    assert_eq!(links, ["connect4@cgroup", "getpeername4@cgroup", "recvmsg4@cgroup", "sendmsg4@cgroup"]);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn half_made_maps_are_not_adopted() {
+    let pins = kit::Pins::new("half");
+    drop(Datapath::open(&pins.options()).expect("first agent"));
+    fs::remove_file(pins.path().join("v1/STATE")).expect("lose one pin");
+    let datapath = Datapath::open(&pins.options()).expect("next agent");
+    assert!(!datapath.adopted());
+    let maps = datapath.maps().expect("a new set");
+    assert_eq!(maps.state(StateKey::Adoptions).expect("state"), 0);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn one_folder_has_one_agent() {
+    let pins = kit::Pins::new("busy");
+    let _first = Datapath::open(&pins.options()).expect("first agent");
+    let error = Datapath::open(&pins.options()).expect_err("a second one");
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    assert!(matches!(cleanup(pins.path()), Err(Error::Busy { .. })), "cleanup under a running agent");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn links_follow_their_interfaces() {
+    let pins = kit::Pins::new("links");
+    let ns = Netns::create("tw-links").expect("a namespace");
+    ns.ip("link add tw-pod0 type veth peer name tw-peer0").expect("a veth");
+    ns.ip("link add tw-pod0.5 type veth peer name tw-peer5").expect("a veth with a dot in its name");
+    let mut datapath = Datapath::open(&pins.options()).expect("open");
+    let links = pins.path().join("links");
+    ns.enter(|| {
+        datapath.attach_pod("tw-pod0").expect("attach");
+        datapath.attach_pod("tw-pod0").expect("attaching is idempotent");
+        datapath.attach_uplink("tw-pod0.5").expect("a name with a dot");
+        let error = datapath.attach_pod("tw-none").expect_err("no such interface");
+        assert!(matches!(error, Error::Interface { .. }), "{error}");
+    })
+    .expect("enter");
+    let pod = ["tc_from_pod@tw-pod0", "tc_to_pod@tw-pod0"];
+    assert_eq!(pins_below(&links), [pod[0], "tc_from_wire@tw-pod0%2e5", pod[1], "tc_to_wire@tw-pod0%2e5"]);
+
+    ns.ip("link del tw-pod0.5").expect("remove the one with the dot");
+    assert_eq!(datapath.prune_links().expect("prune"), 2);
+    assert_eq!(pins_below(&links), pod);
+
+    // The same name, another interface: the old link is dead, and a new one is made.
+    ns.ip("link del tw-pod0").expect("remove the veth");
+    ns.ip("link add tw-pod0 type veth peer name tw-peer0").expect("make it again");
+    ns.enter(|| datapath.attach_pod("tw-pod0")).expect("enter").expect("attach to the new one");
+    assert_eq!(datapath.prune_links().expect("prune"), 0, "the pins are those of the new interface");
+
+    drop(datapath);
+    let mut datapath = Datapath::open(&pins.options()).expect("next agent");
+    assert_eq!(pins_below(&links), pod, "links survive the agent");
+    datapath.detach_pod("tw-pod0").expect("detach");
+    datapath.detach_pod("tw-pod0").expect("detaching is idempotent");
+    assert_eq!(pins_below(&links), [""; 0]);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn cleanup_leaves_nothing() {
+    let pins = kit::Pins::new("cleanup");
+    let mut datapath = Datapath::open(&pins.options()).expect("open");
+    let ns = Netns::create("tw-cleanup").expect("a namespace");
+    ns.ip("link add tw-pod0 type veth peer name tw-peer0").expect("a veth");
+    ns.enter(|| datapath.attach_pod("tw-pod0")).expect("enter").expect("attach");
+    drop(datapath);
+    let removed = cleanup(pins.path()).expect("cleanup");
+    for line in ["link tc_from_pod@tw-pod0", "map FRONTENDS", "map SOCK_NAT", "bpffs at /run/tw-test-cleanup"] {
+        assert!(removed.iter().any(|removed| removed == line), "{line} in {removed:?}");
+    }
+    assert!(!pins.path().exists(), "the folder is gone");
+    assert_eq!(cleanup(pins.path()).expect("once more"), [""; 0], "nothing is left to remove");
+    let error = Maps::open_pinned(pins.path()).expect_err("no maps");
+    assert!(matches!(error, Error::NoMaps { .. }), "{error}");
+}

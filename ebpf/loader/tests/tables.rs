@@ -1,0 +1,94 @@
+//! Tables over real kernel maps: batches and single operations do the same.
+
+mod kit;
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use thalweg_abi::{Backend, Be16, Be32, Counter, DropReason, Frontend, FrontendKey, Proto, Scope, ServiceName, Slot, StateKey};
+use thalweg_loader::{Datapath, Error, HashTable, Maps, Table};
+
+fn key(number: u32) -> FrontendKey {
+    let port = Be16::from_host(u16::try_from(number % 50_000).expect("fits") + 1);
+    FrontendKey { vip: Be32::from_host(0x0a60_0000 + number / 7), port, proto: Proto::TCP, scope: Scope::INTERNAL }
+}
+
+fn value(number: u32) -> Frontend {
+    Frontend { service: number, base: number * 3, count: 3, ..Frontend::default() }
+}
+
+fn check_hash(table: &mut HashTable<FrontendKey, Frontend>, what: &str) {
+    // More than one batch, and not a multiple of one.
+    let entries: Vec<_> = (0..9_001).map(|number| (key(number), value(number))).collect();
+    table.update(&entries).expect(what);
+    assert_eq!(table.get(&key(4_711)).expect(what), Some(value(4_711)), "{what}");
+    assert_eq!(table.get(&key(9_001)).expect(what), None, "{what}: a key that was not written");
+    let expected: BTreeMap<_, _> = entries.iter().copied().collect();
+    assert_eq!(table.entries().expect(what).into_iter().collect::<BTreeMap<_, _>>(), expected, "{what}: all entries");
+
+    table.update(&[(key(0), value(77))]).expect(what);
+    assert_eq!(table.get(&key(0)).expect(what), Some(value(77)), "{what}: replaced");
+
+    // Missing keys at the beginning, in the middle and at the end of what is deleted.
+    let doomed: Vec<_> =
+        [20_000, 20_001].into_iter().chain(0..4_500).chain([20_002]).chain(4_500..9_001).chain([20_003]).collect();
+    table.delete(&doomed.iter().map(|number| key(*number)).collect::<Vec<_>>()).expect(what);
+    assert_eq!(table.entries().expect(what), [], "{what}: nothing left");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn hashes_and_arrays_hold_what_is_written() {
+    let pins = kit::Pins::new("tables");
+    let datapath = Datapath::open(&pins.options()).expect("open");
+    let mut maps = datapath.maps().expect("maps");
+    assert_eq!((maps.frontends.capacity(), maps.slots.capacity()), (20_000, 10_000), "sizes of the options");
+
+    check_hash(&mut maps.frontends, "batches");
+    maps.frontends = maps.frontends.without_batches();
+    check_hash(&mut maps.frontends, "single operations");
+
+    let slots: Vec<_> = (0..10_000).map(|at| (at, Slot { backend: at + 1, ..Slot::default() })).collect();
+    maps.slots.update(&slots).expect("write all slots");
+    assert_eq!(maps.slots.entries().expect("slots"), slots);
+    maps.slots.delete(&[0, 9_999]).expect("clear two slots");
+    assert_eq!(maps.slots.get(&9_999).expect("slot"), Some(Slot::default()), "an array's index always exists");
+    assert_eq!(maps.slots.entries().expect("slots").len(), 9_998, "defaults are not entries");
+    assert_eq!(maps.slots.get(&10_000).expect("slot"), None, "outside the array");
+
+    maps.services.update(&[(7, ServiceName::new("default/web"))]).expect("write a name");
+    assert_eq!(maps.services.get(&7).expect("name").map(|name| name.as_str().to_owned()), Some("default/web".to_owned()));
+
+    let pod = Be32::from(Ipv4Addr::new(10, 244, 0, 2));
+    maps.local_pods.delete(&[pod]).expect("deleting what is not there");
+    maps.set_state(StateKey::Applies, 3).expect("write state");
+    assert_eq!(maps.state(StateKey::Applies).expect("state"), 3);
+    assert_eq!(maps.counters().expect("counters").len(), Counter::ALL.len());
+    assert!(maps.drops().expect("drops").iter().all(|(_, count)| *count == 0));
+    assert_eq!(maps.drops().expect("drops").len(), DropReason::ALL.len());
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_full_map_says_which_and_how_big() {
+    let pins = kit::Pins::new("full");
+    let datapath = Datapath::open(&pins.options()).expect("open");
+    let mut maps = datapath.maps().expect("maps");
+    let names: Vec<_> = (0..300).map(|number| (number, ServiceName::new("default/web"))).collect();
+    let error = maps.services.update(&names).expect_err("256 fit");
+    assert!(matches!(error, Error::TableFull { table: "SERVICES", capacity: 256 }), "{error}");
+    assert_eq!(maps.services.entries().expect("names").len(), 256, "a prefix was written");
+    let error =
+        maps.backends.update(&[(999, Backend::default()), (1_000, Backend::default())]).expect_err("index 1000 of 1000");
+    assert!(matches!(error, Error::TableFull { table: "BACKENDS", capacity: 1_000 }), "{error}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn views_open_the_maps_without_an_agent() {
+    let pins = kit::Pins::new("views");
+    let error = Maps::open_pinned(pins.path()).expect_err("nothing is pinned yet");
+    assert!(matches!(error, Error::NoMaps { .. }), "{error}");
+    drop(Datapath::open(&pins.options()).expect("open"));
+    let maps = Maps::open_pinned(pins.path()).expect("maps outlive the agent");
+    assert_eq!(maps.frontends.entries().expect("frontends"), []);
+}

@@ -1,0 +1,25 @@
+//! Every program is accepted by the running kernel's verifier; what it costs is printed.
+
+mod kit;
+
+use thalweg_loader::Datapath;
+
+/// The verifier's limit on instructions walked; a program near it cannot grow.
+const LIMIT: u32 = 1_000_000;
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn every_program_loads() {
+    let pins = kit::Pins::new("verifier");
+    let datapath = Datapath::open(&pins.options()).expect("programs that the kernel accepts");
+    let programs = datapath.programs().expect("what the kernel says of them");
+    println!("{:<16} {:>22} {:>12}", "program", "verified instructions", "jited bytes");
+    for program in &programs {
+        println!("{:<16} {:>22} {:>12}", program.name, program.verified_instructions, program.jited_bytes);
+        assert!(program.verified_instructions > 0 && program.verified_instructions < LIMIT / 2, "{program:?}");
+        assert!(program.jited_bytes > 0, "{program:?}: not compiled to machine code");
+    }
+    for name in ["connect4", "sendmsg4", "recvmsg4", "getpeername4"] {
+        assert!(programs.iter().any(|program| program.name == name), "{name} is missing from the object");
+    }
+}
