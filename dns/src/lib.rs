@@ -1,1 +1,23 @@
-//! Cluster DNS: sockets, names, answers (pure), zone, forwarding.
+//! Cluster DNS: every node answers for the whole zone from one pre-encoded table.
+//!
+//! - [`name`]: names in wire form.
+//! - [`query`]: a packet becomes a [`query::Query`], or a reason why it does not.
+//! - [`zone`]: the table: lower-cased wire name and type to record bytes ready to send; built from the cluster's state.
+//! - [`answer`]: a query and a zone become the reply's bytes. Pure: no I/O, no clock.
+//! - `sockets`, `tcp`, `forward`: the shell around it.
+//! - [`server`]: wires them together; this is what an agent starts.
+
+pub mod answer;
+mod counters;
+mod forward;
+pub mod name;
+pub mod query;
+pub mod server;
+mod sockets;
+mod tcp;
+#[cfg(test)]
+mod testkit;
+pub mod zone;
+
+pub use counters::Stats;
+pub use server::{Error, Options, Result, Server};

@@ -1,0 +1,229 @@
+//! A packet becomes a [`Query`], or a reason why it does not.
+//!
+//! This is the hot path, so it reads the little that an answer needs and copies only the name. Everything else that a
+//! packet may hold (other records, EDNS options) is stepped over, with its bounds checked.
+
+use crate::name::{MAX_NAME, is_within};
+
+/// The largest UDP reply, whatever the client offers: it passes every link without fragments.
+pub const MAX_UDP: usize = 1232;
+/// Without EDNS (RFC 1035 section 4.2.1).
+const PLAIN_UDP: usize = 512;
+const MAX_TCP: usize = u16::MAX as usize;
+
+pub const HEADER: usize = 12;
+
+/// Record types that the zone serves or treats specially.
+pub mod rtype {
+    pub const A: u16 = 1;
+    pub const NS: u16 = 2;
+    pub const CNAME: u16 = 5;
+    pub const SOA: u16 = 6;
+    pub const PTR: u16 = 12;
+    pub const TXT: u16 = 16;
+    pub const AAAA: u16 = 28;
+    pub const SRV: u16 = 33;
+    pub const OPT: u16 = 41;
+    pub const IXFR: u16 = 251;
+    pub const AXFR: u16 = 252;
+    pub const ANY: u16 = 255;
+}
+
+pub mod class {
+    pub const IN: u16 = 1;
+    pub const CHAOS: u16 = 3;
+}
+
+/// Response codes; those above 15 need EDNS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Rcode {
+    NoError = 0,
+    FormErr = 1,
+    ServFail = 2,
+    NxDomain = 3,
+    NotImp = 4,
+    Refused = 5,
+    BadVers = 16,
+}
+
+/// How the query came, which bounds the size of the reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// What the client's OPT record says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Edns {
+    /// Octets of UDP payload that the client can take, as it wrote it.
+    pub udp_size: u16,
+    pub version: u8,
+    pub dnssec_ok: bool,
+}
+
+/// A name of the question: lower-cased, with the places where labels start.
+#[derive(Clone)]
+pub struct QueryName {
+    bytes: [u8; MAX_NAME + 1],
+    length: u8,
+    labels: u8,
+}
+
+/// One question, ready to be answered.
+#[derive(Clone)]
+pub struct Query<'p> {
+    packet: &'p [u8],
+    question_end: usize,
+    pub name: QueryName,
+    pub rtype: u16,
+    pub class: u16,
+    pub edns: Option<Edns>,
+    pub transport: Transport,
+    /// Moves the first record of an answer; a counter of the caller's, so that replies rotate.
+    pub rotation: u32,
+}
+
+/// Why a packet is no query.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Malformed {
+    /// Not answered at all: too short for a header, or itself a reply (answering those would make loops).
+    Drop,
+    /// Answered with a bare header.
+    Reply(Rcode),
+}
+
+// === impl QueryName ===
+
+impl QueryName {
+    /// The whole name, lower-cased, with its root label.
+    pub fn wire(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    /// Labels without the root.
+    pub fn labels(&self) -> usize {
+        usize::from(self.labels)
+    }
+
+    /// Where `suffix` starts in this name, when the name is `suffix` or below it.
+    pub fn offset_of(&self, suffix: &[u8]) -> Option<usize> {
+        let wire = self.wire();
+        let offset = wire.len().checked_sub(suffix.len())?;
+        // The octets first: nearly every foreign name fails here, before its labels are walked.
+        (wire[offset..] == *suffix && is_within(wire, suffix)).then_some(offset)
+    }
+
+    /// Reads an uncompressed name at the start of `bytes`. A question has nothing before it to point to.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut name = Self { bytes: [0; MAX_NAME + 1], length: 0, labels: 0 };
+        let mut at = 0;
+        loop {
+            let length = usize::from(*bytes.get(at)?);
+            if length == 0 {
+                break;
+            }
+            if length > 63 {
+                return None;
+            }
+            at += length + 1;
+            if at >= MAX_NAME {
+                return None;
+            }
+            name.labels += 1;
+        }
+        let wire = bytes.get(..=at)?;
+        name.bytes[..=at].copy_from_slice(wire);
+        name.bytes[..=at].make_ascii_lowercase();
+        name.length = (at + 1) as u8;
+        Some(name)
+    }
+}
+
+// === impl Query ===
+
+impl<'p> Query<'p> {
+    /// Reads a packet (without the length prefix that TCP adds).
+    pub fn parse(packet: &'p [u8], transport: Transport) -> Result<Self, Malformed> {
+        const FORMERR: Malformed = Malformed::Reply(Rcode::FormErr);
+        let Some(header) = packet.get(..HEADER) else { return Err(Malformed::Drop) };
+        if header[2] & 0x80 != 0 {
+            return Err(Malformed::Drop);
+        }
+        if (header[2] >> 3) & 15 != 0 {
+            return Err(Malformed::Reply(Rcode::NotImp));
+        }
+        if be16(packet, 4) != Some(1) {
+            return Err(FORMERR);
+        }
+        let name = QueryName::read(&packet[HEADER..]).ok_or(FORMERR)?;
+        let end = HEADER + usize::from(name.length);
+        let (Some(rtype), Some(class)) = (be16(packet, end), be16(packet, end + 2)) else { return Err(FORMERR) };
+        let question_end = end + 4;
+        let before = [6, 8].into_iter().map(|at| usize::from(be16(packet, at).unwrap_or(0))).sum();
+        let additional = usize::from(be16(packet, 10).unwrap_or(0));
+        let edns = read_edns(packet, question_end, before, additional).ok_or(FORMERR)?;
+        Ok(Self { packet, question_end, name, rtype, class, edns, transport, rotation: 0 })
+    }
+
+    /// The packet as it came.
+    pub fn packet(&self) -> &'p [u8] {
+        self.packet
+    }
+
+    /// Name, type and class with the client's own casing.
+    pub fn question(&self) -> &'p [u8] {
+        &self.packet[HEADER..self.question_end]
+    }
+
+    /// The largest reply that this client takes, in octets.
+    pub fn limit(&self) -> usize {
+        match (self.transport, self.edns) {
+            (Transport::Tcp, _) => MAX_TCP,
+            (Transport::Udp, None) => PLAIN_UDP,
+            (Transport::Udp, Some(edns)) => usize::from(edns.udp_size).clamp(PLAIN_UDP, MAX_UDP),
+        }
+    }
+}
+
+/// Steps over the records after the question and reads the OPT record, if there is one. The outer `None`: malformed.
+fn read_edns(packet: &[u8], mut at: usize, before: usize, additional: usize) -> Option<Option<Edns>> {
+    let mut edns = None;
+    for index in 0..before + additional {
+        let start = at;
+        at = skip_name(packet, at)?;
+        let (rtype, class, length) = (be16(packet, at)?, be16(packet, at + 2)?, usize::from(be16(packet, at + 8)?));
+        let ttl = packet.get(at + 4..at + 8)?;
+        if rtype == rtype::OPT && index >= before {
+            if edns.is_some() || packet[start] != 0 {
+                return None;
+            }
+            edns = Some(Edns { udp_size: class, version: ttl[1], dnssec_ok: ttl[2] & 0x80 != 0 });
+        }
+        at += 10 + length;
+        if at > packet.len() {
+            return None;
+        }
+    }
+    Some(edns)
+}
+
+/// The place after a name that may end in a compression pointer.
+fn skip_name(packet: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *packet.get(at)? {
+            0 => return Some(at + 1),
+            length @ 1..=63 => at += usize::from(length) + 1,
+            192.. => return Some(at + 2),
+            64..192 => return None,
+        }
+    }
+}
+
+fn be16(packet: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! Wires the zone, the sockets and the upstreams together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use thalweg_cluster::{Dirty, World};
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Notify;
+
+use crate::counters::{Counters, Stats};
+use crate::forward::Forwarder;
+use crate::sockets::{UdpWorker, bind_tcp, bind_udp};
+use crate::tcp::StreamHandler;
+use crate::zone::{PodMode, Zone, ZoneBuilder, ZoneConfig};
+
+/// A connection that asks nothing for so long is closed.
+const TCP_IDLE: Duration = Duration::from_secs(10);
+/// Replies that may wait for one slow TCP client.
+const TCP_REPLIES: usize = 256;
+
+/// What the operator chooses.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Addresses to serve, over UDP and TCP. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// For example `cluster.local`.
+    pub zone: String,
+    /// Seconds that clients may keep an answer.
+    pub ttl: u32,
+    /// Where names outside the zone are asked; none: they are refused.
+    pub upstreams: Vec<SocketAddr>,
+    /// Threads per listen address; 0 for one per processor.
+    pub workers: usize,
+}
+
+#[derive(thiserror::Error, Debug)]
+pub enum Error {
+    #[error(
+        "cannot serve DNS on {address} over {transport}: {source}; check that the address is on this machine and that no \
+         other DNS server holds it (`ss -lntup`)"
+    )]
+    Bind { address: SocketAddr, transport: &'static str, source: io::Error },
+    #[error("`{0}` cannot be the cluster's DNS zone: use a domain name such as cluster.local")]
+    Zone(String),
+    #[error("no address to serve DNS on: give at least one listen address")]
+    NoAddress,
+    #[error("cannot start the threads of the DNS server: {0}")]
+    Threads(io::Error),
+    #[error("cannot prepare forwarding to the upstream name servers: {0}")]
+    Upstreams(String),
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the workers share.
+pub struct Shared {
+    pub zone: ArcSwap<Zone>,
+    pub stopping: AtomicBool,
+}
+
+/// A running DNS server. Dropping it stops it.
+pub struct Server {
+    shared: Arc<Shared>,
+    builder: Mutex<ZoneBuilder>,
+    counters: Vec<Arc<Counters>>,
+    listening: Vec<SocketAddr>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    runtime: Mutex<Option<Runtime>>,
+    stop_streams: Arc<Notify>,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Binds every address and starts to answer: SERVFAIL for names of the cluster until [`Server::mark_synced`].
+    ///
+    /// Another server of the same user that also shares its port may still be running: both are then asked.
+    pub fn start(options: Options) -> Result<Self> {
+        let builder = Self::builder(&options)?;
+        let shared = Arc::new(Shared { zone: ArcSwap::from_pointee(builder.snapshot()), stopping: AtomicBool::new(false) });
+        let per_address = match options.workers {
+            0 => std::thread::available_parallelism().map_or(1, Into::into),
+            workers => workers,
+        };
+        if options.listen.is_empty() {
+            return Err(Error::NoAddress);
+        }
+        // Everything is bound before anything is started, so that an address that is taken leaves no trace.
+        let (mut datagrams, mut streams, mut listening) = (Vec::new(), Vec::new(), Vec::new());
+        for &address in &options.listen {
+            let fail = |transport| move |source| Error::Bind { address, transport, source };
+            let stream = bind_tcp(address).map_err(fail("TCP"))?;
+            let bound = stream.local_addr().map_err(fail("TCP"))?;
+            for _ in 0..per_address {
+                datagrams.push(bind_udp(bound).map_err(fail("UDP"))?);
+            }
+            streams.push(stream);
+            listening.push(bound);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("dns-stream")
+            .enable_all()
+            .build()
+            .map_err(Error::Threads)?;
+        let handle = runtime.handle().clone();
+        // From here on the server owns the runtime: were it dropped where an asynchronous caller runs, it would panic.
+        let mut server = Self {
+            shared,
+            builder: Mutex::new(builder),
+            counters: Vec::new(),
+            listening,
+            workers: Mutex::default(),
+            runtime: Mutex::new(Some(runtime)),
+            stop_streams: Arc::default(),
+        };
+        let forwarder = match options.upstreams.as_slice() {
+            [] => None,
+            upstreams => {
+                let forwarder = Forwarder::new(upstreams, handle.clone());
+                Some(Arc::new(forwarder.map_err(|error| Error::Upstreams(error.to_string()))?))
+            }
+        };
+        server.start_streams(&handle, streams, forwarder.clone())?;
+        for (index, socket) in datagrams.into_iter().enumerate() {
+            server.start_worker(index, socket.into(), forwarder.clone())?;
+        }
+        tracing::info!(addresses = ?server.listening, workers = per_address, zone = %options.zone, "serving cluster DNS");
+        Ok(server)
+    }
+
+    /// Brings the zone to this state of the cluster; the services in `dirty` are looked at again. Queries under way see
+    /// the zone before or after, never between.
+    pub fn publish(&self, world: &World, dirty: &Dirty) {
+        if dirty.services.is_empty() {
+            return;
+        }
+        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
+        let serial = now.max(self.shared.zone.load().serial.wrapping_add(1));
+        builder.apply(world, &dirty.services, serial);
+        self.shared.zone.store(Arc::new(builder.snapshot()));
+    }
+
+    /// The cluster has been listed completely and published: from now on a name that is not there does not exist.
+    pub fn mark_synced(&self) {
+        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        builder.set_synced();
+        self.shared.zone.store(Arc::new(builder.snapshot()));
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> Stats {
+        let zone = self.shared.zone.load();
+        let mut stats = Stats { names: zone.table().len() as u64, serial: zone.serial, ..Stats::default() };
+        self.counters.iter().for_each(|counters| counters.add_to(&mut stats));
+        stats
+    }
+
+    /// The addresses that are served, with the ports that were taken for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// The zone as it is served now.
+    pub fn zone(&self) -> Arc<Zone> {
+        self.shared.zone.load_full()
+    }
+
+    /// Answers what has arrived and stops, within a fraction of a second. Calling it again does nothing.
+    pub fn shutdown(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.stop_streams.notify_one();
+        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a DNS worker had panicked; its queries went unanswered");
+            }
+        }
+        if let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Never waits: the caller may itself run in an asynchronous runtime.
+            runtime.shutdown_background();
+        }
+    }
+
+    fn builder(options: &Options) -> Result<ZoneBuilder> {
+        let nameservers = options.listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
+        let config = ZoneConfig {
+            origin: options.zone.clone(),
+            ttl: options.ttl,
+            pods: PodMode::Insecure,
+            nameservers: nameservers.collect(),
+            recursion: !options.upstreams.is_empty(),
+        };
+        ZoneBuilder::new(&config).ok_or_else(|| Error::Zone(options.zone.clone()))
+    }
+
+    fn start_worker(
+        &mut self,
+        index: usize,
+        socket: Arc<std::net::UdpSocket>,
+        forwarder: Option<Arc<Forwarder>>,
+    ) -> Result<()> {
+        let worker = UdpWorker { socket, shared: self.shared.clone(), counters: self.new_counters(), forwarder };
+        let thread = std::thread::Builder::new().name(format!("dns-udp-{index}"));
+        let thread = thread.spawn(move || worker.run()).map_err(Error::Threads)?;
+        self.workers.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    fn start_streams(
+        &mut self,
+        runtime: &Handle,
+        streams: Vec<std::net::TcpListener>,
+        forwarder: Option<Arc<Forwarder>>,
+    ) -> Result<()> {
+        let _inside = runtime.enter();
+        let handler = StreamHandler {
+            shared: self.shared.clone(),
+            counters: self.new_counters(),
+            forwarder,
+            rotation: AtomicU32::new(0),
+        };
+        let mut server = hickory_server::Server::new(handler);
+        for stream in streams {
+            let listener = tokio::net::TcpListener::from_std(stream).map_err(Error::Threads)?;
+            server.register_listener(listener, TCP_IDLE, TCP_REPLIES);
+        }
+        let stop = self.stop_streams.clone();
+        runtime.spawn(async move {
+            stop.notified().await;
+            if let Err(error) = server.shutdown_gracefully().await {
+                tracing::debug!(%error, "DNS over TCP did not stop cleanly");
+            }
+        });
+        Ok(())
+    }
+
+    fn new_counters(&mut self) -> Arc<Counters> {
+        let counters = Arc::new(Counters::default());
+        self.counters.push(counters.clone());
+        counters
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! TCP (and later DoT): hickory-server reads the streams and asks the same zone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hickory_proto::op::{Header, HeaderCounts, Message, Metadata, ResponseCode};
+use hickory_server::net::runtime::Time;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+
+use crate::answer::{Outcome, respond};
+use crate::counters::Counters;
+use crate::forward::{Forwarder, Pending};
+use crate::query::Transport;
+use crate::server::Shared;
+
+/// Answers what hickory-server has read.
+pub struct StreamHandler {
+    pub shared: Arc<Shared>,
+    pub counters: Arc<Counters>,
+    pub forwarder: Option<Arc<Forwarder>>,
+    pub rotation: AtomicU32,
+}
+
+// === impl StreamHandler ===
+
+impl StreamHandler {
+    /// The reply to a packet; `None` when there is none.
+    async fn reply(&self, packet: &[u8]) -> Option<Message> {
+        let rotation = self.rotation.fetch_add(1, Ordering::Relaxed);
+        let mut bytes = Vec::new();
+        // In a block of its own: the guard of the snapshot does not outlive the answer.
+        let outcome = { respond(packet, Transport::Tcp, rotation, &self.shared.zone.load(), &mut bytes) };
+        self.counters.tcp.fetch_add(1, Ordering::Relaxed);
+        self.counters.count(outcome);
+        if let (Outcome::Forward | Outcome::ForwardTarget, Some(forwarder)) = (outcome, &self.forwarder) {
+            let partial = (outcome == Outcome::ForwardTarget).then_some(bytes);
+            bytes = forwarder.complete(&Pending { packet: packet.to_vec(), partial, transport: Transport::Tcp }).await?;
+        }
+        Message::from_vec(&bytes).inspect_err(|error| tracing::debug!(%error, "no reply to a query over TCP")).ok()
+    }
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for StreamHandler {
+    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut responses: R) -> ResponseInfo {
+        let Some(reply) = self.reply(request.as_slice()).await else { return failed(request) };
+        let mut builder = MessageResponseBuilder::from_message_request(request);
+        if let Some(edns) = &reply.edns {
+            builder.edns(edns);
+        }
+        let response = builder.build(reply.metadata, &reply.answers, &reply.authorities, None::<&_>, &reply.additionals);
+        match responses.send_response(response).await {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::debug!(%error, "a reply over TCP was not sent");
+                failed(request)
+            }
+        }
+    }
+}
+
+/// What hickory-server wants to know of a request that got no reply.
+fn failed(request: &Request) -> ResponseInfo {
+    let mut metadata = Metadata::response_from_request(&request.metadata);
+    metadata.response_code = ResponseCode::ServFail;
+    Header { metadata, counts: HeaderCounts::default() }.into()
+}

@@ -1,0 +1,229 @@
+//! For tests: a small cluster in words, queries in words, and replies read by an independent decoder (hickory-proto).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Record, RecordType};
+use thalweg_cluster::{
+    Change, Condition, Dirty, Endpoint, EndpointPort, EndpointSlice, Family, Name, Port, Protocol, Service, ServiceType,
+    TrafficPolicy, World,
+};
+
+use crate::name;
+use crate::zone::{PodMode, Zone, ZoneBuilder, ZoneConfig};
+
+pub const TTL: u32 = 5;
+
+/// `namespace/name`.
+pub fn service_name(text: &str) -> Name {
+    let (namespace, name) = text.split_once('/').expect("namespace/name");
+    Name::new(namespace, name)
+}
+
+/// A ClusterIP service; no address at all makes it headless. Ports as `name/protocol/number`.
+pub fn service(name: &str, ips: &[&str], ports: &[&str]) -> Service {
+    Service {
+        name: service_name(name),
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: ips.iter().map(|ip| ip.parse().expect("an address")).collect(),
+        headless: ips.is_empty(),
+        ports: ports.iter().map(|text| port(text)).collect(),
+        external_ips: Vec::new(),
+        load_balancer: Vec::new(),
+        source_ranges: Vec::new(),
+        affinity_seconds: None,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: 0,
+        traffic_distribution: None,
+        publish_not_ready: false,
+        external_name: None,
+        proxy_name: None,
+    }
+}
+
+pub fn external(name: &str, target: &str) -> Service {
+    let (service_type, external_name) = (ServiceType::ExternalName, Some(target.into()));
+    Service { service_type, external_name, headless: false, ..service(name, &[], &[]) }
+}
+
+fn port(text: &str) -> Port {
+    let mut parts = text.split('/');
+    let mut next = || parts.next().expect("name/protocol/number");
+    let name = next().into();
+    let protocol = match next() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        other => panic!("{other}"),
+    };
+    Port { name, protocol, port: next().parse().expect("a port"), node_port: 0, app_protocol: None }
+}
+
+/// Endpoints as `address`, `hostname=address`, or either with a leading `!` for one that is not ready.
+pub fn slice(service: &str, index: usize, endpoints: &[&str], ports: &[&str]) -> EndpointSlice {
+    let service = service_name(service);
+    let endpoints: Vec<Endpoint> = endpoints.iter().map(|text| endpoint(text)).collect();
+    let v6 = endpoints.iter().any(|endpoint| endpoint.addresses[0].is_ipv6());
+    let ports = ports.iter().map(|text| port(text));
+    EndpointSlice {
+        name: Name::new(service.namespace.clone(), format!("{}-{index}", service.name)),
+        service,
+        family: if v6 { Family::V6 } else { Family::V4 },
+        ports: ports.map(|port| EndpointPort { name: port.name, protocol: port.protocol, port: port.port }).collect(),
+        endpoints,
+    }
+}
+
+fn endpoint(text: &str) -> Endpoint {
+    let (ready, text) = text.strip_prefix('!').map_or((true, text), |text| (false, text));
+    let (hostname, address) = text.split_once('=').map_or((None, text), |(hostname, address)| (Some(hostname), address));
+    Endpoint {
+        addresses: vec![address.parse().expect("an address")],
+        condition: Condition { ready, serving: ready, terminating: false },
+        node: None,
+        zone: None,
+        hostname: hostname.map(Into::into),
+        hint_zones: Vec::new(),
+        hint_nodes: Vec::new(),
+        pod: None,
+    }
+}
+
+/// A world and the zone that follows it.
+pub struct Cluster {
+    pub world: World,
+    pub dirty: Dirty,
+    pub builder: ZoneBuilder,
+}
+
+impl Cluster {
+    pub fn new(recursion: bool) -> Self {
+        let nameservers = vec!["172.30.0.11".parse::<IpAddr>().expect("an address")];
+        let config = ZoneConfig { origin: "cluster.local".into(), ttl: TTL, pods: PodMode::Insecure, nameservers, recursion };
+        let builder = ZoneBuilder::new(&config).expect("a zone");
+        Self { world: World::default(), dirty: Dirty::default(), builder }
+    }
+
+    pub fn apply(&mut self, change: Change) -> &mut Self {
+        self.world.apply(change, &mut self.dirty);
+        self
+    }
+
+    pub fn service(&mut self, service: Service) -> &mut Self {
+        self.apply(Change::Service(service.name.clone(), Some(Arc::new(service))))
+    }
+
+    pub fn slice(&mut self, service: &str, endpoints: &[&str], ports: &[&str]) -> &mut Self {
+        let index = self.world.slices(&service_name(service)).count();
+        let slice = slice(service, index, endpoints, ports);
+        self.apply(Change::EndpointSlice(slice.name.clone(), Some(Arc::new(slice))))
+    }
+
+    /// Publishes what is dirty.
+    pub fn publish(&mut self) -> Zone {
+        let services: BTreeSet<Name> = std::mem::take(&mut self.dirty).services;
+        self.builder.apply(&self.world, &services, 42);
+        self.builder.snapshot()
+    }
+}
+
+/// The cluster that most tests ask.
+pub fn sample(recursion: bool) -> Cluster {
+    let mut cluster = Cluster::new(recursion);
+    let http: &[&str] = &["http/tcp/80"];
+    cluster
+        .service(service("default/kubernetes", &["10.96.0.1"], &["https/tcp/443"]))
+        .slice("default/kubernetes", &["172.30.0.1"], &["https/tcp/6443"])
+        .service(service("kube-system/kube-dns", &["10.96.0.10"], &["dns/udp/53", "dns-tcp/tcp/53"]))
+        .service(service("default/web", &["10.96.0.20"], http))
+        .slice("default/web", &["10.244.0.2", "10.244.1.2", "!10.244.1.3", "canary=10.244.1.4"], &["http/tcp/8080"])
+        .service(service("default/unnamed", &["10.96.0.21"], &["/tcp/8080"]))
+        .service(service("default/dual", &["10.96.0.30", "fd00::30"], http))
+        .service(service("default/six", &["fd00::31"], http))
+        .service(service("data/db", &[], &["mysql/tcp/3306"]))
+        .slice("data/db", &["db-0=10.244.0.5", "db-1=10.244.1.5", "!db-2=10.244.1.6"], &["mysql/tcp/3306", "x/udp/9"])
+        .service(service("data/peers", &[], http))
+        .slice("data/peers", &["10.244.0.6"], http)
+        .slice("data/peers", &["fd00::6"], http)
+        .service(service("data/none", &[], http))
+        .slice("data/none", &["!10.244.0.7"], http)
+        .service(Service { publish_not_ready: true, ..service("data/early", &[], http) })
+        .slice("data/early", &["!e-0=10.244.0.8"], http)
+        .service(service("data/portless", &[], &[]))
+        .slice("data/portless", &["10.244.0.9"], &[])
+        .service(external("ext/docs", "docs.example.com"))
+        .service(external("ext/inside", "WEB.default.svc.cluster.local."))
+        .service(external("ext/chain", "inside.ext.svc.cluster.local"))
+        .service(external("ext/round", "round.ext.svc.cluster.local"))
+        .service(external("ext/dangling", "nothing.default.svc.cluster.local"))
+        .service(external("ext/number", "192.0.2.1"))
+        .service(external("ext/set", "db.data.svc.cluster.local"))
+        .service(external("ext/pod", "10-0-0-9.default.pod.cluster.local"))
+        .service(external("ext/bad", "a..b"))
+        .service(service("lots/many", &[], http));
+    let many: Vec<String> = (0..200).map(|index| format!("m-{index}=10.245.0.{index}")).collect();
+    cluster.slice("lots/many", &many.iter().map(String::as_str).collect::<Vec<_>>(), http);
+    cluster.builder.set_synced();
+    cluster
+}
+
+/// A query packet. `~` stands for the zone.
+pub fn packet(name: &str, rtype: &str, edns: Option<u16>) -> Vec<u8> {
+    let name = name.replace('~', "cluster.local");
+    // Types of requests rather than of records: the decoder does not know their names.
+    let rtype = match rtype {
+        "OPT" => 41,
+        "TSIG" => 250,
+        "IXFR" => 251,
+        other => u16::from(other.parse::<RecordType>().expect("a record type")),
+    };
+    let mut packet = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+    // The wire form without lower-casing.
+    let wire = name::encode(&name).expect("a name");
+    let cased: Vec<u8> = name.trim_end_matches('.').split('.').flat_map(|label| [b"?", label.as_bytes()].concat()).collect();
+    let cased = if wire.len() == 1 { Vec::new() } else { cased };
+    packet.extend(wire.iter().zip(cased.iter().chain([&0])).map(|(&low, &as_written)| match low.is_ascii_lowercase() {
+        true => as_written,
+        false => low,
+    }));
+    packet.extend_from_slice(&rtype.to_be_bytes());
+    packet.extend_from_slice(&1u16.to_be_bytes());
+    if let Some(size) = edns {
+        packet[11] = 1;
+        packet.extend_from_slice(&[0, 0, 41]);
+        packet.extend_from_slice(&size.to_be_bytes());
+        packet.extend_from_slice(&[0; 6]);
+    }
+    packet
+}
+
+/// A reply in words: `Rcode [flags] an[…] ns[…] ar[…]`, records sorted, `@` for the question's own name as it was written,
+/// `~` for the zone. An SOA is only named.
+pub fn words(reply: &[u8]) -> String {
+    let message = Message::from_vec(reply).unwrap_or_else(|error| panic!("not a DNS message: {error}"));
+    let question = message.queries.first().map(|query| query.name().to_string()).unwrap_or_default();
+    let record = |record: &Record| {
+        let owner = record.name.to_string();
+        let owner = if owner == question { "@".into() } else { owner };
+        match record.record_type() {
+            RecordType::SOA => format!("{owner} SOA"),
+            rtype => format!("{owner} {} {rtype} {}", record.ttl, record.data).replace("cluster.local.", "~"),
+        }
+    };
+    let section = |name: &str, records: &[Record]| {
+        let mut records: Vec<String> = records.iter().map(record).collect();
+        records.sort();
+        if records.is_empty() { String::new() } else { format!(" {name}[{}]", records.join("; ")) }
+    };
+    let flags = &message.metadata;
+    let flags: String = [(flags.authoritative, " aa"), (flags.truncation, " tc"), (flags.recursion_available, " ra")]
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+        .collect();
+    let sections = [("an", &message.answers), ("ns", &message.authorities), ("ar", &message.additionals)];
+    let sections: String = sections.into_iter().map(|(name, records)| section(name, records)).collect();
+    format!("{:?}{flags}{sections}", message.metadata.response_code).replace("cluster.local.", "~")
+}

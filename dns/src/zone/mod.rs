@@ -1,0 +1,155 @@
+//! The zone: what a query can find, and how it follows from the cluster's state.
+//!
+//! [`Zone`] is an immutable snapshot, shared by all workers; [`ZoneBuilder`] owns the next one and changes it by the
+//! services that became dirty.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::name::{self, WireName};
+use crate::query::QueryName;
+
+mod builder;
+mod record;
+mod service;
+mod table;
+
+pub use builder::ZoneBuilder;
+pub use record::{FIXED, QUESTION_POINTER, RrSet, RrSetBuilder, push_address, push_record};
+pub use table::{Node, Table};
+
+/// Whether `a-b-c-d.namespace.pod.<zone>` exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PodMode {
+    Disabled,
+    /// Any address that parses, in a namespace that exists.
+    #[default]
+    Insecure,
+}
+
+/// What the operator chose.
+#[derive(Clone, Debug)]
+pub struct ZoneConfig {
+    /// For example `cluster.local`.
+    pub origin: String,
+    /// Seconds.
+    pub ttl: u32,
+    pub pods: PodMode,
+    /// Addresses of `ns.dns.<zone>` as long as there is no service kube-system/kube-dns.
+    pub nameservers: Vec<IpAddr>,
+    /// Upstreams are configured: names that are not ours are forwarded instead of refused.
+    pub recursion: bool,
+}
+
+/// The names that the zone itself consists of.
+#[derive(Debug)]
+pub struct Apex {
+    pub origin: WireName,
+    pub services: WireName,
+    pub pods: WireName,
+    pub nameserver: WireName,
+    pub hostmaster: WireName,
+    pub ttl: u32,
+    pub pod_mode: PodMode,
+    pub recursion: bool,
+}
+
+/// A snapshot of the zone.
+#[derive(Clone)]
+pub struct Zone {
+    pub apex: Arc<Apex>,
+    table: Table,
+    /// Of the SOA record.
+    pub serial: u32,
+    /// The cluster has been listed completely; before, absence means nothing.
+    pub synced: bool,
+}
+
+/// Whose name it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Realm {
+    /// In the cluster's zone, which starts at this offset of the name.
+    Cluster(usize),
+    /// Below in-addr.arpa or ip6.arpa, which starts at this offset; `whole`: it names one address, not a range.
+    Reverse {
+        offset: usize,
+        whole: bool,
+    },
+    Outside,
+}
+
+/// What is at a name of the zone.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'z> {
+    Node(&'z Node),
+    /// The name of a pod that spells its address.
+    Pod(IpAddr),
+    Nothing,
+}
+
+// === impl Zone ===
+
+impl Zone {
+    pub fn realm(&self, name: &QueryName) -> Realm {
+        if let Some(offset) = name.offset_of(&self.apex.origin) {
+            return Realm::Cluster(offset);
+        }
+        for (suffix, whole) in [(name::REVERSE_V4, 6), (name::REVERSE_V6, 34)] {
+            if let Some(offset) = name.offset_of(suffix) {
+                return Realm::Reverse { offset, whole: name.labels() >= whole };
+            }
+        }
+        Realm::Outside
+    }
+
+    /// Whether a lower-cased wire name is in the cluster's zone.
+    pub fn contains(&self, name: &[u8]) -> bool {
+        name::is_within(name, &self.apex.origin)
+    }
+
+    /// Looks a lower-cased wire name up.
+    pub fn find(&self, name: &[u8]) -> Found<'_> {
+        match self.table.get(name) {
+            Some(node) => Found::Node(node),
+            None => self.find_pod(name).map_or(Found::Nothing, Found::Pod),
+        }
+    }
+
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    fn find_pod(&self, name: &[u8]) -> Option<IpAddr> {
+        let namespace = name::parent(name)?;
+        if name::parent(namespace)? != &*self.apex.pods {
+            return None;
+        }
+        let address = parse_dashed(name::first_label(name))?;
+        self.table.get(namespace).filter(|node| node.pods).map(|_| address)
+    }
+}
+
+/// The label that spells an address: dots and colons become dashes.
+pub fn dashed(ip: IpAddr) -> String {
+    ip.to_string().replace(['.', ':'], "-")
+}
+
+/// The address that a label spells, without allocating.
+fn parse_dashed(label: &[u8]) -> Option<IpAddr> {
+    let mut text = [0; 63];
+    let text = text.get_mut(..label.len())?;
+    let v4 = label.iter().filter(|&&byte| byte == b'-').count() == 3 && !label.windows(2).any(|pair| pair == b"--");
+    for (to, &from) in text.iter_mut().zip(label) {
+        *to = match from {
+            b'-' if v4 => b'.',
+            b'-' => b':',
+            b'.' | b':' => return None,
+            other => other,
+        };
+    }
+    let text = std::str::from_utf8(text).ok()?;
+    if v4 { text.parse().map(IpAddr::V4).ok() } else { text.parse().map(IpAddr::V6).ok() }
+}
+
+#[cfg(test)]
+mod tests;
