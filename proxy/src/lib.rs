@@ -1,1 +1,15 @@
 //! The service proxy: plan (pure), delta, apply.
+//!
+//! - [`plan`]: what one service should look like on this node. Pure.
+//! - [`Backend`]: desired state in, one `apply`; [`EbpfBackend`] writes the maps of the data path.
+//! - [`Proxy`]: ties them: a world and what became dirty in, an applied difference out.
+
+mod backend;
+mod ebpf;
+pub mod plan;
+mod proxy;
+
+pub use backend::{Applied, Backend, Failure};
+pub use ebpf::{EbpfBackend, GRACE, Tables};
+pub use plan::{NodeView, Redirect};
+pub use proxy::Proxy;

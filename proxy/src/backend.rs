@@ -1,0 +1,64 @@
+//! What every way of programming the kernel has in common: desired state in, one `apply`.
+
+use std::time::{Duration, Instant};
+
+use thalweg_cluster::Name;
+
+use crate::plan::ServicePlan;
+
+/// Holds the desired state and brings the kernel to it.
+///
+/// Setting desired state touches nothing; [`Backend::apply`] makes the smallest difference.
+pub trait Backend {
+    /// This is how the service is to be served from now on.
+    fn set(&mut self, plan: ServicePlan);
+
+    /// This service is not to be served any more.
+    fn remove(&mut self, name: &Name);
+
+    /// Every service of the cluster has been set: whatever else was found in the kernel is to go.
+    fn retain_only_known(&mut self);
+
+    /// Brings the kernel to the desired state. A service that could not be brought there keeps its old state, is
+    /// named in [`Applied::failed`], and is tried again by the next apply.
+    ///
+    /// # Errors
+    /// Something that belongs to no single service failed; all else has been done, and the next apply tries again.
+    fn apply(&mut self, now: Instant) -> Result<Applied, thalweg_loader::Error>;
+
+    /// When `apply` should be called again although nothing new was set: something waits for its grace period, or
+    /// for another try.
+    fn next_deadline(&self) -> Option<Instant>;
+}
+
+/// What one apply did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Services that were looked at.
+    pub services: usize,
+    pub frontends_written: usize,
+    pub slots_written: usize,
+    pub backends_written: usize,
+    /// Frontends removed.
+    pub removed: usize,
+    /// Services that kept their old state.
+    pub failed: Vec<Failure>,
+    pub took: Duration,
+}
+
+/// Why a service kept its old state.
+#[derive(Debug, thiserror::Error)]
+#[error("service {service}: {error}")]
+pub struct Failure {
+    pub service: Name,
+    pub error: thalweg_loader::Error,
+}
+
+// === impl Applied ===
+
+impl Applied {
+    /// True when the kernel was written to.
+    pub fn changed(&self) -> bool {
+        self.frontends_written + self.slots_written + self.backends_written + self.removed > 0
+    }
+}

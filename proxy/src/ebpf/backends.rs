@@ -1,0 +1,260 @@
+//! Backend ids: who stands behind each, whether it is chosen, drains or is gone, and when its number may be reused.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddrV4;
+use std::time::Instant;
+
+use thalweg_abi::{Backend, BackendState, Be16};
+
+use super::GRACE;
+
+#[derive(Debug)]
+struct Record {
+    at: SocketAddrV4,
+    generation: u32,
+    /// State last written; `None` before the first write.
+    kernel: Option<BackendState>,
+    /// Blocks that hold it.
+    chosen: u32,
+    /// Adopted, and its services are not all known yet: keeps the state it was found with.
+    held: bool,
+    /// Since when it is free in the kernel, plus the grace period.
+    rests_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Backends {
+    records: HashMap<u32, Record>,
+    by_address: HashMap<SocketAddrV4, u32>,
+    /// How many services let this address drain.
+    draining: HashMap<SocketAddrV4, u32>,
+    /// Ids whose state may differ from the kernel's.
+    touched: BTreeSet<u32>,
+    grace: VecDeque<(Instant, u32)>,
+    /// Ids to use again, longest free first, with the generation they had.
+    free: VecDeque<(u32, u32)>,
+    /// The first id never used.
+    next: u32,
+    capacity: u32,
+}
+
+// === impl Backends ===
+
+impl Backends {
+    /// Takes over what the kernel holds. Id 0 is never used: it stands for "none".
+    pub fn adopt(entries: &[(u32, Backend)], capacity: u32) -> Self {
+        let mut this = Self {
+            records: HashMap::new(),
+            by_address: HashMap::new(),
+            draining: HashMap::new(),
+            touched: BTreeSet::new(),
+            grace: VecDeque::new(),
+            free: VecDeque::new(),
+            next: 1,
+            capacity,
+        };
+        let mut entries: Vec<&(u32, Backend)> = entries.iter().filter(|(id, _)| *id > 0 && *id < capacity).collect();
+        entries.sort_unstable_by_key(|(id, _)| *id);
+        for (id, backend) in entries {
+            // Ids that were handed out and never written.
+            this.free.extend((this.next..*id).map(|gap| (gap, 0)));
+            this.next = id + 1;
+            if backend.state == BackendState::FREE {
+                this.free.push_back((*id, backend.generation));
+                continue;
+            }
+            let at = SocketAddrV4::new(backend.addr.into(), backend.port.to_host());
+            this.by_address.entry(at).or_insert(*id);
+            let record = Record {
+                at,
+                generation: backend.generation,
+                kernel: Some(backend.state),
+                chosen: 0,
+                held: true,
+                rests_until: None,
+            };
+            this.records.insert(*id, record);
+        }
+        this
+    }
+
+    /// Counts one more block that holds this address; `None` when every id is taken.
+    pub fn acquire(&mut self, at: SocketAddrV4) -> Option<u32> {
+        let id = match self.by_address.get(&at) {
+            Some(id) => *id,
+            None => self.allocate(at)?,
+        };
+        self.acquire_id(id);
+        Some(id)
+    }
+
+    /// Counts one more block that holds this id, if it is known.
+    pub fn acquire_id(&mut self, id: u32) {
+        if let Some(record) = self.records.get_mut(&id) {
+            record.chosen += 1;
+            self.touched.insert(id);
+        }
+    }
+
+    fn allocate(&mut self, at: SocketAddrV4) -> Option<u32> {
+        let (id, generation) = if self.next < self.capacity {
+            self.next += 1;
+            (self.next - 1, 0)
+        } else {
+            self.free.pop_front()?
+        };
+        // Generation 0 means "never": it is skipped when the number wraps.
+        let generation = generation.checked_add(1).unwrap_or(1);
+        let record = Record { at, generation, kernel: None, chosen: 0, held: false, rests_until: None };
+        self.records.insert(id, record);
+        self.by_address.insert(at, id);
+        Some(id)
+    }
+
+    pub fn release(&mut self, ids: &[u32]) {
+        for id in ids {
+            if let Some(record) = self.records.get_mut(id) {
+                record.chosen = record.chosen.saturating_sub(1);
+                self.touched.insert(*id);
+            }
+        }
+    }
+
+    /// Replaces the addresses that one service lets drain.
+    pub fn drain(&mut self, old: &[SocketAddrV4], new: &[SocketAddrV4]) {
+        for at in new {
+            *self.draining.entry(*at).or_default() += 1;
+            self.touched.extend(self.by_address.get(at));
+        }
+        for at in old {
+            if let Some(count) = self.draining.get_mut(at) {
+                *count -= 1;
+                if *count == 0 {
+                    self.draining.remove(at);
+                }
+            }
+            self.touched.extend(self.by_address.get(at));
+        }
+    }
+
+    /// From now on what nobody asked for is gone.
+    pub fn release_held(&mut self) {
+        for (id, record) in &mut self.records {
+            if std::mem::take(&mut record.held) {
+                self.touched.insert(*id);
+            }
+        }
+    }
+
+    /// The address and generation of an id in use.
+    pub fn get(&self, id: u32) -> Option<(SocketAddrV4, u32)> {
+        self.records.get(&id).map(|record| (record.at, record.generation))
+    }
+
+    /// True when this id is the one that a new block would get for its address.
+    pub fn is_current(&self, id: u32) -> bool {
+        self.records.get(&id).is_some_and(|record| self.by_address.get(&record.at) == Some(&id))
+    }
+
+    fn wanted(&self, record: &Record) -> BackendState {
+        match record.kernel {
+            _ if record.chosen > 0 => BackendState::READY,
+            Some(found) if record.held && found != BackendState::FREE => found,
+            _ if self.draining.contains_key(&record.at) => BackendState::DRAINING,
+            _ => BackendState::FREE,
+        }
+    }
+
+    /// Entries to write: those that become ready, or all.
+    pub fn pending(&mut self, only_ready: bool) -> Vec<(u32, Backend)> {
+        let mut entries = Vec::new();
+        let mut settled = Vec::new();
+        for id in &self.touched {
+            let Some(record) = self.records.get(id) else {
+                settled.push(*id);
+                continue;
+            };
+            let wanted = self.wanted(record);
+            // What nobody has ever seen need not be announced as gone, nor drained.
+            let unseen = matches!(record.kernel, None | Some(BackendState::FREE)) && wanted != BackendState::READY;
+            if record.kernel == Some(wanted) || unseen {
+                if !only_ready {
+                    settled.push(*id);
+                }
+            } else if !only_ready || wanted == BackendState::READY {
+                entries.push((*id, record.entry(wanted)));
+            }
+        }
+        for id in settled {
+            self.touched.remove(&id);
+            self.forget_unseen(id);
+        }
+        entries
+    }
+
+    /// The kernel now holds this entry.
+    pub fn written(&mut self, id: u32, state: BackendState, now: Instant) {
+        if let Some(record) = self.records.get_mut(&id) {
+            record.kernel = Some(state);
+            record.rests_until = (state == BackendState::FREE).then_some(now + GRACE);
+            if let Some(until) = record.rests_until {
+                self.grace.push_back((until, id));
+            }
+            let record = &self.records[&id];
+            if self.wanted(record) == state {
+                self.touched.remove(&id);
+            }
+        }
+    }
+
+    /// An id that was handed out and never written can be used again at once.
+    fn forget_unseen(&mut self, id: u32) {
+        if let Some(record) = self.records.get(&id)
+            && record.kernel.is_none()
+            && record.chosen == 0
+        {
+            self.free.push_front((id, record.generation - 1));
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: u32) {
+        if let Some(record) = self.records.remove(&id)
+            && self.by_address.get(&record.at) == Some(&id)
+        {
+            self.by_address.remove(&record.at);
+        }
+    }
+
+    /// Ids that have rested can be used again; one that came back to life in between is not touched.
+    pub fn expire(&mut self, now: Instant) {
+        while let Some((until, id)) = self.grace.pop_front_if(|(until, _)| *until <= now) {
+            if let Some(record) = self.records.get(&id)
+                && record.rests_until == Some(until)
+                && record.chosen == 0
+            {
+                self.free.push_back((id, record.generation));
+                self.forget(id);
+            }
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.grace.front().map(|(until, _)| *until)
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    fn entry(&self, state: BackendState) -> Backend {
+        Backend {
+            addr: (*self.at.ip()).into(),
+            port: Be16::from_host(self.at.port()),
+            state,
+            generation: self.generation,
+            weight: 1,
+            ..Backend::default()
+        }
+    }
+}
