@@ -277,7 +277,7 @@ impl<'a, 'p> Reply<'a, 'p> {
     }
 
     fn first(&self, set: &RrSet) -> usize {
-        self.query.rotation as usize % set.count()
+        ((u64::from(self.query.rotation) * set.count() as u64) >> 32) as usize
     }
 
     /// NXDOMAIN or NODATA, with the SOA that says how long to remember it.

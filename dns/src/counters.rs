@@ -28,6 +28,8 @@ pub struct Stats {
     pub dropped: u64,
     /// Replies that the kernel did not take.
     pub send_errors: u64,
+    /// Faults of ours; each cost one batch of queries.
+    pub panics: u64,
     /// Names in the table.
     pub names: u64,
     /// Serial of the zone; 0 before the first publication.
@@ -44,6 +46,7 @@ pub struct Counters {
     pub udp: AtomicU64,
     pub tcp: AtomicU64,
     pub send_errors: AtomicU64,
+    pub panics: AtomicU64,
 }
 
 // === impl Counters ===
@@ -58,6 +61,7 @@ impl Counters {
         stats.udp += read(&self.udp);
         stats.tcp += read(&self.tcp);
         stats.send_errors += read(&self.send_errors);
+        stats.panics += read(&self.panics);
         for outcome in Outcome::ALL {
             let field = match outcome {
                 Outcome::Answer => &mut stats.answered,

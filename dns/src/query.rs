@@ -3,6 +3,8 @@
 //! This is the hot path, so it reads the little that an answer needs and copies only the name. Everything else that a
 //! packet may hold (other records, EDNS options) is stepped over, with its bounds checked.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use crate::name::{MAX_NAME, is_within};
 
 /// The largest UDP reply, whatever the client offers: it passes every link without fragments.
@@ -81,9 +83,14 @@ pub struct Query<'p> {
     pub class: u16,
     pub edns: Option<Edns>,
     pub transport: Transport,
-    /// Moves the first record of an answer; a counter of the caller's, so that replies rotate.
+    /// Which record comes first, as a fraction of the set: 0 is the first, `u32::MAX` the last. See [`Rotation`].
     pub rotation: u32,
 }
+
+/// A sequence of rotations that spreads evenly over the sets that are asked, also over those that are asked only every
+/// second or third time: clients ask for A and AAAA in turn, and a plain counter would give each of them one record only.
+#[derive(Debug, Default)]
+pub struct Rotation(AtomicU32);
 
 /// Why a packet is no query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +99,17 @@ pub enum Malformed {
     Drop,
     /// Answered with a bare header.
     Reply(Rcode),
+}
+
+// === impl Rotation ===
+
+impl Rotation {
+    /// 2^32 divided by the golden ratio: the multiples of an irrational number, and of any multiple of it, are spread evenly.
+    const STEP: u32 = 0x9e37_79b9;
+
+    pub fn next(&self) -> u32 {
+        self.0.fetch_add(Self::STEP, Ordering::Relaxed)
+    }
 }
 
 // === impl QueryName ===

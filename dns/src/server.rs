@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::counters::{Counters, Stats};
 use crate::forward::Forwarder;
+use crate::query::Rotation;
 use crate::sockets::{UdpWorker, bind_tcp, bind_udp};
 use crate::tcp::StreamHandler;
 use crate::zone::{PodMode, Zone, ZoneBuilder, ZoneConfig};
@@ -26,7 +28,8 @@ const TCP_REPLIES: usize = 256;
 /// What the operator chooses.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Addresses to serve, over UDP and TCP. Port 0 takes a free one.
+    /// Addresses to serve, over UDP and TCP. Port 0 takes a free one. Name each address: replies leave from it, whereas
+    /// those of a wildcard leave from whichever address the route prefers.
     pub listen: Vec<SocketAddr>,
     /// For example `cluster.local`.
     pub zone: String,
@@ -178,9 +181,8 @@ impl Server {
         self.stop_streams.notify_one();
         let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
         for worker in workers {
-            if worker.join().is_err() {
-                tracing::error!("a DNS worker had panicked; its queries went unanswered");
-            }
+            // Panics are caught and counted where they happen.
+            let _ended = worker.join();
         }
         if let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // Never waits: the caller may itself run in an asynchronous runtime.
@@ -208,7 +210,7 @@ impl Server {
     ) -> Result<()> {
         let worker = UdpWorker { socket, shared: self.shared.clone(), counters: self.new_counters(), forwarder };
         let thread = std::thread::Builder::new().name(format!("dns-udp-{index}"));
-        let thread = thread.spawn(move || worker.run()).map_err(Error::Threads)?;
+        let thread = thread.spawn(move || run_worker(&worker)).map_err(Error::Threads)?;
         self.workers.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
@@ -224,7 +226,7 @@ impl Server {
             shared: self.shared.clone(),
             counters: self.new_counters(),
             forwarder,
-            rotation: AtomicU32::new(0),
+            rotation: Rotation::default(),
         };
         let mut server = hickory_server::Server::new(handler);
         for stream in streams {
@@ -251,6 +253,14 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown();
+    }
+}
+
+/// Serves until the server stops. A fault in one query costs its batch, not the node's DNS.
+fn run_worker(worker: &UdpWorker) {
+    while catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+        worker.counters.panics.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("a DNS worker panicked and goes on; please report it with the backtrace above");
     }
 }
 

@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::answer::{Outcome, respond, servfail};
 use crate::counters::Counters;
 use crate::forward::{Forwarder, Pending};
-use crate::query::{MAX_UDP, Query, Transport};
+use crate::query::{MAX_UDP, Query, Rotation, Transport};
 use crate::server::Shared;
 
 /// Messages per system call.
@@ -81,11 +81,11 @@ fn shared_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Res
 
 impl UdpWorker {
     /// Serves until the server stops, then answers what has arrived already.
-    pub fn run(self) {
+    pub fn run(&self) {
         let mut inbox = Box::new([[0u8; MAX_QUERY]; BATCH]);
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
         let mut outbox = Outbox::default();
-        let mut rotation = 0u32;
+        let rotation = Rotation::default();
         loop {
             let stopping = self.shared.stopping.load(Ordering::Acquire);
             let flags = if stopping { MsgFlags::MSG_DONTWAIT } else { MsgFlags::MSG_WAITFORONE };
@@ -107,11 +107,10 @@ impl UdpWorker {
             {
                 let zone = self.shared.zone.load();
                 for (packet, message) in inbox.iter().zip(&received.messages[..received.count]) {
-                    rotation = rotation.wrapping_add(1);
                     let Some((length, peer)) = *message else { continue };
                     let out = outbox.next();
                     let packet = &packet[..length];
-                    let mut outcome = respond(packet, Transport::Udp, rotation, &zone, out);
+                    let mut outcome = respond(packet, Transport::Udp, rotation.next(), &zone, out);
                     if matches!(outcome, Outcome::Forward | Outcome::ForwardTarget) {
                         if self.forward(packet, outcome, out, peer) {
                             self.counters.count(outcome);

@@ -1,7 +1,7 @@
 //! TCP (and later DoT): hickory-server reads the streams and asks the same zone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use hickory_proto::op::{Header, HeaderCounts, Message, Metadata, ResponseCode};
 use hickory_server::net::runtime::Time;
@@ -11,7 +11,7 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use crate::answer::{Outcome, respond};
 use crate::counters::Counters;
 use crate::forward::{Forwarder, Pending};
-use crate::query::Transport;
+use crate::query::{Rotation, Transport};
 use crate::server::Shared;
 
 /// Answers what hickory-server has read.
@@ -19,7 +19,7 @@ pub struct StreamHandler {
     pub shared: Arc<Shared>,
     pub counters: Arc<Counters>,
     pub forwarder: Option<Arc<Forwarder>>,
-    pub rotation: AtomicU32,
+    pub rotation: Rotation,
 }
 
 // === impl StreamHandler ===
@@ -27,7 +27,7 @@ pub struct StreamHandler {
 impl StreamHandler {
     /// The reply to a packet; `None` when there is none.
     async fn reply(&self, packet: &[u8]) -> Option<Message> {
-        let rotation = self.rotation.fetch_add(1, Ordering::Relaxed);
+        let rotation = self.rotation.next();
         let mut bytes = Vec::new();
         // In a block of its own: the guard of the snapshot does not outlive the answer.
         let outcome = { respond(packet, Transport::Tcp, rotation, &self.shared.zone.load(), &mut bytes) };

@@ -104,3 +104,21 @@ fn other_opcodes_are_not_implemented() {
         refused(&bytes, Malformed::Reply(Rcode::NotImp), "opcode");
     }
 }
+
+#[test]
+fn rotations_are_even_for_every_nth_query() {
+    for stride in 1..=6 {
+        for count in [2u64, 3, 5] {
+            let rotation = Rotation::default();
+            let mut seen = vec![0u32; count as usize];
+            for _ in 0..600 {
+                seen[((u64::from(rotation.next()) * count) >> 32) as usize] += 1;
+                for _ in 1..stride {
+                    rotation.next();
+                }
+            }
+            let even = 600 / count as u32;
+            assert!(seen.iter().all(|&times| times.abs_diff(even) <= even / 5), "every {stride}th of {count}: {seen:?}");
+        }
+    }
+}

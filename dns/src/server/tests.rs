@@ -156,6 +156,24 @@ fn a_burst_is_answered_in_full() {
 }
 
 #[test]
+fn a_client_that_asks_for_both_families_sees_every_address_first() {
+    let server = server(Vec::new());
+    let socket = client();
+    let mut firsts = std::collections::BTreeMap::new();
+    for _ in 0..40 {
+        for rtype in ["A", "AAAA"] {
+            socket.send_to(&packet("db.data.svc.~", rtype, None), server.addresses()[0]).expect("sent");
+            let mut reply = [0; 512];
+            let length = socket.recv(&mut reply).expect("a reply");
+            if let Some(first) = Message::from_vec(&reply[..length]).expect("a reply").answers.first() {
+                *firsts.entry(first.data.to_string()).or_insert(0) += 1;
+            }
+        }
+    }
+    assert!(firsts.len() == 2 && firsts.values().all(|&times| times >= 15), "{firsts:?}");
+}
+
+#[test]
 fn garbage_is_dropped_or_refused_and_the_server_goes_on() {
     let server = server(Vec::new());
     let address = server.addresses()[0];
