@@ -8,6 +8,7 @@ pub mod checks;
 pub mod cluster;
 pub mod netns;
 pub mod owner;
+pub mod packet;
 pub mod place;
 pub mod probe;
 pub mod process;
