@@ -35,8 +35,8 @@ pub struct Toolchain {
     pub linker: PathBuf,
     /// There is no ready `core` for BPF: cargo builds it from rust-src.
     pub build_std: bool,
-    /// Where the compiler's shared libraries are, when not in the system.
-    libraries: Option<PathBuf>,
+    /// Where the compiler's shared libraries are; none when they are the system's.
+    libraries: Vec<PathBuf>,
     /// For people: what was picked, and from where.
     pub description: String,
 }
@@ -46,11 +46,7 @@ pub struct Toolchain {
 impl Toolchain {
     /// LD_LIBRARY_PATH for the compiler and the linker, in front of what the caller has.
     pub fn library_path(&self) -> Option<OsString> {
-        let mut paths = vec![self.libraries.clone()?];
-        if let Some(existing) = std::env::var_os("LD_LIBRARY_PATH") {
-            paths.extend(std::env::split_paths(&existing));
-        }
-        std::env::join_paths(paths).ok()
+        (!self.libraries.is_empty()).then(|| search_path(&self.libraries)).flatten()
     }
 
     fn private(dir: &Path, version: &str) -> Self {
@@ -58,7 +54,7 @@ impl Toolchain {
             rustc: dir.join("rust/usr/bin/rustc"),
             linker: dir.join("bin/bpf-linker"),
             build_std: false,
-            libraries: Some(libraries(dir)),
+            libraries: libraries(dir).into(),
             description: format!("{version} and bpf-linker {BPF_LINKER} in {}", dir.display()),
         }
     }
@@ -101,8 +97,15 @@ fn layout_stamp() -> String {
     format!("layout {LAYOUT}, bpf-linker {BPF_LINKER}")
 }
 
-fn libraries(dir: &Path) -> PathBuf {
-    dir.join("rust/usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH))
+/// Debian's packages put libraries into either; the first one has those of the compiler.
+fn libraries(dir: &Path) -> [PathBuf; 2] {
+    ["rust/usr/lib", "rust/lib"].map(|folder| dir.join(folder).join(format!("{}-linux-gnu", std::env::consts::ARCH)))
+}
+
+fn search_path(folders: &[PathBuf]) -> Option<OsString> {
+    let existing = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let existing = std::env::split_paths(&existing).filter(|folder| !folder.as_os_str().is_empty());
+    std::env::join_paths(folders.iter().cloned().chain(existing)).ok()
 }
 
 /// A toolchain that the user already has. A linker from elsewhere must be there too: one that we would build for it
@@ -113,7 +116,7 @@ fn system() -> Result<Option<Toolchain>> {
     if debian.exists() && Path::new("/usr/lib/rustlib/bpfel-unknown-none").exists() {
         let version = step::output(Command::new(&debian).arg("--version"))?;
         let description = format!("{} with its core for BPF, and {}", version.trim(), linker.display());
-        return Ok(Some(Toolchain { rustc: debian, linker, build_std: false, libraries: None, description }));
+        return Ok(Some(Toolchain { rustc: debian, linker, build_std: false, libraries: Vec::new(), description }));
     }
     let Ok(rustc) = step::output(Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"])) else {
         return Ok(None);
@@ -125,7 +128,7 @@ fn system() -> Result<Option<Toolchain>> {
     }
     let version = step::output(Command::new(&rustc).arg("--version"))?;
     let description = format!("{} building core from rust-src, and {}", version.trim(), linker.display());
-    Ok(Some(Toolchain { rustc, linker, build_std: true, libraries: None, description }))
+    Ok(Some(Toolchain { rustc, linker, build_std: true, libraries: Vec::new(), description }))
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
@@ -153,8 +156,10 @@ fn install(dir: &Path) -> Result<Toolchain> {
     let llvm = packages.llvm;
     unpack(dir, &packages.names)?;
     let rustc = dir.join("rust/usr/bin/rustc");
-    let version = step::output(Command::new(&rustc).arg("--version").env("LD_LIBRARY_PATH", libraries(dir)))
-        .context("the unpacked compiler does not run: is a shared library missing? (see `ldd` on its librustc_driver)")?;
+    let version = step::output(
+        Command::new(&rustc).arg("--version").env("LD_LIBRARY_PATH", search_path(&libraries(dir)).unwrap_or_default()),
+    )
+    .context("the unpacked compiler does not run: is a shared library missing? (see `ldd` on its librustc_driver)")?;
     build_linker(dir, llvm)?;
     let version = version.trim();
     fs::write(dir.join("ready"), format!("{}\n{version}\n", layout_stamp()))
@@ -236,7 +241,9 @@ fn unpack(dir: &Path, packages: &[String]) -> Result<()> {
 fn build_linker(dir: &Path, llvm: u32) -> Result<()> {
     let lib = dir.join("llvm/lib");
     fs::create_dir_all(&lib).with_context(|| format!("cannot create {}", lib.display()))?;
-    let shared = fs::read_dir(libraries(dir))?
+    let [compiler, _] = libraries(dir);
+    let shared = fs::read_dir(&compiler)
+        .with_context(|| format!("cannot read {}", compiler.display()))?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .find(|name| name.starts_with(&format!("libLLVM.so.{llvm}")))
         .with_context(|| format!("libllvm{llvm} brought no libLLVM.so.{llvm}"))?;
@@ -245,8 +252,7 @@ fn build_linker(dir: &Path, llvm: u32) -> Result<()> {
         if link.symlink_metadata().is_ok() {
             fs::remove_file(&link)?;
         }
-        std::os::unix::fs::symlink(libraries(dir).join(&shared), &link)
-            .with_context(|| format!("cannot link {}", link.display()))?;
+        std::os::unix::fs::symlink(compiler.join(&shared), &link).with_context(|| format!("cannot link {}", link.display()))?;
     }
     let work = dir.join("linker-build");
     let feature = format!("llvm-{llvm}");
@@ -260,7 +266,7 @@ fn build_linker(dir: &Path, llvm: u32) -> Result<()> {
         .arg(dir)
         .env("CARGO_TARGET_DIR", &work)
         .env("LLVM_PREFIX", dir.join("llvm"))
-        .env("LD_LIBRARY_PATH", libraries(dir));
+        .env("LD_LIBRARY_PATH", search_path(&libraries(dir)).unwrap_or_default());
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC", "CARGO_BUILD_TARGET"] {
         cargo.env_remove(name);
     }

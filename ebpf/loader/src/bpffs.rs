@@ -68,7 +68,14 @@ fn is_on(path: &Path, magic: libc::c_long) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type().0 == magic)
 }
 
+/// Agents of several nodes may start at once on one machine: the folder is locked, or two mounts would cover each
+/// other and hide what was pinned in the first.
 fn mount_bpffs(path: &Path) -> Result<(), Error> {
+    let folder = File::open(path).map_err(|source| error(path, "cannot open the folder for pins", source))?;
+    folder.lock().map_err(|source| error(path, "cannot lock the folder for pins", source))?;
+    if is_on(path, libc::BPF_FS_MAGIC) {
+        return Ok(());
+    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RELATIME;
     mount(Some(MOUNT_SOURCE), path, Some("bpf"), flags, Some("mode=0700"))
         .map_err(|errno| error(path, "cannot mount a bpffs (is this root, with CAP_SYS_ADMIN?)", errno.into()))?;
@@ -141,7 +148,7 @@ pub fn version_dirs(pin_root: &Path) -> Result<Vec<PathBuf>, Error> {
 /// Unmounts the bpffs that holds `pin_root` if it was mounted here and nothing else is pinned in it. Says what it did.
 pub fn unmount(pin_root: &Path) -> Result<Option<String>, Error> {
     let table =
-        fs::read_to_string("/proc/self/mountinfo").map_err(|source| error(pin_root, "cannot read the mounts", source))?;
+        fs::read_to_string("/proc/thread-self/mountinfo").map_err(|source| error(pin_root, "cannot read the mounts", source))?;
     let Some(mount_point) = mounted_here(&table, pin_root) else { return Ok(None) };
     // Names with dots are the kernel's own (`maps.debug`); nobody can pin under such a name.
     if names(&mount_point)?.iter().any(|name| !name.contains('.')) {

@@ -281,3 +281,10 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
 fn program_error(name: &str, source: ProgramError) -> Error {
     Error::Program { program: name.to_owned(), source: Box::new(source) }
 }
+
+// The agent shares both between tasks.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Datapath>();
+    shared::<Maps>();
+};

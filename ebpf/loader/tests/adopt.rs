@@ -11,6 +11,11 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
 use thalweg_abi::{Proto, StateKey};
 use thalweg_lab::netns::Netns;
 use thalweg_loader::{Datapath, Error, Maps, Table, cleanup};
@@ -161,4 +166,38 @@ fn cleanup_leaves_nothing() {
     assert_eq!(cleanup(pins.path()).expect("once more"), [""; 0], "nothing is left to remove");
     let error = Maps::open_pinned(pins.path()).expect_err("no maps");
     assert!(matches!(error, Error::NoMaps { .. }), "{error}");
+}
+
+/// Two nodes of one machine start at once where nothing is mounted yet. In a mount namespace of its own, so that the
+/// machine's /sys/fs/bpf is left alone.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_machine_without_bpffs_gets_one_for_all_its_nodes() {
+    let pins = kit::Pins::new("unused");
+    let options = pins.options();
+    thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("private mounts");
+        let shared = Path::new("/sys/fs/bpf");
+        let is_mounted = || statfs(shared).expect("statfs").filesystem_type() == BPF_FS_MAGIC;
+        while is_mounted() {
+            umount2(shared, MntFlags::MNT_DETACH).expect("hide the machine's own");
+        }
+        let nodes = ["tw-node-a", "tw-node-b"].map(|name| shared.join(name));
+        thread::scope(|scope| {
+            for node in &nodes {
+                let options = thalweg_loader::Options { pin_root: node.clone(), ..options.clone() };
+                scope.spawn(move || drop(Datapath::open(&options).expect("open")));
+            }
+        });
+        for node in &nodes {
+            Maps::open_pinned(node).expect("no mount covers the other's pins");
+        }
+        let removed = cleanup(&nodes[0]).expect("cleanup of one node");
+        assert!(is_mounted() && !removed.iter().any(|line| line.starts_with("bpffs")), "the other node needs it: {removed:?}");
+        let removed = cleanup(&nodes[1]).expect("cleanup of the other");
+        assert!(!is_mounted() && removed.iter().any(|line| line == "bpffs at /sys/fs/bpf"), "{removed:?}");
+    })
+    .join()
+    .expect("the machine's thread");
 }

@@ -4,8 +4,14 @@ mod kit;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use thalweg_abi::{Backend, Be16, Be32, Counter, DropReason, Frontend, FrontendKey, Proto, Scope, ServiceName, Slot, StateKey};
-use thalweg_loader::{Datapath, Error, HashTable, Maps, Table};
+use thalweg_abi::{
+    Backend, Be16, Be32, Counter, CtDirection, CtEntry, CtState, DropReason, Frontend, FrontendKey, Proto, Scope, ServiceName,
+    Slot, StateKey, Tuple,
+};
+use thalweg_loader::{
+    Datapath, Error, HashTable, Maps, Table,
+    conntrack::{self, Swept},
+};
 
 fn key(number: u32) -> FrontendKey {
     let port = Be16::from_host(u16::try_from(number % 50_000).expect("fits") + 1);
@@ -91,4 +97,29 @@ fn views_open_the_maps_without_an_agent() {
     drop(Datapath::open(&pins.options()).expect("open"));
     let maps = Maps::open_pinned(pins.path()).expect("maps outlive the agent");
     assert_eq!(maps.frontends.entries().expect("frontends"), []);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn idle_flows_leave_the_kernels_table_in_pairs() {
+    let pins = kit::Pins::new("sweep");
+    let datapath = Datapath::open(&pins.options()).expect("open");
+    let mut maps = datapath.maps().expect("maps");
+    // A moment that is late enough for every idle time below, whenever this machine was started.
+    let now = conntrack::now() + 1_000;
+    let mut entries = Vec::new();
+    for number in 0..2_000_u16 {
+        let dialled =
+            Tuple { sport: Be16::from_host(number), dport: Be16::from_host(53), proto: Proto::UDP, ..Tuple::default() };
+        let translated = Tuple { dst: Be32::from(Ipv4Addr::new(10, 244, 1, 7)), ..dialled };
+        let last_seen = if number % 4 == 0 { now } else { now - 500 };
+        let entry = CtEntry { to: translated, last_seen, state: CtState::ESTABLISHED, ..CtEntry::default() };
+        entries.push((dialled, entry));
+        entries.push((translated.reversed(), CtEntry { to: dialled.reversed(), direction: CtDirection::REPLY, ..entry }));
+    }
+    maps.conntrack.update(&entries).expect("fill the table");
+    let swept = conntrack::sweep(&mut maps, now).expect("sweep");
+    assert_eq!(swept, Swept { kept: 500, expired: 1_500, strays: 0 });
+    assert_eq!(maps.conntrack.entries().expect("entries").len(), 1_000);
+    assert_eq!(conntrack::sweep(&mut maps, now).expect("sweep again"), Swept { kept: 500, expired: 0, strays: 0 });
 }
