@@ -1,7 +1,9 @@
 //! From a dialled address to a backend: one hash and one array look-up on a hit.
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use thalweg_abi::{Backend, BackendState, Counter, DropReason, Frontend, FrontendFlags, FrontendKey, Proto, Scope, Slot, SockNatEntry};
+use thalweg_abi::{
+    Backend, BackendState, Counter, DropReason, Frontend, FrontendFlags, FrontendKey, Proto, Scope, Slot, SockNatEntry,
+};
 
 use super::Destination;
 use crate::{
