@@ -11,7 +11,8 @@ const HEADROOM: usize = 512;
 const MARK: usize = 2;
 const INGRESS_IFINDEX: usize = 9;
 const IFINDEX: usize = 10;
-const WORDS: usize = 12;
+/// The whole of it: a shorter one is copied out in part, and the run then fails with ENOSPC.
+const WORDS: usize = 48;
 
 /// A packet, and what the program is told about it.
 #[derive(Clone, Copy, Default, Debug)]

@@ -1,0 +1,11 @@
+//! Packets through the tc programs: what goes in beside what must come out, then what conntrack and the counters
+//! say. One packet at a time by BPF_PROG_TEST_RUN, and in `real` with sockets on wires.
+
+mod cluster_ip;
+mod icmp;
+mod lifetime;
+mod malformed;
+mod node;
+mod node_port;
+mod real;
+mod refusal;

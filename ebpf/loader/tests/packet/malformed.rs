@@ -1,0 +1,156 @@
+//! What is not a packet, not from who it says, not whole, or not for us.
+
+use anyhow::Result;
+use thalweg_abi::{Counter, DropReason, Proto};
+use thalweg_lab::packet::{ACK, Packet, SYN, assert_frame, checksum};
+
+use super::node::{CLIENT, DROP, Node, PASS, POD_A, POD_B, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, served};
+
+const IP: usize = 14;
+const TRANSPORT: usize = 34;
+
+/// A frame with some bytes changed and its IP checksum right again: only the fault itself may be noticed.
+fn with(packet: &Packet, changes: &[(usize, u8)]) -> Vec<u8> {
+    let mut frame = packet.bytes();
+    for (at, byte) in changes {
+        frame[*at] = *byte;
+    }
+    frame[IP + 10..IP + 12].fill(0);
+    let sum = checksum(&frame[IP..TRANSPORT]);
+    frame[IP + 10..IP + 12].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn malformed_packets_are_dropped_from_pods_and_from_the_wire() -> Result<()> {
+    let mut node = Node::new()?;
+    node.serve(served(Proto::TCP, VIP, 80), &[at(POD_B, 8080)])?;
+    let tcp = Packet::tcp(at(POD_A, 40_000), at(VIP, 80), SYN);
+    let udp = Packet::udp(at(POD_A, 40_000), at(VIP, 80), b"12345678");
+    let icmp = Packet::icmp(POD_A, VIP, 8, 0, [0; 4], b"");
+    let cut = |packet: &Packet, len: usize| packet.bytes()[..len].to_vec();
+    let mut longer = with(&tcp, &[(IP + 3, 60)]);
+    longer.truncate(54);
+    let cases: &[(&str, Vec<u8>)] = &[
+        ("no IP header", cut(&tcp, IP + 1)),
+        ("half an IP header", cut(&tcp, IP + 19)),
+        ("version 6", with(&tcp, &[(IP, 0x65)])),
+        ("header of 16 bytes", with(&tcp, &[(IP, 0x44)])),
+        ("header longer than the packet", with(&tcp, &[(IP, 0x4f)])),
+        ("total length below the header", with(&tcp, &[(IP + 3, 19)])),
+        ("total length 0", with(&tcp, &[(IP + 3, 0)])),
+        ("total length above the frame", longer),
+        ("TCP header cut off", with(&tcp, &[(IP + 3, 39)])),
+        ("TCP offset below 20", with(&tcp, &[(TRANSPORT + 12, 0x40)])),
+        ("TCP offset above the packet", with(&tcp, &[(TRANSPORT + 12, 0x60)])),
+        ("UDP header cut off", with(&udp, &[(IP + 3, 27)])),
+        ("UDP length below 8", with(&udp, &[(TRANSPORT + 5, 7)])),
+        ("UDP length above the packet", with(&udp, &[(TRANSPORT + 5, 17)])),
+        ("ICMP header cut off", with(&icmp, &[(IP + 3, 27)])),
+        ("first fragment too short for TCP", with(&tcp, &[(IP + 3, 36), (IP + 6, 0x20)])),
+    ];
+    for (what, frame) in cases {
+        for (program, ifindex) in [("tc_from_pod", node.pod_a), ("tc_from_wire", node.uplink)] {
+            assert_eq!(node.run(program, ifindex, frame)?.verdict, DROP, "{program}: {what}");
+        }
+        // The node's own stack is not judged.
+        for (program, ifindex) in [("tc_to_pod", node.pod_a), ("tc_to_wire", node.uplink)] {
+            let out = node.run(program, ifindex, frame)?;
+            assert_eq!((out.verdict, &out.packet), (PASS, frame), "{program}: {what}");
+        }
+    }
+    assert_eq!(node.drops()?, [(DropReason::Malformed, 2 * cases.len() as u64)]);
+    assert_eq!(node.tracked()?, 0);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn padding_behind_a_short_packet_is_no_fault() -> Result<()> {
+    let mut node = Node::new()?;
+    node.serve(served(Proto::UDP, VIP, 53), &[at(REMOTE, 53)])?;
+    let packet = Packet::udp(at(POD_A, 40_000), at(VIP, 53), b"x");
+    let padded = |packet: &Packet| [packet.bytes(), vec![0; 17]].concat();
+    let out = node.run("tc_from_pod", node.pod_a, &padded(&packet))?;
+    assert_eq!(out.verdict, REDIRECT);
+    assert_eq!(out.packet, padded(&packet.to(at(REMOTE, 53)).ttl(63)));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_pod_speaks_only_from_its_own_address_on_its_own_link() -> Result<()> {
+    let node = Node::new()?;
+    for src in [POD_B, REMOTE, CLIENT, VIP, [0, 0, 0, 0].into()] {
+        let packet = Packet::udp(at(src, 40_000), at(POD_B, 80), b"x");
+        assert_eq!(node.run("tc_from_pod", node.pod_a, &packet.bytes())?.verdict, DROP, "{src}");
+    }
+    let own = Packet::udp(at(POD_A, 40_000), at(POD_B, 80), b"x");
+    assert_eq!(node.run("tc_from_pod", node.pod_b, &own.bytes())?.verdict, DROP);
+    assert_eq!(node.run("tc_from_pod", node.pod_a, &own.bytes())?.verdict, REDIRECT);
+    assert_eq!(node.drops()?, [(DropReason::Spoofed, 6)]);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn other_protocols_of_the_link_pass_everywhere() -> Result<()> {
+    let node = Node::new()?;
+    let frame = Packet::udp(at(POD_B, 1), at(VIP, 80), b"x").bytes();
+    for ether_type in [[0x08, 0x06], [0x86, 0xdd], [0x88, 0xcc]] {
+        let mut frame = frame.clone();
+        frame[12..14].copy_from_slice(&ether_type);
+        for (program, ifindex) in
+            [("tc_from_pod", node.pod_a), ("tc_to_pod", node.pod_a), ("tc_from_wire", node.uplink), ("tc_to_wire", node.uplink)]
+        {
+            let out = node.run(program, ifindex, &frame)?;
+            assert_eq!((out.verdict, &out.packet), (PASS, &frame), "{program} {ether_type:x?}");
+        }
+    }
+    assert_eq!(node.counter(Counter::TcPackets)?, 12);
+    assert_eq!(node.drops()?, []);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn first_fragments_are_translated_and_later_ones_dropped_only_for_services() -> Result<()> {
+    let mut node = Node::new()?;
+    node.serve(served(Proto::UDP, VIP, 53), &[at(POD_B, 53)])?;
+    const MORE: u16 = 0x2000;
+    // The datagram is longer than its first fragment, and its checksum covers all of it.
+    let mut first = Packet::udp(at(POD_A, 40_000), at(VIP, 53), &[1; 64]).fragment(MORE).bytes();
+    first.truncate(first.len() - 32);
+    let first = with_length(first);
+    let out = node.run("tc_from_pod", node.pod_a, &first)?;
+    assert_eq!(out.verdict, REDIRECT);
+    let whole = Packet::udp(at(POD_A, 40_000), at(VIP, 53), &[1; 64]).fragment(MORE);
+    let mut expected = whole.to(at(POD_B, 53)).ttl(63).macs(host_mac(POD_B), pod_mac(POD_B)).bytes();
+    expected.truncate(first.len());
+    assert_eq!(out.packet, with_length(expected));
+
+    let later = Packet::udp(at(POD_A, 40_000), at(VIP, 53), &[1; 64]).fragment(4);
+    assert_eq!(node.from_pod(&later)?.verdict, DROP);
+    assert_eq!(node.drops()?, [(DropReason::Fragment, 1)]);
+
+    let to_pod = Packet::tcp(at(POD_A, 40_000), at(POD_B, 53), ACK).fragment(4);
+    let out = node.from_pod(&to_pod)?;
+    assert_eq!(out.verdict, REDIRECT);
+    assert_frame("not ours", &out.packet, &to_pod.ttl(63).macs(host_mac(POD_B), pod_mac(POD_B)));
+    let away = Packet::udp(at(POD_A, 40_000), at(CLIENT, 53), b"x").fragment(4);
+    let out = node.from_pod(&away)?;
+    assert_eq!(out.verdict, PASS);
+    assert_frame("not ours", &out.packet, &away);
+    Ok(())
+}
+
+/// A frame whose IP header says how long it is.
+fn with_length(mut frame: Vec<u8>) -> Vec<u8> {
+    let len = (frame.len() - IP) as u16;
+    frame[IP + 2..IP + 4].copy_from_slice(&len.to_be_bytes());
+    frame[IP + 10..IP + 12].fill(0);
+    let sum = checksum(&frame[IP..TRANSPORT]);
+    frame[IP + 10..IP + 12].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
