@@ -1,1 +1,31 @@
 //! The pod network, the agent's side: links, addresses, routes, IPAM and its journal.
+//!
+//! - [`agent`]: [`PodNetwork`], what the node agent starts, feeds and stops. [`hook`]: the border to the data path.
+//! - `server`: the plugin's socket. `attachments`: ADD, DEL, CHECK, GC, STATUS. `restore`: after a restart.
+//! - [`ipam`]: addresses, pure. [`journal`]: who has them, on disk.
+//! - `links`, `routes`, `sysctl`: what is set in the kernel, through `netlink` and `namespace`. `alias`: what a link says
+//!   of itself.
+//! - [`install`]: the plugin and its configuration, for the runtime.
+
+pub mod agent;
+mod alias;
+mod attachments;
+mod error;
+pub mod hook;
+pub mod install;
+pub mod ipam;
+pub mod journal;
+mod keys;
+mod links;
+mod namespace;
+mod netlink;
+mod restore;
+mod routes;
+mod server;
+mod sysctl;
+
+pub use agent::{Options, PodNetwork};
+pub use error::Error;
+pub use hook::{BoxError, PodDatapath, PodLink};
+pub use install::install;
+pub use netlink::OpError;

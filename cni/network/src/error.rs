@@ -1,0 +1,32 @@
+//! What can go wrong outside of a plugin's request.
+
+use std::io;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+
+use crate::netlink::OpError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error(transparent)]
+    Netlink(#[from] OpError),
+    #[error("another agent of this node holds {0}: is it still running?")]
+    Locked(PathBuf),
+    #[error("podCIDRs {0:?}: the pod network needs an IPv4 CIDR")]
+    NeedsV4(Vec<IpNetwork>),
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+// === impl Error ===
+
+impl Error {
+    /// For `map_err`: what was being done.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}

@@ -1,0 +1,54 @@
+//! The agent's side of the plugin as a process of its own, without a data path: the host's routing joins the pods.
+//! To try the plugin by hand, and for tests that kill an agent.
+//!
+//! `pod-network SOCKET STATE_DIR UPLINK POD_CIDR [attach|hang]` in the network namespace of the node. With `hang`, an ADD
+//! stays for ever where the data path would attach. Ends when stdin does.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use thalweg_network::{BoxError, Options, PodDatapath, PodLink, PodNetwork};
+
+struct Nothing {
+    hang: bool,
+}
+
+// === impl Nothing ===
+
+impl PodDatapath for Nothing {
+    fn attach(&self, _: &PodLink) -> Result<(), BoxError> {
+        while self.hang {
+            std::thread::park();
+        }
+        Ok(())
+    }
+
+    fn detach(&self, _: &PodLink) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (paths, hang) = match arguments.as_slice() {
+        [paths @ .., mode] if paths.len() == 4 && mode == "hang" => (paths, true),
+        [paths @ .., mode] if paths.len() == 4 && mode == "attach" => (paths, false),
+        paths if paths.len() == 4 => (paths, false),
+        _ => bail!("usage: pod-network SOCKET STATE_DIR UPLINK POD_CIDR [attach|hang]"),
+    };
+    let options = Options {
+        socket: paths[0].clone().into(),
+        state_dir: paths[1].clone().into(),
+        node: "example".into(),
+        uplink: paths[2].clone(),
+        mtu: None,
+        quarantine: Duration::from_secs(30),
+    };
+    let network = PodNetwork::start(options, Arc::new(Nothing { hang }))?;
+    network.set_pod_cidrs(vec![paths[3].parse()?])?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    network.shutdown();
+    Ok(())
+}

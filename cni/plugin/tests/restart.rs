@@ -1,0 +1,194 @@
+//! The agent goes and comes back: stopped, killed in the middle, without its journal, with DELs while it was away.
+
+mod kit;
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kit::{Node, Pod, eventually, knock};
+use thalweg_cni::error::code;
+use thalweg_cni::protocol::tombstone_dir;
+use thalweg_lab::netns::Netns;
+
+const CIDR: &str = "10.244.1.0/24";
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_restart_adopts_while_traffic_flows() {
+    let mut node = Node::new("adopt", &[CIDR]);
+    let pods = [1, 2].map(|number| Pod::new("adopt", number));
+    let results = pods.each_ref().map(|pod| node.add(pod).succeeded());
+    let before = node.network().pods();
+
+    let listener = pods[1].netns.enter(|| TcpListener::bind((results[1].address(), 8080))).unwrap().unwrap();
+    let echo = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut byte = [0];
+        while stream.read_exact(&mut byte).is_ok() {
+            stream.write_all(&byte).unwrap();
+        }
+    });
+    let target = SocketAddr::new(results[1].address(), 8080);
+    let mut stream = pods[0].netns.enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(3))).unwrap().unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let stop = AtomicBool::new(false);
+    let slowest = thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            let mut slowest = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                stream.write_all(b"x").unwrap();
+                stream.read_exact(&mut [0]).unwrap();
+                slowest = slowest.max(start.elapsed());
+                thread::sleep(Duration::from_micros(200));
+            }
+            slowest
+        });
+        for _ in 0..5 {
+            node.stop();
+            node.start(&[CIDR]);
+        }
+        stop.store(true, Ordering::Relaxed);
+        traffic.join().unwrap()
+    });
+    drop(stream);
+    echo.join().unwrap();
+    // The shortest time after which TCP sends a lost segment again is 200 ms.
+    assert!(slowest < Duration::from_millis(200), "a packet was lost: {slowest:?}");
+
+    assert_eq!(node.network().pods(), before, "same links, same names");
+    assert_eq!(node.datapath.attached.lock().unwrap().len(), 2 + 5 * 2, "attached again at each start");
+    assert!(node.datapath.detached.lock().unwrap().is_empty());
+    let third = Pod::new("adopt", 3);
+    let address = node.add(&third).succeeded().address();
+    assert!(!results.iter().any(|result| result.address() == address), "{address} is given twice");
+    node.check(&pods[0], &results[0].json()).succeeded();
+    node.del(&pods[0]).succeeded();
+    assert_eq!(node.in_use(), 2);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn killed_in_the_middle_of_an_add() {
+    let mut node = Node::stopped("kill");
+    let pods = [1, 2].map(|number| Pod::new("kill", number));
+    let mut agent = node.agent(CIDR, "attach");
+    // The plugin waits for an agent that is just starting.
+    let first = node.add(&pods[0]).succeeded().address();
+    agent.kill();
+
+    let mut agent = node.agent(CIDR, "hang");
+    thread::scope(|scope| {
+        let add = scope.spawn(|| node.add(&pods[1]));
+        let name = pods[1].id.host_ifname();
+        eventually("the link is there", Duration::from_secs(5), || node.host_links().contains(&name));
+        agent.kill();
+        add.join().unwrap().failed(code::TRY_AGAIN, "did not answer");
+    });
+    assert_eq!(node.host_links().len(), 2, "what the killed one left");
+
+    node.start(&[CIDR]);
+    assert_eq!(node.host_links(), [pods[0].id.host_ifname()], "undone");
+    assert_eq!(node.in_use(), 1);
+    assert_eq!(knock(&node.netns, first), ErrorKind::ConnectionRefused, "the other one lives");
+    node.del(&pods[1]).succeeded();
+    assert_ne!(node.add(&pods[1]).succeeded().address(), first);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn del_while_the_agent_is_away() {
+    let mut node = Node::new("away", &[CIDR]);
+    let pods = [1, 2, 3, 4].map(|number| Pod::new("away", number));
+    let addresses = pods.each_ref().map(|pod| node.add(pod).succeeded().address());
+    node.stop();
+
+    // With the namespace; without; from where the host's end cannot be seen.
+    let took = node.del(&pods[0]).succeeded().took;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    node.run_with("DEL", &pods[1].id, "", &node.config()).succeeded();
+    let mut elsewhere = Node::stopped("else");
+    elsewhere.state = std::mem::replace(&mut node.state, tempfile::tempdir().unwrap());
+    elsewhere.del(&pods[2]).succeeded();
+    std::mem::swap(&mut elsewhere.state, &mut node.state);
+    assert_eq!(node.host_links(), [pods[3].id.host_ifname()]);
+    let tombstones = || fs::read_dir(tombstone_dir(node.state.path())).unwrap().count();
+    assert_eq!(tombstones(), 3);
+    node.add(&pods[0]).failed(code::TRY_AGAIN, "cni.sock");
+
+    // One whose link is still there: the plugin could not remove it.
+    node.run_with("DEL", &pods[3].id, "", &node.config()).succeeded();
+    node.netns.ip(&format!("link add {} type veth peer name left", pods[3].id.host_ifname())).unwrap();
+
+    node.start(&[CIDR]);
+    assert_eq!(fs::read_dir(tombstone_dir(node.state.path())).unwrap().count(), 0);
+    assert_eq!((node.host_links(), node.in_use(), node.network().pods()), (vec![], 0, vec![]));
+    let detached: Vec<_> = node.datapath.detached.lock().unwrap().iter().map(|pod| pod.addr.into()).collect();
+    for address in addresses {
+        assert!(detached.contains(&address), "{address} in {detached:?}");
+    }
+    node.add(&pods[0]).succeeded();
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_lost_journal_is_recovered_from_the_links() {
+    let mut node = Node::new("lost", &[CIDR]);
+    let pods = [1, 2].map(|number| Pod::new("lost", number));
+    let results = pods.each_ref().map(|pod| node.add(pod).succeeded());
+    let before = node.network().pods();
+    node.stop();
+    fs::remove_file(node.state.path().join("cni/journal")).unwrap();
+    for _ in 0..2 {
+        node.start(&[CIDR]);
+        let mut after = node.network().pods();
+        // The pod's name is in no link.
+        for (after, before) in after.iter_mut().zip(&before) {
+            after.namespace.clone_from(&before.namespace);
+            after.pod_name.clone_from(&before.pod_name);
+            after.pod_uid.clone_from(&before.pod_uid);
+        }
+        assert_eq!(after, before);
+        node.check(&pods[0], &results[0].json()).succeeded();
+        node.stop();
+    }
+    node.start(&[CIDR]);
+    let third = Pod::new("lost", 3);
+    assert_eq!(node.add(&third).succeeded().address().to_string(), "10.244.1.3");
+    pods.iter().for_each(|pod| drop(node.del(pod).succeeded()));
+    assert_eq!(node.in_use(), 1);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn two_agents_on_one_state_directory() {
+    let node = Node::new("twice", &[CIDR]);
+    let (options, datapath) = (node.options(), node.datapath.clone());
+    let second = node.netns.enter(|| thalweg_network::PodNetwork::start(options, datapath)).unwrap();
+    let error = second.err().expect("the second one is refused").to_string();
+    assert!(error.contains("cni/lock"), "{error}");
+    node.add(&Pod::new("twice", 1)).succeeded();
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_missing_uplink_is_named() {
+    let netns = Netns::create("tw-bare-node").unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let options = thalweg_network::Options {
+        socket: state.path().join("cni.sock"),
+        state_dir: state.path().to_owned(),
+        node: "bare".into(),
+        uplink: "eth7".into(),
+        mtu: None,
+        quarantine: kit::QUARANTINE,
+    };
+    let datapath = std::sync::Arc::new(kit::Recorder::default());
+    let error = netns.enter(|| thalweg_network::PodNetwork::start(options, datapath)).unwrap().err().expect("refused");
+    assert!(error.to_string().contains("eth7"), "{error}");
+}
