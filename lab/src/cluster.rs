@@ -193,17 +193,6 @@ impl Cluster {
         run(&mut command)
     }
 
-    /// The program that runs probes: this very executable.
-    ///
-    /// # Errors
-    /// When the machine does not say what is running.
-    pub fn probe_program() -> Result<PathBuf> {
-        match std::env::var_os("THALWEG_LAB") {
-            Some(path) => Ok(PathBuf::from(path)),
-            None => std::env::current_exe().context("find this executable"),
-        }
-    }
-
     /// Starts a node's agent again after it was killed.
     ///
     /// # Errors

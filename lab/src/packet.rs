@@ -144,7 +144,7 @@ impl Packet {
 
     #[must_use]
     pub fn options(mut self, options: &[u8]) -> Self {
-        assert!(options.len() % 4 == 0 && options.len() <= 40, "IP options are 0 to 40 bytes, by four");
+        assert!(options.len().is_multiple_of(4) && options.len() <= 40, "IP options are 0 to 40 bytes, by four");
         self.options = options.to_vec();
         self
     }

@@ -39,6 +39,11 @@ pub struct Running {
 // === impl Place ===
 
 impl Place {
+    /// A namespace, with the control group that a probe joins first, if any.
+    pub fn at(label: &str, netns: &Path, cgroup: Option<&Path>) -> Self {
+        Self { label: label.to_owned(), enter: Enter::Netns(netns.to_owned()), cgroup: cgroup.map(Path::to_owned) }
+    }
+
     /// A process of the node itself.
     ///
     /// # Errors
@@ -130,7 +135,7 @@ impl Place {
     }
 
     fn probe_command(&self, args: &[&str]) -> Result<Command> {
-        let mut command = self.command(&Cluster::probe_program()?);
+        let mut command = self.command(&probe_program()?);
         command.arg("probe").args(args);
         Ok(command)
     }
@@ -170,6 +175,17 @@ impl Drop for Running {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+    }
+}
+
+/// The program that runs probes: what `THALWEG_LAB` names, what lies in the folder `THALWEG_BIN`, or this executable.
+fn probe_program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("THALWEG_LAB") {
+        return Ok(PathBuf::from(path));
+    }
+    match std::env::var_os("THALWEG_BIN") {
+        Some(folder) => Ok(Path::new(&folder).join("thalweg-lab")),
+        None => std::env::current_exe().context("find this executable"),
     }
 }
 

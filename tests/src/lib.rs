@@ -1,1 +1,283 @@
-//! End-to-end scenarios, one file each.
+//! End-to-end scenarios, one file each in `tests/`, and what they share: nodes whose agents read YAML files, with
+//! pods made by the CNI plugin as a runtime would. No API server, no kubelet.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use thalweg_lab::netns::{Netns, run};
+use thalweg_lab::owner::Owner;
+use thalweg_lab::place::Place;
+use thalweg_lab::process::{Process, Spec, wait_until};
+use thalweg_lab::topology::{Topology, UPLINK};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Two nodes with agents that follow a folder of manifests.
+pub struct FileLab {
+    pub nodes: Vec<FileNode>,
+    pub topology: Topology,
+    pub manifests: PathBuf,
+    bin: PathBuf,
+    // Last: its removal ends every process and unmounts what they mounted.
+    owner: Owner,
+}
+
+pub struct FileNode {
+    pub name: String,
+    pub dir: PathBuf,
+    pub cgroup: PathBuf,
+    pub agent: Process,
+}
+
+/// A namespace with an address from its node, and `thalweg echo` in it when it serves.
+pub struct FilePod {
+    pub name: String,
+    pub addr: Ipv4Addr,
+    pub node: usize,
+    netns: Netns,
+    cgroup: PathBuf,
+    echo: Option<Process>,
+}
+
+// === impl FileLab ===
+
+impl FileLab {
+    /// # Errors
+    /// When the machine refuses, or an agent does not become ready.
+    pub fn start(id: &str) -> Result<Self> {
+        let bin = std::env::var_os("THALWEG_BIN")
+            .context("THALWEG_BIN is not set: `cargo xtask test lab` builds and names the binaries")?;
+        let bin = PathBuf::from(bin);
+        let owner = Owner::claim(id)?;
+        let manifests = owner.run().join("manifests");
+        fs::create_dir_all(&manifests)?;
+        let topology = Topology::build(id, 2)?;
+        let mut text = String::new();
+        for (index, net) in topology.nodes.iter().enumerate() {
+            text += &format!(
+                "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDR: 10.244.{index}.0/24, podCIDRs: [10.244.{index}.0/24]}}\n\
+                 status: {{addresses: [{{type: InternalIP, address: {addr}}}]}}\n",
+                name = net.name,
+                addr = net.addr,
+            );
+        }
+        fs::write(manifests.join("nodes.yaml"), text)?;
+        let mut lab = Self { nodes: Vec::new(), topology, manifests, bin, owner };
+        for index in 0..lab.topology.nodes.len() {
+            let name = lab.topology.nodes[index].name.clone();
+            let dir = lab.owner.run().join(&name);
+            let cgroup = lab.owner.cgroup().join(&name);
+            for sub in ["bpf", "state", "run", "cni-bin", "cni-conf"] {
+                fs::create_dir_all(dir.join(sub))?;
+            }
+            let agent = lab.agent(index, &dir, &cgroup)?;
+            lab.nodes.push(FileNode { name, dir, cgroup, agent });
+        }
+        for node in &mut lab.nodes {
+            let conflist = node.dir.join("cni-conf/05-thalweg.conflist");
+            wait_until("the agent installs its CNI configuration", DEADLINE, &mut [&mut node.agent], || Ok(conflist.exists()))?;
+        }
+        Ok(lab)
+    }
+
+    /// Puts a manifest in place as an editor does: written beside, then renamed.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn apply(&self, file: &str, text: &str) -> Result<()> {
+        let fresh = self.owner.run().join(file);
+        fs::write(&fresh, text)?;
+        fs::rename(&fresh, self.manifests.join(file)).context("put the manifest in place")
+    }
+
+    /// Makes a pod through the plugin's ADD; with `serves` it runs `thalweg echo`.
+    ///
+    /// # Errors
+    /// With the plugin's error object.
+    pub fn pod(&self, node: usize, name: &str, serves: bool) -> Result<FilePod> {
+        let netns = Netns::create(&format!("thalweg-{}-pod-{name}", self.owner.id()))?;
+        let result = self.cni(node, "ADD", name, &netns)?;
+        let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("the result of ADD has no address")?;
+        let addr = address.split('/').next().unwrap_or_default().parse().with_context(|| format!("address {address:?}"))?;
+        let cgroup = self.nodes[node].cgroup.join("kubepods").join(format!("pod{name}"));
+        fs::create_dir_all(&cgroup)?;
+        let echo = match serves {
+            false => None,
+            true => Some(Process::start(Spec {
+                name: "echo",
+                netns: netns.path(),
+                cgroup: &cgroup,
+                log: self.owner.run().join(format!("{name}.log")),
+                program: &self.bin.join("thalweg"),
+                args: ["echo", "--name", name, "--node", &self.nodes[node].name].map(str::to_owned).to_vec(),
+                env: Vec::new(),
+                listener: None,
+            })?),
+        };
+        let mut pod = FilePod { name: name.to_owned(), addr, node, netns, cgroup, echo };
+        if let Some(echo) = &mut pod.echo {
+            let netns = &pod.netns;
+            wait_until("echo listens", DEADLINE, &mut [echo], || {
+                netns.enter(|| std::net::TcpStream::connect_timeout(&(addr, 8080).into(), Duration::from_millis(200)).is_ok())
+            })?;
+        }
+        Ok(pod)
+    }
+
+    /// Runs the plugin as a runtime does and returns its result; DEL has none.
+    ///
+    /// # Errors
+    /// With the plugin's error object.
+    pub fn cni(&self, node: usize, verb: &str, container: &str, netns: &Netns) -> Result<Value> {
+        let dir = &self.nodes[node].dir;
+        let list: Value = serde_json::from_str(&fs::read_to_string(dir.join("cni-conf/05-thalweg.conflist"))?)?;
+        let mut config = list.pointer("/plugins/0").cloned().context("the list has no plugin")?;
+        config["cniVersion"] = list["cniVersion"].clone();
+        config["name"] = list["name"].clone();
+        let input = self.owner.run().join(format!("{container}.json"));
+        fs::write(&input, config.to_string())?;
+        let mut command = self.topology.nodes[node].netns.command(dir.join("cni-bin/thalweg-cni"));
+        command
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", container)
+            .env("CNI_NETNS", netns.path())
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", dir.join("cni-bin"))
+            .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID={container}"))
+            .stdin(fs::File::open(&input)?);
+        let output = command.output().context("start the CNI plugin")?;
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "CNI {verb} for {container}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+        if stdout.trim().is_empty() { Ok(Value::Null) } else { serde_json::from_str(&stdout).context("the plugin's result") }
+    }
+
+    /// `thalweg VERB… -o json` for a node.
+    ///
+    /// # Errors
+    /// When it fails or prints no JSON.
+    pub fn view(&self, node: usize, verb: &str) -> Result<Value> {
+        let mut command = self.topology.nodes[node].netns.command(self.bin.join("thalweg"));
+        command.args([verb, "-o", "json", "--bpffs"]).arg(self.nodes[node].dir.join("bpf"));
+        serde_json::from_str(&run(&mut command)?).with_context(|| format!("thalweg {verb} printed no JSON"))
+    }
+
+    /// Waits until `thalweg services` on every node satisfies `ready`.
+    ///
+    /// # Errors
+    /// Names what was waited for.
+    pub fn wait_services(&mut self, what: &str, ready: impl Fn(&Value) -> bool) -> Result<()> {
+        for node in 0..self.nodes.len() {
+            wait_until(what, DEADLINE, &mut [], || Ok(ready(&self.view(node, "services")?)))?;
+        }
+        Ok(())
+    }
+
+    /// kill -9, then a new agent on the same pins and state.
+    ///
+    /// # Errors
+    /// When the new one does not start.
+    pub fn restart_agent(&mut self, node: usize, down: Duration) -> Result<()> {
+        self.nodes[node].agent.kill()?;
+        std::thread::sleep(down);
+        let (dir, cgroup) = (self.nodes[node].dir.clone(), self.nodes[node].cgroup.clone());
+        self.nodes[node].agent = self.agent(node, &dir, &cgroup)?;
+        Ok(())
+    }
+
+    pub fn host(&self, node: usize) -> Place {
+        Place::at(&self.nodes[node].name, self.topology.nodes[node].netns.path(), Some(&self.nodes[node].cgroup.join("system")))
+    }
+
+    pub fn outside(&self) -> Place {
+        Place::at("outside", self.topology.client.path(), None)
+    }
+
+    /// Ends everything; fails when something stays behind.
+    ///
+    /// # Errors
+    /// Lists what stays behind.
+    pub fn remove(self) -> Result<()> {
+        let Self { owner, topology, nodes, .. } = self;
+        drop(nodes);
+        owner.remove()?;
+        drop(topology);
+        Ok(())
+    }
+
+    fn agent(&self, index: usize, dir: &Path, cgroup: &Path) -> Result<Process> {
+        let net = &self.topology.nodes[index];
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        Process::start(Spec {
+            name: "agent",
+            netns: net.netns.path(),
+            cgroup: &cgroup.join("system"),
+            log: self.owner.run().join(format!("{}-agent.log", net.name)),
+            program: &self.bin.join("thalweg"),
+            args: vec![
+                "agent".into(),
+                "--node".into(),
+                net.name.clone(),
+                "--source".into(),
+                format!("file:{}", self.manifests.display()),
+                "--node-address".into(),
+                net.addr.to_string(),
+                "--uplink".into(),
+                UPLINK.into(),
+                "--bpffs".into(),
+                path(&dir.join("bpf")),
+                "--cgroup".into(),
+                path(cgroup),
+                "--state".into(),
+                path(&dir.join("state")),
+                "--run".into(),
+                path(&dir.join("run")),
+                "--cni-bin-dir".into(),
+                path(&dir.join("cni-bin")),
+                "--cni-conf-dir".into(),
+                path(&dir.join("cni-conf")),
+                "--cni-plugin".into(),
+                path(&self.bin.join("thalweg-cni")),
+            ],
+            env: Vec::new(),
+            listener: None,
+        })
+    }
+}
+
+// === impl FilePod ===
+
+impl FilePod {
+    /// In the pod, as one of its own processes.
+    pub fn place(&self) -> Place {
+        Place::at(&self.name, self.netns.path(), Some(&self.cgroup))
+    }
+
+    /// In the pod's namespace but outside its control group: tc alone.
+    pub fn by_tc(&self) -> Place {
+        Place::at(&format!("{} (tc only)", self.name), self.netns.path(), None)
+    }
+
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+}
+
+/// A NodePort service `web` at `vip` whose slice lists these pods.
+pub fn web(vip: &str, pods: &[&FilePod], nodes: &[FileNode]) -> String {
+    let endpoints: Vec<String> = pods
+        .iter()
+        .map(|pod| format!("{{addresses: [{}], conditions: {{ready: true}}, nodeName: {}}}", pod.addr, nodes[pod.node].name))
+        .collect();
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: default}}\n\
+         spec: {{type: NodePort, clusterIP: {vip}, clusterIPs: [{vip}], ports: [{{name: http, port: 80, targetPort: 8080, nodePort: 30080}}, {{name: udp, protocol: UDP, port: 9090, nodePort: 30091}}]}}\n\
+         ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n\
+         ports: [{{name: http, port: 8080, protocol: TCP}}, {{name: udp, port: 9090, protocol: UDP}}]\nendpoints: [{}]\n",
+        endpoints.join(", ")
+    )
+}

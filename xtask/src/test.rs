@@ -70,8 +70,11 @@ fn all(root: &Path, counts: &mut Counts) -> Result<()> {
     clippy(root)?;
     heading("unit tests");
     let unit = cargo::test(root, &["--no-fail-fast"], &[])?;
+    heading("what users get");
+    let bin = up::build(root)?.with_file_name("");
     heading("tests on the kernel, in namespaces (root)");
-    let root_tests = cargo::test(root, &["--no-fail-fast", "--", "--ignored", "--test-threads=1"], &[])?;
+    let env = [("THALWEG_BIN", bin.to_str().context("path of target/release")?)];
+    let root_tests = cargo::test(root, &["--no-fail-fast", "--", "--ignored", "--test-threads=1"], &env)?;
     counts.add(Counts { ignored: 0, ..unit });
     counts.add(Counts { ignored: unit.ignored.saturating_sub(root_tests.passed + root_tests.failed), ..root_tests });
     ensure!(unit.failed + root_tests.failed == 0, "tests failed (see above); the cluster was not started");
@@ -117,9 +120,10 @@ fn one(root: &Path, subject: &str, counts: &mut Counts) -> Result<()> {
 }
 
 fn ignored(root: &Path, select: &[&str], counts: &mut Counts) -> Result<()> {
+    let bin = up::build(root)?.with_file_name("");
     let mut args = select.to_vec();
     args.extend(["--no-fail-fast", "--", "--ignored", "--test-threads=1"]);
-    counts.add(cargo::test(root, &args, &[])?);
+    counts.add(cargo::test(root, &args, &[("THALWEG_BIN", bin.to_str().context("path of target/release")?)])?);
     Ok(())
 }
 
