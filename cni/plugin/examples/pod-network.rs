@@ -2,24 +2,26 @@
 //! To try the plugin by hand, and for tests that kill an agent.
 //!
 //! `pod-network SOCKET STATE_DIR UPLINK POD_CIDR [attach|hang]` in the network namespace of the node. With `hang`, an ADD
-//! stays for ever where the data path would attach. Ends when stdin does.
+//! stays for ever where the data path would attach it. Ends when stdin does.
 
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use thalweg_network::{BoxError, Options, PodDatapath, PodLink, PodNetwork};
 
+#[derive(Default)]
 struct Nothing {
-    hang: bool,
+    hang: AtomicBool,
 }
 
 // === impl Nothing ===
 
 impl PodDatapath for Nothing {
     fn attach(&self, _: &PodLink) -> Result<(), BoxError> {
-        if !self.hang {
+        if !self.hang.load(Ordering::SeqCst) {
             return Ok(());
         }
         loop {
@@ -48,7 +50,10 @@ fn main() -> Result<()> {
         mtu: None,
         quarantine: Duration::from_secs(30),
     };
-    let network = PodNetwork::start(options, Arc::new(Nothing { hang }))?;
+    let datapath = Arc::new(Nothing::default());
+    let network = PodNetwork::start(options, datapath.clone())?;
+    // Pods that were there have been attached by now.
+    datapath.hang.store(hang, Ordering::SeqCst);
     network.set_pod_cidrs(vec![paths[3].parse()?])?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     network.shutdown();

@@ -188,11 +188,11 @@ fn an_add_waits_for_an_agent_that_restarts() {
 #[test]
 fn an_agent_that_hangs_does_not_hold_a_del() {
     let node = Node::new();
-    let agent = node.agent(Reply::Done, Duration::from_secs(12));
+    let agent = node.agent(Reply::Done, Duration::from_secs(11));
     let start = Instant::now();
     let outcome = run("DEL", &CONTAINER, &node.config("1.1.0").to_string());
     assert!(outcome.success, "{}", outcome.stdout);
-    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(11), "{:?}", start.elapsed());
     assert_eq!(std::fs::read_dir(tombstone_dir(node.path())).unwrap().count(), 1);
     agent.join().unwrap();
 }

@@ -77,12 +77,15 @@ fn a_restart_adopts_while_traffic_flows() {
 fn killed_in_the_middle_of_an_add() {
     let mut node = Node::stopped("kill");
     let pods = [1, 2].map(|number| Pod::new("kill", number));
+    let ready =
+        || eventually("the agent is ready", Duration::from_secs(5), || node.run("STATUS", &pods[0], &node.config()).success);
     let mut agent = node.agent(CIDR, "attach");
-    // The plugin waits for an agent that is just starting.
+    ready();
     let first = node.add(&pods[0]).succeeded().address();
     agent.kill();
 
     let mut agent = node.agent(CIDR, "hang");
+    ready();
     thread::scope(|scope| {
         let add = scope.spawn(|| node.add(&pods[1]));
         let name = pods[1].id.host_ifname();
