@@ -16,7 +16,8 @@ pub trait Backend {
     /// This service is not to be served any more.
     fn remove(&mut self, name: &Name);
 
-    /// Every service of the cluster has been set: whatever else was found in the kernel is to go.
+    /// Every service of the cluster has been set: whatever else was found in the kernel is to go. Nothing is removed
+    /// before this is called, by whatever plan.
     fn retain_only_known(&mut self);
 
     /// Brings the kernel to the desired state. A service that could not be brought there keeps its old state, is

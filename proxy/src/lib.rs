@@ -3,9 +3,11 @@
 //! - [`plan`]: what one service should look like on this node. Pure.
 //! - [`Backend`]: desired state in, one `apply`; [`EbpfBackend`] writes the maps of the data path.
 //! - [`Proxy`]: ties them: a world and what became dirty in, an applied difference out.
+//! - [`inspect`]: what is in the kernel, for people.
 
 mod backend;
-mod ebpf;
+pub mod ebpf;
+pub mod inspect;
 pub mod plan;
 mod proxy;
 

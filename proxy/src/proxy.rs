@@ -51,6 +51,15 @@ impl<B: Backend> Proxy<B> {
         self.synced = true;
     }
 
+    /// [`Proxy::synced`] and the first [`Proxy::update`] in one.
+    ///
+    /// # Errors
+    /// As [`Proxy::update`].
+    pub fn first_sync(&mut self, world: &World) -> Result<Applied, thalweg_loader::Error> {
+        self.synced();
+        self.update(world, &Dirty::default())
+    }
+
     /// The node's addresses as the agent sees them; takes effect with the next update.
     pub fn set_view(&mut self, view: NodeView) {
         self.view_changed |= self.view != view;

@@ -21,7 +21,8 @@ impl EbpfBackend {
     ///
     /// # Errors
     /// A map cannot be read.
-    pub fn adopt(tables: Tables) -> Result<Self, Error> {
+    pub fn adopt(tables: impl Into<Tables>) -> Result<Self, Error> {
+        let tables = tables.into();
         let frontends = tables.frontends.entries()?;
         let slots: HashMap<u32, Slot> = tables.slots.entries()?.into_iter().collect();
         let names = tables.services.entries()?;
@@ -63,6 +64,7 @@ impl EbpfBackend {
             dirty: BTreeSet::new(),
             waiting: BTreeMap::new(),
             stale_numbers,
+            complete: false,
             tidy: false,
             numbers,
             blocks: blocks.blocks,

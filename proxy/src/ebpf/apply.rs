@@ -1,38 +1,16 @@
 //! One apply: stage every dirty service in memory, write stage by stage, keep the record true to what was written.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::SocketAddrV4;
-use std::sync::Arc;
 use std::time::Instant;
 
 use thalweg_abi::{Be16, Frontend, FrontendKey, ServiceName, Slot};
 use thalweg_cluster::Name;
 use thalweg_loader::{Error, Table};
 
-use super::{Desired, EbpfBackend, Held, RETRY, Record, full};
+use super::stage::{Pass, Staged};
+use super::{EbpfBackend, Held, RETRY, full};
 use crate::backend::{Applied, Failure};
-use crate::plan::ServicePlan;
-
-/// What one service needs written.
-struct Staged {
-    name: Name,
-    /// `None`: it is to go.
-    plan: Option<Arc<ServicePlan>>,
-    /// Ranges made for it in this apply.
-    fresh: Vec<u32>,
-    /// Frontends the kernel does not have, with their ranges.
-    inserts: Vec<(FrontendKey, Frontend, Option<u32>)>,
-    /// Frontends that change.
-    flips: Vec<(FrontendKey, Frontend, Option<u32>)>,
-    failed: Option<Error>,
-}
-
-/// What services staged earlier in this apply have taken.
-struct Pass {
-    /// Room left in FRONTENDS.
-    room: usize,
-    taken: HashSet<FrontendKey>,
-}
+use crate::plan::PlannedFrontend;
 
 pub(super) fn apply(this: &mut EbpfBackend, now: Instant) -> Result<Applied, Error> {
     let started = Instant::now();
@@ -44,14 +22,14 @@ pub(super) fn apply(this: &mut EbpfBackend, now: Instant) -> Result<Applied, Err
 
     let capacity = this.tables.frontends.capacity() as usize;
     let mut pass = Pass { room: capacity.saturating_sub(this.kernel.len()), taken: HashSet::new() };
-    let mut staged: Vec<Staged> = due.iter().map(|name| this.stage(name, &mut pass)).collect();
+    let mut staged: Vec<Staged> = due.iter().map(|name| this.stage(name, &mut pass, now)).collect();
 
     let mut loose_end = this.write_ready(&mut staged, &mut applied, now);
     this.write_slots(&mut staged, &mut applied);
     this.write_names(&mut staged);
     this.write_frontends(&mut staged, &mut applied, now);
     for service in &mut staged {
-        this.settle(service);
+        this.settle(service, now);
     }
     loose_end = this.remove_frontends(&mut staged, &mut applied, now).or(loose_end);
     loose_end = this.write_gone(&mut applied, now).or(loose_end);
@@ -60,6 +38,10 @@ pub(super) fn apply(this: &mut EbpfBackend, now: Instant) -> Result<Applied, Err
         match service.failed {
             Some(error) => {
                 applied.failed.push(Failure { service: service.name.clone(), error });
+                this.dirty.insert(service.name);
+            }
+            // Something was left: for a service that failed to take it over, or until all are known.
+            None if !this.complete && service.plan.is_none() || this.has_unwanted(&service.name) => {
                 this.dirty.insert(service.name);
             }
             None if service.plan.is_none() => this.forget(&service.name),
@@ -96,128 +78,6 @@ impl EbpfBackend {
             names.retain(|name| !due.contains(name));
         }
         due
-    }
-
-    /// Decides what one service needs; everything it needs room for is taken, or nothing.
-    fn stage(&mut self, name: &Name, pass: &mut Pass) -> Staged {
-        let mut staged =
-            Staged { name: name.clone(), plan: None, fresh: Vec::new(), inserts: Vec::new(), flips: Vec::new(), failed: None };
-        let plan = match self.services.get(name).map(|record| &record.desired) {
-            Some(Desired::Plan(plan)) => plan.clone(),
-            _ => return staged,
-        };
-        staged.plan = Some(plan.clone());
-        if let Err(error) = self.stage_plan(&plan, pass, &mut staged) {
-            for base in std::mem::take(&mut staged.fresh) {
-                let members = self.blocks.discard(base);
-                self.backends.release(&members);
-            }
-            staged.inserts.clear();
-            staged.flips.clear();
-            staged.failed = Some(error);
-        }
-        staged
-    }
-
-    fn stage_plan(&mut self, plan: &ServicePlan, pass: &mut Pass, staged: &mut Staged) -> Result<(), Error> {
-        let number = self.number(&plan.name)?;
-        let mut wanted = Vec::new();
-        for frontend in &plan.frontends {
-            let key = frontend.key();
-            if pass.taken.contains(&key) || self.is_anothers(&key, &plan.name) {
-                self.waiting.entry(key).or_default().insert(plan.name.clone());
-            } else {
-                wanted.push((key, frontend));
-            }
-        }
-        let new = wanted.iter().filter(|(key, _)| !self.kernel.contains_key(key)).count();
-        if new > pass.room {
-            return Err(full("FRONTENDS", self.tables.frontends.capacity()));
-        }
-
-        let mut bases: HashMap<usize, Option<u32>> = HashMap::new();
-        for (key, frontend) in &wanted {
-            let block = match bases.get(&frontend.set) {
-                Some(block) => *block,
-                None => {
-                    let endpoints = plan.sets.get(frontend.set).map_or(&[][..], |set| &set.endpoints);
-                    let block = self.block(&plan.name, endpoints, &mut staged.fresh)?;
-                    bases.insert(frontend.set, block);
-                    block
-                }
-            };
-            let held = self.kernel.get(key);
-            let value = Frontend {
-                service: number,
-                generation: held.map_or(0, |held| held.value.generation),
-                base: block.unwrap_or_default(),
-                count: block.and_then(|base| self.blocks.get(base)).map_or(0, |block| block.len),
-                flags: frontend.flags,
-                affinity_seconds: frontend.affinity_seconds,
-            };
-            let next = Frontend { generation: value.generation.wrapping_add(1), ..value };
-            match held {
-                None => staged.inserts.push((*key, next, block)),
-                Some(held) if held.value != value || held.owner.as_ref() != Some(&plan.name) => {
-                    staged.flips.push((*key, next, block))
-                }
-                Some(_) => {}
-            }
-        }
-        pass.room -= new;
-        pass.taken.extend(wanted.iter().map(|(key, _)| *key));
-        Ok(())
-    }
-
-    fn number(&mut self, name: &Name) -> Result<u32, Error> {
-        let record = self.services.entry(name.clone()).or_insert_with(Record::new);
-        match record.number {
-            Some(number) => Ok(number),
-            None => Ok(*record.number.insert(self.numbers.take()?)),
-        }
-    }
-
-    /// True when another service has this frontend and is to keep it: who came first stays.
-    fn is_anothers(&self, key: &FrontendKey, name: &Name) -> bool {
-        self.kernel
-            .get(key)
-            .and_then(|held| held.owner.as_ref())
-            .filter(|owner| *owner != name)
-            .and_then(|owner| self.services.get(owner))
-            .is_some_and(|record| record.wants(key))
-    }
-
-    /// The range for a set: one that the service has already, or a fresh one. `None` for the empty set.
-    fn block(&mut self, name: &Name, endpoints: &[SocketAddrV4], fresh: &mut Vec<u32>) -> Result<Option<u32>, Error> {
-        if endpoints.is_empty() {
-            return Ok(None);
-        }
-        let own = self.services.get(name).into_iter().flat_map(|record| &record.frontends);
-        for base in own.filter_map(|key| self.kernel.get(key)?.block) {
-            if self.blocks.get(base).is_some_and(|block| block.content.as_deref() == Some(endpoints)) {
-                return Ok(Some(base));
-            }
-        }
-        let mut members = Vec::with_capacity(endpoints.len());
-        for endpoint in endpoints {
-            match self.backends.acquire(*endpoint) {
-                Some(id) => members.push(id),
-                None => {
-                    self.backends.release(&members);
-                    return Err(full("BACKENDS", self.tables.backends.capacity()));
-                }
-            }
-        }
-        match self.blocks.create(members.clone(), endpoints.to_vec()) {
-            Some(base) => {
-                fresh.push(base);
-                Ok(Some(base))
-            }
-            None => {
-                self.backends.release(&members);
-                Err(full("SLOTS", self.tables.slots.capacity()))
-            }
-        }
     }
 
     /// Backends that new ranges hold become ready first. Returns an error that is no staged service's.
@@ -330,39 +190,36 @@ impl EbpfBackend {
         }
     }
 
-    fn leave(&mut self, block: Option<u32>, now: Instant) {
+    pub(super) fn leave(&mut self, block: Option<u32>, now: Instant) {
         if let Some(base) = block {
             let members = self.blocks.unreference(base, now);
             self.backends.release(&members);
         }
     }
 
-    /// Ranges that were made and never used go back; what drains takes effect when the service has been written.
-    fn settle(&mut self, service: &mut Staged) {
-        for base in std::mem::take(&mut service.fresh) {
-            let members = self.blocks.discard(base);
-            self.backends.release(&members);
-        }
-        if service.failed.is_some() {
-            return;
-        }
-        if let Some(record) = self.services.get_mut(&service.name) {
-            let draining = service.plan.as_ref().map(|plan| plan.draining.clone()).unwrap_or_default();
-            self.backends.drain(&record.draining, &draining);
-            record.draining = draining;
-        }
-    }
-
     /// Frontends, and names, that nobody wants any more. Returns an error that is no staged service's.
     fn remove_frontends(&mut self, staged: &mut [Staged], applied: &mut Applied, now: Instant) -> Option<Error> {
+        // Somebody who has not been heard of yet may want what another gives up.
+        if !self.complete {
+            return None;
+        }
         let mut drops: Vec<(FrontendKey, Option<usize>)> = Vec::new();
         let mut numbers: Vec<(u32, Option<usize>)> = Vec::new();
+        // A frontend that a failed service is to take over stays as it is until that succeeds.
+        let awaited: HashSet<FrontendKey> = staged
+            .iter()
+            .filter(|service| service.failed.is_some())
+            .filter_map(|service| service.plan.as_ref())
+            .flat_map(|plan| plan.frontends.iter().map(PlannedFrontend::key))
+            .collect();
         for (index, service) in staged.iter().enumerate().filter(|(_, service)| service.failed.is_none()) {
             let Some(record) = self.services.get(&service.name) else { continue };
-            drops.extend(record.frontends.iter().filter(|key| !record.wants(key)).map(|key| (*key, Some(index))));
+            let unwanted = record.frontends.iter().filter(|key| !record.wants(key) && !awaited.contains(key));
+            drops.extend(unwanted.map(|key| (*key, Some(index))));
         }
         if self.tidy {
-            drops.extend(self.kernel.iter().filter(|(_, held)| held.owner.is_none()).map(|(key, _)| (*key, None)));
+            let nobodys = self.kernel.iter().filter(|(key, held)| held.owner.is_none() && !awaited.contains(key));
+            drops.extend(nobodys.map(|(key, _)| (*key, None)));
             numbers.extend(self.stale_numbers.iter().map(|number| (*number, None)));
         }
         let keys: Vec<FrontendKey> = drops.iter().map(|(key, _)| *key).collect();
@@ -387,7 +244,7 @@ impl EbpfBackend {
 
         for (index, service) in staged.iter().enumerate() {
             if let (None, None, Some(record)) = (&service.failed, &service.plan, self.services.get(&service.name))
-                && let (Some(number), true) = (record.number, record.named)
+                && let (Some(number), true, true) = (record.number, record.named, record.frontends.is_empty())
             {
                 numbers.push((number, Some(index)));
             }
@@ -405,7 +262,7 @@ impl EbpfBackend {
                 (Some(error), None) => loose_end = Some(error),
             }
         }
-        if loose_end.is_none() {
+        if loose_end.is_none() && awaited.is_empty() {
             self.tidy = false;
         }
         loose_end
@@ -428,6 +285,10 @@ impl EbpfBackend {
         loose_end
     }
 
+    fn has_unwanted(&self, name: &Name) -> bool {
+        self.services.get(name).is_some_and(|record| record.frontends.iter().any(|key| !record.wants(key)))
+    }
+
     /// A service that is gone, in the kernel too.
     fn forget(&mut self, name: &Name) {
         if let Some(record) = self.services.remove(name)
@@ -438,21 +299,41 @@ impl EbpfBackend {
     }
 }
 
-/// Writes all of it, in one batch when that works. Returns what could not be written.
-fn write_all<K: Copy + Eq + std::hash::Hash, V: Copy>(table: &mut dyn Table<K, V>, entries: &[(K, V)]) -> HashMap<K, Error> {
+/// Writes all of it, in one batch when that works. Returns what the map does not hold afterwards.
+fn write_all<K, V>(table: &mut dyn Table<K, V>, entries: &[(K, V)]) -> HashMap<K, Error>
+where
+    K: Copy + Eq + std::hash::Hash,
+    V: Copy + PartialEq,
+{
     if entries.is_empty() || table.update(entries).is_ok() {
         return HashMap::new();
     }
-    // Which entries of the batch were at fault is not known: writing one twice does no harm.
-    entries.iter().filter_map(|entry| Some((entry.0, table.update(std::slice::from_ref(entry)).err()?))).collect()
+    // A part of the batch was written; which, is not known. One by one then: what is there already is well.
+    let mut failed = HashMap::new();
+    for (key, value) in entries {
+        if let Err(error) = table.update(&[(*key, *value)])
+            && !table.get(key).is_ok_and(|held| held == Some(*value))
+        {
+            failed.insert(*key, error);
+        }
+    }
+    failed
 }
 
-/// Deletes all of it. Returns what could not be deleted.
+/// Deletes all of it. Returns what the map still holds.
 fn delete_all<K: Copy + Eq + std::hash::Hash, V>(table: &mut dyn Table<K, V>, keys: &[K]) -> HashMap<K, Error> {
     if keys.is_empty() || table.delete(keys).is_ok() {
         return HashMap::new();
     }
-    keys.iter().filter_map(|key| Some((*key, table.delete(std::slice::from_ref(key)).err()?))).collect()
+    let mut failed = HashMap::new();
+    for key in keys {
+        if let Err(error) = table.delete(&[*key])
+            && !table.get(key).is_ok_and(|held| held.is_none())
+        {
+            failed.insert(*key, error);
+        }
+    }
+    failed
 }
 
 /// One failed write can fail several services.

@@ -10,6 +10,7 @@ mod arena;
 mod backends;
 mod blocks;
 mod numbers;
+mod stage;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddrV4;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use thalweg_abi::{Backend as BackendEntry, Frontend, FrontendKey, ServiceName, Slot};
 use thalweg_cluster::Name;
-use thalweg_loader::{Error, Table};
+use thalweg_loader::{Error, Maps, Table};
 
 use crate::backend::{Applied, Backend};
 use crate::plan::ServicePlan;
@@ -51,6 +52,8 @@ pub struct EbpfBackend {
     waiting: BTreeMap<FrontendKey, BTreeSet<Name>>,
     /// Numbers with a name that is another number's too.
     stale_numbers: Vec<u32>,
+    /// Every service has been heard of; nothing is removed before.
+    complete: bool,
     /// Frontends of nobody, and stale numbers, are to go.
     tidy: bool,
     numbers: Numbers,
@@ -110,6 +113,12 @@ impl Tables {
     }
 }
 
+impl From<Maps> for Tables {
+    fn from(maps: Maps) -> Self {
+        Self::new(maps.frontends, maps.slots, maps.backends, maps.services)
+    }
+}
+
 // === impl EbpfBackend ===
 
 impl Backend for EbpfBackend {
@@ -139,6 +148,7 @@ impl Backend for EbpfBackend {
             }
         }
         self.backends.release_held();
+        self.complete = true;
         self.tidy = true;
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The node is n1 (172.30.0.11, zone z1). A service is words: an address is its ClusterIP, `80/tcp`, `http=80/tcp:30080`
 //! a port, the rest see [`service`]. A slice is a line of text: its ports, a bar, its endpoints; `1.5` is
-//! 10.244.1.5 on node n1. Suffixes: `!` not ready, `~` serving while terminating, `x` terminating and not serving,
+//! 10.244.1.5 on node n1, `[fd00::5]` an IPv6 address. Suffixes: `!` not ready, `~` serving while terminating, `x` terminating and not serving,
 //! `#z1` a hint for a zone, `@n1` a hint for a node.
 
 use thalweg_cluster::{Change, Condition, Dirty, Endpoint, EndpointPort, EndpointSlice, Family, LoadBalancerAddress, Node};
@@ -92,11 +92,15 @@ fn endpoint(text: &str) -> Endpoint {
         Some(at) => (&body[..at], Some(&body[at..])),
         None => (body, None),
     };
-    let (node, host) = body.split_once('.').expect("node.host");
+    let (node, host) = body.split_once('.').unwrap_or(("6", ""));
     let hint_of = |sign: char| hint.and_then(|hint| hint.strip_prefix(sign)).map(Into::into).into_iter().collect();
     Endpoint {
         addresses: vec![
-            if body.contains(':') { body.parse() } else { format!("10.244.{node}.{host}").parse() }.expect("address"),
+            match body.strip_prefix('[') {
+                Some(v6) => v6.trim_end_matches(']').parse(),
+                None => format!("10.244.{node}.{host}").parse(),
+            }
+            .expect("address"),
         ],
         condition: Condition {
             ready: suffix.is_empty(),
@@ -117,7 +121,7 @@ fn slice(index: usize, service: &Name, line: &str) -> EndpointSlice {
     EndpointSlice {
         name: Name { namespace: service.namespace.clone(), name: format!("slice-{index}").into() },
         service: service.clone(),
-        family: Family::V4,
+        family: if endpoints.contains('[') { Family::V6 } else { Family::V4 },
         ports: ports
             .split_whitespace()
             .map(port)
@@ -213,7 +217,6 @@ fn what_is_served_at_all() {
     check("SCTP alone", "10.96.0.7 9/sctp", &["9/sctp | 1.5"], "");
     check("IPv6 alone", "fd00::7 80/tcp", &[], "");
     check("no endpoints: refused", "10.96.0.7 80/tcp", &[], "10.96.0.7:80/tcp ->; ours 10.96.0.7");
-    check("unknown service", "10.96.0.7 80/tcp", &[], "10.96.0.7:80/tcp ->; ours 10.96.0.7");
     let unknown = plan(&World::default(), &name(NAME), &view());
     assert!(unknown.frontends.is_empty() && unknown.sets.is_empty() && unknown.draining.is_empty());
 }
@@ -230,7 +233,7 @@ fn slices_are_merged() {
     check("another port's slice", web, &["8080/tcp | 1.5 2.6", "metrics=9/tcp | 1.7"], both);
     check("another protocol's slice", web, &["8080/tcp | 1.5 2.6", "8080/udp | 1.7"], both);
     check("an empty slice", web, &["8080/tcp |", "8080/tcp | 1.5 2.6"], both);
-    check("an IPv6 endpoint", web, &["8080/tcp | 1.5 2.6"], both);
+    check("an IPv6 slice", web, &["8080/tcp | 1.5 2.6", "8080/tcp | [fd00::5]"], both);
     check(
         "two ports, one target",
         "10.96.0.7 a=80/tcp b=81/tcp",
