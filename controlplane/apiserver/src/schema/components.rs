@@ -144,7 +144,9 @@ fn apply(components: &mut Map<String, Value>, fact: &facts::Fact) {
             }
         }
         Merge::Map { keys, patch_key, retain_keys } => {
-            if !keys.is_empty() {
+            if keys.is_empty() {
+                field.insert("x-kubernetes-list-type".into(), "atomic".into());
+            } else {
                 field.insert("x-kubernetes-list-type".into(), "map".into());
                 field.insert("x-kubernetes-list-map-keys".into(), json!(keys));
             }

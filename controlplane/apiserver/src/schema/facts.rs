@@ -70,6 +70,8 @@ const fn patched_set(component: &'static str, field: &'static str) -> Fact {
 pub(super) const FACTS: &[Fact] = &[
     by("meta.v1.ObjectMeta", "ownerReferences", &["uid"]),
     patched_set("meta.v1.ObjectMeta", "finalizers"),
+    atomic("meta.v1.ObjectMeta", "managedFields"),
+    atomic("meta.v1.DeleteOptions", "dryRun"),
     atomic("meta.v1.LabelSelector", "matchExpressions"),
     atomic("meta.v1.LabelSelectorRequirement", "values"),
     // pods
@@ -89,6 +91,7 @@ pub(super) const FACTS: &[Fact] = &[
     by("core.v1.PodStatus", "podIPs", &["ip"]),
     patched("core.v1.PodStatus", "hostIPs", "ip"),
     union("core.v1.PodStatus", "resourceClaimStatuses", &["name"]),
+    atomic("core.v1.PodStatus", "nodeAllocatableResourceClaimStatuses"),
     atomic("core.v1.PodStatus", "containerStatuses"),
     atomic("core.v1.PodStatus", "initContainerStatuses"),
     atomic("core.v1.PodStatus", "ephemeralContainerStatuses"),
@@ -116,6 +119,8 @@ pub(super) const FACTS: &[Fact] = &[
     keyed("core.v1.ResourceRequirements", "claims", &["name"]),
     atomic("core.v1.PodExtendedResourceClaimStatus", "requestMappings"),
     atomic("core.v1.ExecAction", "command"),
+    set("core.v1.ContainerRestartRuleOnExitCodes", "values"),
+    atomic("core.v1.LinuxContainerUser", "supplementalGroups"),
     atomic("core.v1.HTTPGetAction", "httpHeaders"),
     atomic("core.v1.Capabilities", "add"),
     atomic("core.v1.Capabilities", "drop"),
