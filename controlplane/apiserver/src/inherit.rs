@@ -47,6 +47,9 @@ fn take(fd: RawFd) -> Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+    use std::os::fd::IntoRawFd as _;
+
     use super::*;
 
     #[test]
@@ -65,5 +68,21 @@ mod tests {
         check(Some("42"), None, Err("LISTEN_FDS is not set"));
         check(Some("42"), Some("0"), Err("no socket"));
         check(Some("42"), Some("many"), Err("must be a number"));
+    }
+
+    #[test]
+    fn only_listening_sockets_are_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let taken = take(listener.into_raw_fd()).unwrap();
+        assert_eq!(taken.local_addr().unwrap(), address);
+        let connected = TcpStream::connect(address).unwrap();
+        let check = |fd: RawFd, words: &str| {
+            let error = format!("{:#}", take(fd).err().unwrap());
+            assert!(error.contains(words), "{error}");
+        };
+        check(connected.into_raw_fd(), "does not listen");
+        check(std::fs::File::open("/proc/self/status").unwrap().into_raw_fd(), "is not a socket");
+        check(9999, "is not open");
     }
 }

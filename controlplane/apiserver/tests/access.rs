@@ -2,8 +2,17 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Server, client, send};
+use futures::{AsyncBufReadExt as _, StreamExt as _};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::server::WebPkiClientVerifier;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -118,5 +127,69 @@ async fn logs_say_why_there_are_none() {
     server.ok("POST", "/api/v1/nodes", json!({"metadata": {"name": "n1"}, "status": status})).await;
     let words = format!("https://127.0.0.1:{closed}/containerLogs/default/p/c");
     server.fails("GET", &log, Value::Null, 500, "InternalError", &words).await;
+    server.stop().await;
+}
+
+/// A kubelet of one answer: TLS with a certificate of its own making, clients of the cluster's CA only. Returns what was asked,
+/// after the first half of the log was sent; the rest follows when told.
+async fn kubelet(
+    data: &std::path::Path,
+    half: &'static str,
+    rest: &'static str,
+) -> (u16, tokio::task::JoinHandle<String>, Arc<tokio::sync::Notify>) {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["kubelet".to_owned()]).expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    let ca = rustls::pki_types::CertificateDer::from_pem_file(data.join("pki/ca.crt")).expect("the CA");
+    roots.add(ca).expect("a root");
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().expect("a verifier");
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("a key");
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![cert.der().clone()], key)
+        .expect("a configuration");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let more = Arc::new(tokio::sync::Notify::new());
+    let told = more.clone();
+    let serving = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.expect("a connection");
+        let mut stream = acceptor.accept(tcp).await.expect("a client of the cluster's CA");
+        let mut request = vec![0; 4096];
+        let size = stream.read(&mut request).await.expect("a request");
+        let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(format!("{head}{}", chunk(half)).as_bytes()).await.expect("sent");
+        stream.flush().await.expect("sent");
+        told.notified().await;
+        stream.write_all(format!("{}0\r\n\r\n", chunk(rest)).as_bytes()).await.expect("sent");
+        stream.shutdown().await.expect("closed");
+        String::from_utf8_lossy(&request[..size]).into_owned()
+    });
+    (port, serving, more)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_are_streamed_from_the_kubelet() {
+    let server = Server::start().await;
+    let (port, serving, more) = kubelet(&server.dir.path().join("data"), "one\n", "two\n").await;
+    let status = json!({"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}});
+    server.ok("POST", "/api/v1/nodes", json!({"metadata": {"name": "n1"}, "status": status})).await;
+    server.ok("POST", PODS, common::pod("p")).await;
+    server.ok("POST", &format!("{PODS}/p/binding"), json!({"metadata": {"name": "p"}, "target": {"name": "n1"}})).await;
+    let request = http::Request::get(format!("{PODS}/p/log?follow=true&tailLines=5")).body(Vec::new()).expect("a request");
+    let mut lines = server.client.request_stream(request).await.expect("a stream").lines();
+    let mut next =
+        async || tokio::time::timeout(common::WAIT, lines.next()).await.expect("in time").map(|line| line.expect("a line"));
+    assert_eq!(next().await.as_deref(), Some("one"), "the first line comes before the log ends");
+    more.notify_one();
+    assert_eq!(next().await.as_deref(), Some("two"));
+    assert_eq!(next().await, None);
+    let asked = serving.await.expect("no panic");
+    assert!(asked.starts_with("GET /containerLogs/default/p/c?follow=true&tailLines=5 HTTP/1.1\r\n"), "{asked}");
     server.stop().await;
 }

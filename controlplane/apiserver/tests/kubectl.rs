@@ -1,4 +1,4 @@
-//! The real kubectl against a server in this process: what its users do all day.
+//! The real kubectl (`KUBECTL` names another one) against a server in this process: what its users do all day.
 
 mod common;
 
@@ -56,7 +56,7 @@ struct Kubectl<'a>(&'a Server);
 impl Kubectl<'_> {
     async fn run(&self, arguments: &str, input: &str) -> (bool, String) {
         let server = self.0;
-        let mut child = Command::new("kubectl")
+        let mut child = Command::new(std::env::var_os("KUBECTL").unwrap_or_else(|| "kubectl".into()))
             .arg("--kubeconfig")
             .arg(server.kubeconfig())
             .arg("--cache-dir")
