@@ -147,14 +147,17 @@ pub fn version_dirs(pin_root: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// Unmounts the bpffs that holds `pin_root` if it was mounted here and nothing else is pinned in it. Says what it did.
 pub fn unmount(pin_root: &Path) -> Result<Option<String>, Error> {
-    let table =
-        fs::read_to_string("/proc/thread-self/mountinfo").map_err(|source| error(pin_root, "cannot read the mounts", source))?;
+    let table = fs::read_to_string("/proc/thread-self/mountinfo")
+        .map_err(|source| error(pin_root, "cannot read the mounts", source))?;
     let Some(mount_point) = mounted_here(&table, pin_root) else { return Ok(None) };
     // Names with dots are the kernel's own (`maps.debug`); nobody can pin under such a name.
     if names(&mount_point)?.iter().any(|name| !name.contains('.')) {
         return Ok(None);
     }
-    umount2(&mount_point, MntFlags::empty()).map_err(|errno| error(&mount_point, "cannot unmount the bpffs", errno.into()))?;
+    // Detached rather than refused: a child that is between fork and exec holds a copy of every open file, and with
+    // the last of them the mount goes.
+    umount2(&mount_point, MntFlags::MNT_DETACH)
+        .map_err(|errno| error(&mount_point, "cannot unmount the bpffs", errno.into()))?;
     Ok(Some(format!("bpffs at {}", mount_point.display())))
 }
 

@@ -6,9 +6,9 @@ use anyhow::Result;
 use thalweg_abi::{Counter, CtDirection, CtFlags, CtState, Proto, SNAT_PORT_MIN};
 use thalweg_lab::packet::{ACK, Packet, SYN, assert_frame};
 
-use super::node::{
-    CLIENT, FIRST_BACKEND, NODE, Node, PASS, POD_A, POD_B, REDIRECT, REMOTE, SERVICE, VIP, at, host_mac, pod_mac, served,
-    tuple_of,
+use super::{
+    node::{CLIENT, NODE, Node, PASS, POD_A, POD_B, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, tuple_of},
+    tables::{FIRST_BACKEND, SERVICE, served},
 };
 
 #[test]
@@ -18,7 +18,7 @@ fn pod_to_cluster_ip_is_translated_and_reply_returns() -> Result<()> {
     node.serve(served(Proto::TCP, VIP, 80), &[at(POD_B, 8080)])?;
 
     let syn = Packet::tcp(at(POD_A, 40_000), at(VIP, 80), SYN);
-    let out = node.from_pod(&syn)?;
+    let out = node.pod_sends(&syn)?;
     assert_eq!(out.verdict, REDIRECT);
     let arrives = syn.clone().to(at(POD_B, 8080)).ttl(63).macs(host_mac(POD_B), pod_mac(POD_B));
     assert_frame("to the backend", &out.packet, &arrives);
@@ -30,7 +30,7 @@ fn pod_to_cluster_ip_is_translated_and_reply_returns() -> Result<()> {
     assert_eq!((reply.state, reply.direction, reply.packets), (CtState::NEW, CtDirection::REPLY, 0));
 
     let answer = Packet::tcp(at(POD_B, 8080), at(POD_A, 40_000), SYN | ACK);
-    let out = node.from_pod(&answer)?;
+    let out = node.pod_sends(&answer)?;
     assert_eq!(out.verdict, REDIRECT);
     let arrives = answer.from(at(VIP, 80)).ttl(63).macs(host_mac(POD_A), pod_mac(POD_A));
     assert_frame("back to the client", &out.packet, &arrives);
@@ -61,12 +61,12 @@ fn pod_to_remote_backend_leaves_by_the_wire_and_reply_is_delivered_into_the_pod(
     // Odd lengths, and a datagram without a checksum, which stays without.
     let question = Packet::udp(at(POD_A, 40_000), at(VIP, 53), b"question").id(1);
     for question in [question.clone(), question.clone().payload(b"odd"), question.without_checksum()] {
-        let out = node.from_pod(&question)?;
+        let out = node.pod_sends(&question)?;
         assert_eq!(out.verdict, REDIRECT);
         assert_frame("to the backend", &out.packet, &question.clone().to(at(REMOTE, 5353)).ttl(63));
     }
     let answer = Packet::udp(at(REMOTE, 5353), at(POD_A, 40_000), b"answer").ttl(63);
-    let out = node.from_wire(&answer)?;
+    let out = node.wire_brings(&answer)?;
     assert_eq!(out.verdict, REDIRECT);
     let arrives = answer.from(at(VIP, 53)).ttl(62).macs(host_mac(POD_A), pod_mac(POD_A));
     assert_frame("back to the client", &out.packet, &arrives);
@@ -83,7 +83,7 @@ fn pod_reaches_itself_through_its_own_service() -> Result<()> {
     node.serve(served(Proto::TCP, VIP, 80), &[at(POD_A, 8080)])?;
 
     let syn = Packet::tcp(at(POD_A, 40_000), at(VIP, 80), SYN);
-    let out = node.from_pod(&syn)?;
+    let out = node.pod_sends(&syn)?;
     assert_eq!(out.verdict, REDIRECT);
     // From the service's address, or the pod would answer itself directly.
     let arrives = syn.clone().from(at(VIP, 40_000)).to(at(POD_A, 8080)).ttl(63).macs(host_mac(POD_A), pod_mac(POD_A));
@@ -92,7 +92,7 @@ fn pod_reaches_itself_through_its_own_service() -> Result<()> {
     assert_eq!(forward.flags.0, CtFlags::HAIRPIN | CtFlags::SNAT);
 
     let answer = Packet::tcp(at(POD_A, 8080), at(VIP, 40_000), SYN | ACK);
-    let out = node.from_pod(&answer)?;
+    let out = node.pod_sends(&answer)?;
     assert_eq!(out.verdict, REDIRECT);
     let arrives = answer.from(at(VIP, 80)).to(at(POD_A, 40_000)).ttl(63).macs(host_mac(POD_A), pod_mac(POD_A));
     assert_frame("back to itself", &out.packet, &arrives);
@@ -108,19 +108,19 @@ fn process_of_the_node_serves_a_pod_through_the_hosts_stack() -> Result<()> {
     node.serve(served(Proto::TCP, VIP, 443), &[at(NODE, 6443)])?;
 
     let syn = Packet::tcp(at(POD_A, 40_000), at(VIP, 443), SYN);
-    let out = node.from_pod(&syn)?;
+    let out = node.pod_sends(&syn)?;
     assert_eq!(out.verdict, PASS);
     assert_frame("to the stack", &out.packet, &syn.clone().to(at(NODE, 6443)));
 
     let answer = Packet::tcp(at(NODE, 6443), at(POD_A, 40_000), SYN | ACK);
-    let out = node.to_pod_a(&answer)?;
+    let out = node.stack_sends_pod_a(&answer)?;
     assert_eq!(out.verdict, PASS);
     assert_frame("back to the client", &out.packet, &answer.from(at(VIP, 443)));
     assert_eq!(node.pair(&syn)?.0.state, CtState::ESTABLISHED);
 
     // What the host's stack sends otherwise is its own.
     let other = Packet::tcp(at(NODE, 10_250), at(POD_A, 40_000), ACK);
-    let out = node.to_pod_a(&other)?;
+    let out = node.stack_sends_pod_a(&other)?;
     assert_eq!(out.verdict, PASS);
     assert_frame("untouched", &out.packet, &other);
     assert_eq!(node.drops()?, []);
@@ -134,24 +134,24 @@ fn what_is_not_for_a_service_is_not_translated() -> Result<()> {
     node.serve(served(Proto::TCP, VIP, 80), &[at(POD_B, 8080)])?;
 
     let to_pod = Packet::tcp(at(POD_A, 40_000), at(POD_B, 8080), SYN);
-    let out = node.from_pod(&to_pod)?;
+    let out = node.pod_sends(&to_pod)?;
     assert_eq!(out.verdict, REDIRECT);
     assert_frame("into the pod", &out.packet, &to_pod.ttl(63).macs(host_mac(POD_B), pod_mac(POD_B)));
 
     let ping = Packet::icmp(POD_A, POD_B, 8, 0, [0, 1, 0, 1], b"ping");
-    let out = node.from_pod(&ping)?;
+    let out = node.pod_sends(&ping)?;
     assert_eq!(out.verdict, REDIRECT);
     assert_frame("into the pod", &out.packet, &ping.ttl(63).macs(host_mac(POD_B), pod_mac(POD_B)));
 
     // For the stack: other nodes, the node itself, the outside, and what lives no longer.
     for dst in [REMOTE, NODE, CLIENT] {
         let packet = Packet::udp(at(POD_A, 40_000), at(dst, 80), b"x");
-        let out = node.from_pod(&packet)?;
+        let out = node.pod_sends(&packet)?;
         assert_eq!(out.verdict, PASS, "{dst}");
         assert_frame("to the stack", &out.packet, &packet);
     }
     let dying = Packet::udp(at(POD_A, 40_000), at(POD_B, 80), b"x").ttl(1);
-    let out = node.from_pod(&dying)?;
+    let out = node.pod_sends(&dying)?;
     assert_eq!(out.verdict, PASS);
     assert_frame("to the stack", &out.packet, &dying);
 
@@ -169,7 +169,7 @@ fn flows_spread_over_all_backends() -> Result<()> {
     let mut seen = BTreeMap::new();
     for port in 40_000..40_400 {
         let packet = Packet::udp(at(POD_A, port), at(VIP, 80), b"x");
-        node.from_pod(&packet)?;
+        node.pod_sends(&packet)?;
         let to = node.pair(&packet)?.0.to;
         *seen.entry((to.dst, to.dport)).or_insert(0) += 1;
     }
@@ -189,8 +189,8 @@ fn one_backend_behind_two_addresses_keeps_flows_of_one_client_port_apart() -> Re
 
     let first = Packet::udp(at(POD_A, 40_000), at(VIP, 80), b"first");
     let second = Packet::udp(at(POD_A, 40_000), at(VIP, 81), b"second");
-    node.from_pod(&first)?;
-    let out = node.from_pod(&second)?;
+    node.pod_sends(&first)?;
+    let out = node.pod_sends(&second)?;
     assert_eq!(node.counter(Counter::TcPortRealloc)?, 1);
     let (forward, _) = node.pair(&second)?;
     let port = forward.to.sport.to_host();
@@ -200,7 +200,7 @@ fn one_backend_behind_two_addresses_keeps_flows_of_one_client_port_apart() -> Re
 
     for (to_port, from) in [(40_000, 80), (port, 81)] {
         let answer = Packet::udp(at(POD_B, 8080), at(POD_A, to_port), b"answer");
-        let out = node.from_pod(&answer)?;
+        let out = node.pod_sends(&answer)?;
         let arrives = answer.from(at(VIP, from)).to(at(POD_A, 40_000)).ttl(63).macs(host_mac(POD_A), pod_mac(POD_A));
         assert_frame("each to its own", &out.packet, &arrives);
     }
@@ -216,7 +216,7 @@ fn ip_options_stay_in_a_translated_packet() -> Result<()> {
     node.serve(served(Proto::TCP, VIP, 80), &[at(POD_B, 8080)])?;
     for options in [&[1; 4][..], &[1; 40]] {
         let syn = Packet::tcp(at(POD_A, 40_000), at(VIP, 80), SYN).options(options).payload(b"fast open");
-        let out = node.from_pod(&syn)?;
+        let out = node.pod_sends(&syn)?;
         assert_eq!(out.verdict, REDIRECT);
         let arrives = syn.to(at(POD_B, 8080)).ttl(63).macs(host_mac(POD_B), pod_mac(POD_B));
         assert_frame("options kept", &out.packet, &arrives);
@@ -230,7 +230,7 @@ fn translated_packet_that_lives_no_longer_is_answered_with_what_was_sent() -> Re
     let mut node = Node::new()?;
     node.serve(served(Proto::UDP, VIP, 80), &[at(REMOTE, 8080)])?;
     let probe = Packet::udp(at(POD_A, 40_000), at(VIP, 80), b"traceroute").ttl(1);
-    let out = node.from_pod(&probe)?;
+    let out = node.pod_sends(&probe)?;
     assert_eq!(out.verdict, REDIRECT);
     let (src, dst) = (probe.mac_dst, probe.mac_src);
     let told = probe.quoted_by(NODE, 11, 0, [0; 4], 8).id(0).dont_fragment().macs(src, dst);
@@ -246,7 +246,7 @@ fn translated_packet_too_big_for_the_next_link_is_answered_with_its_mtu() -> Res
     node.netns.ip("link set eth0 mtu 1400")?;
     node.serve(served(Proto::TCP, VIP, 80), &[at(REMOTE, 8080)])?;
     let big = Packet::tcp(at(POD_A, 40_000), at(VIP, 80), ACK).payload(&[7; 1400]).dont_fragment();
-    let out = node.from_pod(&big)?;
+    let out = node.pod_sends(&big)?;
     assert_eq!(out.verdict, REDIRECT);
     let (src, dst) = (big.mac_dst, big.mac_src);
     let mtu = [0, 0, (1400 >> 8) as u8, (1400 & 0xff) as u8];
@@ -254,7 +254,7 @@ fn translated_packet_too_big_for_the_next_link_is_answered_with_its_mtu() -> Res
     assert_frame("fragmentation needed", &out.packet, &told);
     // What may be fragmented is left to the stack, translated.
     let big = big.fragment(0);
-    let out = node.from_pod(&big)?;
+    let out = node.pod_sends(&big)?;
     assert_eq!(out.verdict, PASS);
     assert_frame("to the stack", &out.packet, &big.to(at(REMOTE, 8080)));
     Ok(())

@@ -5,7 +5,10 @@ use thalweg_abi::{BackendState, Counter, CtDirection, CtEntry, CtFlags, CtState,
 use thalweg_lab::packet::{ACK, FIN, Packet, RST, SYN, assert_frame};
 use thalweg_loader::Table;
 
-use super::node::{DROP, FIRST_BACKEND, Node, POD_A, POD_B, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, served, tuple_of};
+use super::{
+    node::{DROP, Node, POD_A, POD_B, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, tuple_of},
+    tables::{FIRST_BACKEND, served},
+};
 
 fn client(flags: u8) -> Packet {
     Packet::tcp(at(POD_A, 40_000), at(VIP, 80), flags)
@@ -40,7 +43,7 @@ fn tcp_flow_lives_from_syn_to_the_second_fin() -> Result<()> {
         (client(FIN | ACK), CtState::CLOSED),
         (backend(ACK), CtState::CLOSED),
     ] {
-        assert_eq!(node.from_pod(&packet)?.verdict, REDIRECT);
+        assert_eq!(node.pod_sends(&packet)?.verdict, REDIRECT);
         let (forward, reply) = node.pair(&client(SYN))?;
         assert_eq!((forward.state, reply.state), (state, state), "after {packet:?}");
         assert_eq!(forward.flags, reply.flags);
@@ -57,8 +60,8 @@ fn tcp_flow_lives_from_syn_to_the_second_fin() -> Result<()> {
 fn reset_from_either_side_closes() -> Result<()> {
     for last in [client(RST), backend(RST | ACK)] {
         let node = node()?;
-        node.from_pod(&client(SYN))?;
-        node.from_pod(&last)?;
+        node.pod_sends(&client(SYN))?;
+        node.pod_sends(&last)?;
         let (forward, reply) = node.pair(&client(SYN))?;
         assert_eq!((forward.state, reply.state), (CtState::CLOSED, CtState::CLOSED));
     }
@@ -69,14 +72,14 @@ fn reset_from_either_side_closes() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_syn_on_a_closed_flow_starts_over_with_a_fresh_choice() -> Result<()> {
     let mut node = node()?;
-    node.from_pod(&client(SYN))?;
-    node.from_pod(&backend(RST | ACK))?;
+    node.pod_sends(&client(SYN))?;
+    node.pod_sends(&backend(RST | ACK))?;
     // The service has moved meanwhile.
     node.serve(served(Proto::TCP, VIP, 80), &[at(REMOTE, 9090)])?;
     // Not a SYN: still the old flow's.
-    let out = node.from_pod(&client(ACK))?;
+    let out = node.pod_sends(&client(ACK))?;
     assert_eq!(&out.packet[30..34], POD_B.octets());
-    let out = node.from_pod(&client(SYN))?;
+    let out = node.pod_sends(&client(SYN))?;
     assert_frame("to the new backend", &out.packet, &client(SYN).to(at(REMOTE, 9090)).ttl(63));
     let (forward, _) = node.pair(&client(SYN))?;
     assert_eq!((forward.state, forward.packets), (CtState::NEW, 1));
@@ -89,16 +92,16 @@ fn a_syn_on_a_closed_flow_starts_over_with_a_fresh_choice() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_syn_repeated_keeps_its_backend_until_nobody_answers_for_long() -> Result<()> {
     let mut node = node()?;
-    node.from_pod(&client(SYN))?;
+    node.pod_sends(&client(SYN))?;
     node.serve(served(Proto::TCP, VIP, 80), &[at(REMOTE, 9090)])?;
     node.set_backend(FIRST_BACKEND, BackendState::DRAINING, 1)?;
-    let out = node.from_pod(&client(SYN))?;
+    let out = node.pod_sends(&client(SYN))?;
     assert_eq!(&out.packet[30..34], POD_B.octets());
     let key = tuple_of(&client(SYN));
     let entry = node.flow(key)?.context("entry")?;
     let long_ago = entry.last_seen.wrapping_sub(TCP_NEW_SECONDS);
     node.maps.conntrack.update(&[(key, CtEntry { last_seen: long_ago, ..entry })])?;
-    let out = node.from_pod(&client(SYN))?;
+    let out = node.pod_sends(&client(SYN))?;
     assert_eq!(&out.packet[30..34], REMOTE.octets());
     assert_eq!(node.tracked()?, 2);
     Ok(())
@@ -110,11 +113,11 @@ fn a_syn_repeated_keeps_its_backend_until_nobody_answers_for_long() -> Result<()
 fn udp_flow_moves_when_its_backend_is_gone() -> Result<()> {
     for (state, generation) in [(BackendState::FREE, 1), (BackendState::READY, 2)] {
         let mut node = node()?;
-        node.from_pod(&datagram())?;
+        node.pod_sends(&datagram())?;
         let old_reply = node.pair(&datagram())?.0.to.reversed();
         node.serve(served(Proto::UDP, VIP, 53), &[at(REMOTE, 5353)])?;
         node.set_backend(FIRST_BACKEND, state, generation)?;
-        let out = node.from_pod(&datagram())?;
+        let out = node.pod_sends(&datagram())?;
         assert_eq!(out.verdict, REDIRECT);
         assert_frame("to the new backend", &out.packet, &datagram().to(at(REMOTE, 5353)).ttl(63));
         assert_eq!(node.counter(Counter::TcReselected)?, 1);
@@ -129,16 +132,16 @@ fn udp_flow_moves_when_its_backend_is_gone() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn udp_flow_without_any_backend_is_refused_and_comes_back_with_the_first() -> Result<()> {
     let mut node = node()?;
-    node.from_pod(&datagram())?;
+    node.pod_sends(&datagram())?;
     node.set_backend(FIRST_BACKEND, BackendState::FREE, 1)?;
     node.serve(served(Proto::UDP, VIP, 53), &[])?;
-    let out = node.from_pod(&datagram())?;
+    let out = node.pod_sends(&datagram())?;
     let (src, dst) = (datagram().mac_dst, datagram().mac_src);
     let told = datagram().quoted_by(VIP, 3, 3, [0; 4], 8).id(0).dont_fragment().macs(src, dst);
     assert_frame("port unreachable", &out.packet, &told);
     assert_eq!(node.tracked()?, 0);
     node.serve(served(Proto::UDP, VIP, 53), &[at(REMOTE, 5353)])?;
-    let out = node.from_pod(&datagram())?;
+    let out = node.pod_sends(&datagram())?;
     assert_frame("to the new backend", &out.packet, &datagram().to(at(REMOTE, 5353)).ttl(63));
     Ok(())
 }
@@ -148,23 +151,25 @@ fn udp_flow_without_any_backend_is_refused_and_comes_back_with_the_first() -> Re
 #[ignore = "needs root: run by cargo xtask test"]
 fn tcp_flow_is_reset_when_its_backend_is_gone() -> Result<()> {
     let mut node = node()?;
-    node.from_pod(&client(SYN))?;
-    node.from_pod(&backend(SYN | ACK))?;
+    node.pod_sends(&client(SYN))?;
+    node.pod_sends(&backend(SYN | ACK))?;
     node.set_backend(FIRST_BACKEND, BackendState::FREE, 1)?;
     let data = client(ACK).payload(b"are you there");
     for _ in 0..2 {
-        let out = node.from_pod(&data)?;
+        let out = node.pod_sends(&data)?;
         assert_eq!(out.verdict, REDIRECT);
         let reset = Packet::tcp(at(VIP, 80), at(POD_A, 40_000), RST).numbers(2000, 0).window(0).id(0);
         assert_frame("reset", &out.packet, &reset.dont_fragment().macs(data.mac_dst, data.mac_src));
     }
+    // The client's own reset needs no answer.
+    assert_eq!(node.pod_sends(&client(RST))?.verdict, DROP);
     let (forward, reply) = node.pair(&client(SYN))?;
     assert_eq!((forward.state, reply.state), (CtState::CLOSED, CtState::CLOSED));
-    assert_eq!(node.drops()?, [(DropReason::BackendGone, 2)]);
+    assert_eq!(node.drops()?, [(DropReason::BackendGone, 3)]);
     assert_eq!(node.counter(Counter::TcRefused)?, 2);
     // A new connection from the same port finds whoever is there now.
     node.serve(served(Proto::TCP, VIP, 80), &[at(REMOTE, 9090)])?;
-    let out = node.from_pod(&client(SYN))?;
+    let out = node.pod_sends(&client(SYN))?;
     assert_frame("to the new backend", &out.packet, &client(SYN).to(at(REMOTE, 9090)).ttl(63));
     Ok(())
 }
@@ -173,11 +178,11 @@ fn tcp_flow_is_reset_when_its_backend_is_gone() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_draining_backend_keeps_its_flows() -> Result<()> {
     let mut node = node()?;
-    node.from_pod(&client(SYN))?;
-    node.from_pod(&datagram())?;
+    node.pod_sends(&client(SYN))?;
+    node.pod_sends(&datagram())?;
     node.set_backend(FIRST_BACKEND, BackendState::DRAINING, 1)?;
     for packet in [client(ACK), datagram()] {
-        let out = node.from_pod(&packet)?;
+        let out = node.pod_sends(&packet)?;
         let arrives = packet.to(at(POD_B, 8080)).ttl(63).macs(host_mac(POD_B), pod_mac(POD_B));
         assert_frame("as before", &out.packet, &arrives);
     }
@@ -192,12 +197,12 @@ fn a_full_table_drops_new_flows_and_keeps_the_old() -> Result<()> {
     let mut node = Node::with_conntrack(64)?;
     node.serve(served(Proto::UDP, VIP, 53), &[at(POD_B, 8080)])?;
     let flow = |port| Packet::udp(at(POD_A, port), at(VIP, 53), b"x");
-    assert_eq!(node.from_pod(&flow(1000))?.verdict, REDIRECT);
-    let refused = (1001..1200).find(|port| node.from_pod(&flow(*port)).is_ok_and(|out| out.verdict == DROP));
+    assert_eq!(node.pod_sends(&flow(1000))?.verdict, REDIRECT);
+    let refused = (1001..1200).find(|port| node.pod_sends(&flow(*port)).is_ok_and(|out| out.verdict == DROP));
     let refused = refused.context("200 flows fit into 64 entries")?;
     assert_eq!(node.drops()?, [(DropReason::ConntrackFull, 1)]);
     assert_eq!(node.flow(tuple_of(&flow(refused)))?, None);
-    assert_eq!(node.from_pod(&flow(1000))?.verdict, REDIRECT);
+    assert_eq!(node.pod_sends(&flow(1000))?.verdict, REDIRECT);
     // Nothing is left half done.
     let entries = node.maps.conntrack.entries()?;
     let forward = entries.iter().filter(|(_, entry)| entry.direction == CtDirection::FORWARD).count();
@@ -209,9 +214,9 @@ fn a_full_table_drops_new_flows_and_keeps_the_old() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_reply_entry_left_alone_is_taken_over() -> Result<()> {
     let mut node = node()?;
-    node.from_pod(&datagram())?;
+    node.pod_sends(&datagram())?;
     node.maps.conntrack.delete(&[tuple_of(&datagram())])?;
-    let out = node.from_pod(&datagram())?;
+    let out = node.pod_sends(&datagram())?;
     let arrives = datagram().to(at(POD_B, 8080)).ttl(63).macs(host_mac(POD_B), pod_mac(POD_B));
     assert_frame("with its own port", &out.packet, &arrives);
     assert_eq!(node.counter(Counter::TcPortRealloc)?, 0);
@@ -227,7 +232,7 @@ fn a_range_outside_the_slots_is_a_counted_defect() -> Result<()> {
     for (key, frontend) in entries {
         node.maps.frontends.update(&[(key, thalweg_abi::Frontend { base: 1_000_000, ..frontend })])?;
     }
-    assert_eq!(node.from_pod(&client(SYN))?.verdict, DROP);
+    assert_eq!(node.pod_sends(&client(SYN))?.verdict, DROP);
     assert_eq!(node.drops()?, [(DropReason::BadSlot, 1)]);
     Ok(())
 }

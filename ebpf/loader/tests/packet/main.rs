@@ -9,3 +9,4 @@ mod node;
 mod node_port;
 mod real;
 mod refusal;
+mod tables;

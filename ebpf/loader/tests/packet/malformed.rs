@@ -4,7 +4,10 @@ use anyhow::Result;
 use thalweg_abi::{Counter, DropReason, Proto};
 use thalweg_lab::packet::{ACK, Packet, SYN, assert_frame, checksum};
 
-use super::node::{CLIENT, DROP, Node, PASS, POD_A, POD_B, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, served};
+use super::{
+    node::{CLIENT, DROP, Node, PASS, POD_A, POD_B, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac},
+    tables::served,
+};
 
 const IP: usize = 14;
 const TRANSPORT: usize = 34;
@@ -29,12 +32,10 @@ fn malformed_packets_are_dropped_from_pods_and_from_the_wire() -> Result<()> {
     let tcp = Packet::tcp(at(POD_A, 40_000), at(VIP, 80), SYN);
     let udp = Packet::udp(at(POD_A, 40_000), at(VIP, 80), b"12345678");
     let icmp = Packet::icmp(POD_A, VIP, 8, 0, [0; 4], b"");
-    let cut = |packet: &Packet, len: usize| packet.bytes()[..len].to_vec();
     let mut longer = with(&tcp, &[(IP + 3, 60)]);
     longer.truncate(54);
+    // Shorter than an IP header is refused by the test run itself; `real` sends such frames.
     let cases: &[(&str, Vec<u8>)] = &[
-        ("no IP header", cut(&tcp, IP + 1)),
-        ("half an IP header", cut(&tcp, IP + 19)),
         ("version 6", with(&tcp, &[(IP, 0x65)])),
         ("header of 16 bytes", with(&tcp, &[(IP, 0x44)])),
         ("header longer than the packet", with(&tcp, &[(IP, 0x4f)])),
@@ -97,7 +98,7 @@ fn a_pod_speaks_only_from_its_own_address_on_its_own_link() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn other_protocols_of_the_link_pass_everywhere() -> Result<()> {
     let node = Node::new()?;
-    let frame = Packet::udp(at(POD_B, 1), at(VIP, 80), b"x").bytes();
+    let frame = Packet::udp(at(POD_B, 1), at(VIP, 80), &[6; 40]).bytes();
     for ether_type in [[0x08, 0x06], [0x86, 0xdd], [0x88, 0xcc]] {
         let mut frame = frame.clone();
         frame[12..14].copy_from_slice(&ether_type);
@@ -131,15 +132,15 @@ fn first_fragments_are_translated_and_later_ones_dropped_only_for_services() -> 
     assert_eq!(out.packet, with_length(expected));
 
     let later = Packet::udp(at(POD_A, 40_000), at(VIP, 53), &[1; 64]).fragment(4);
-    assert_eq!(node.from_pod(&later)?.verdict, DROP);
+    assert_eq!(node.pod_sends(&later)?.verdict, DROP);
     assert_eq!(node.drops()?, [(DropReason::Fragment, 1)]);
 
     let to_pod = Packet::tcp(at(POD_A, 40_000), at(POD_B, 53), ACK).fragment(4);
-    let out = node.from_pod(&to_pod)?;
+    let out = node.pod_sends(&to_pod)?;
     assert_eq!(out.verdict, REDIRECT);
     assert_frame("not ours", &out.packet, &to_pod.ttl(63).macs(host_mac(POD_B), pod_mac(POD_B)));
     let away = Packet::udp(at(POD_A, 40_000), at(CLIENT, 53), b"x").fragment(4);
-    let out = node.from_pod(&away)?;
+    let out = node.pod_sends(&away)?;
     assert_eq!(out.verdict, PASS);
     assert_frame("not ours", &out.packet, &away);
     Ok(())

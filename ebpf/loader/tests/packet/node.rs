@@ -1,23 +1,22 @@
 //! One node for packet tests: a namespace with an uplink and pods' links, the programs loaded, tables by hand.
 
 use std::{
-    collections::BTreeMap,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     net::{Ipv4Addr, SocketAddrV4},
-    path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    ops::{Deref, DerefMut},
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
-use thalweg_abi::{
-    Backend, BackendState, Be16, Be32, Counter, CtEntry, DropReason, Frontend, FrontendFlags, FrontendKey, LocalPod, PodFlags,
-    Proto, Scope, Slot, Tuple,
-};
+use thalweg_abi::{Be16, CtEntry, Proto, Tuple};
 use thalweg_lab::{
     netns::Netns,
     packet::{Body, Packet},
 };
-use thalweg_loader::{Datapath, Injected, Maps, Options, Outcome, Sizes, Table};
+use thalweg_loader::{Datapath, Injected, Options, Outcome, Sizes, Table};
+
+use super::tables::Tables;
 
 pub const PASS: i32 = 0;
 pub const DROP: i32 = 2;
@@ -33,12 +32,6 @@ pub const POD_B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 3);
 /// A pod of the other node.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 5);
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 80);
-
-pub const SERVICE: u32 = 7;
-/// Backend ids start here, so that an id of 0 would be noticed.
-pub const FIRST_BACKEND: u32 = 40;
-
-static SERIAL: AtomicU32 = AtomicU32::new(0);
 
 pub fn at(addr: Ipv4Addr, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(addr, port)
@@ -75,47 +68,50 @@ pub fn host_mac(addr: Ipv4Addr) -> [u8; 6] {
     [0x02, 0xbb, 0, 0, 0, addr.octets()[3]]
 }
 
-/// A frontend as a test says it.
-#[derive(Clone, Copy)]
-pub struct Served {
-    pub addr: SocketAddrV4,
-    pub proto: Proto,
-    pub scope: Scope,
-    pub flags: u32,
-}
-
-pub fn served(proto: Proto, addr: Ipv4Addr, port: u16) -> Served {
-    Served { addr: at(addr, port), proto, scope: Scope::INTERNAL, flags: 0 }
-}
-
-impl Served {
-    pub fn scope(self, scope: Scope) -> Self {
-        Self { scope, ..self }
-    }
-
-    pub fn flags(self, flags: u32) -> Self {
-        Self { flags, ..self }
-    }
-}
-
 /// The node. Removes its namespaces, pins and mounts when dropped.
 pub struct Node {
     pub datapath: Datapath,
-    pub maps: Maps,
+    pub tables: Tables,
     pub uplink: u32,
     pub pod_a: u32,
     pub pod_b: u32,
     pub netns: Netns,
     /// The far ends of all links.
     _outside: Netns,
-    next_slot: u32,
-    ids: BTreeMap<SocketAddrV4, u32>,
     /// Last: pins are in use until the data path is closed.
     _pins: Pins,
 }
 
+impl Deref for Node {
+    type Target = Tables;
+
+    fn deref(&self) -> &Tables {
+        &self.tables
+    }
+}
+
+impl DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+}
+
 /// The folder of pins, removed with everything in it.
 pub struct Pins(PathBuf);
+
+impl Pins {
+    /// # Errors
+    /// When what a killed run left cannot be removed.
+    pub fn new(name: &str) -> Result<Self> {
+        let pins = Self(PathBuf::from("/run").join(name));
+        thalweg_loader::cleanup(&pins.0)?;
+        Ok(pins)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Pins {
     fn drop(&mut self) {
@@ -131,7 +127,7 @@ impl Node {
     }
 
     pub fn with_conntrack(conntrack: u32) -> Result<Self> {
-        let name = format!("tw-pkt-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        let name = unique_name();
         let netns = Netns::create(&name)?;
         let outside = Netns::create(&format!("{name}-out"))?;
         wire(&netns, &outside, "eth0", "wire")?;
@@ -144,77 +140,22 @@ impl Node {
         }
         netns.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?.context("ip_forward")?;
         let ifindexes: Vec<u32> = ["eth0", "twa", "twb"].iter().map(|name| ifindex(&netns, name)).collect::<Result<_>>()?;
-        let pins = Pins(std::env::temp_dir().join(&name));
+        let pins = Pins::new(&name)?;
         let options = Options {
-            pin_root: pins.0.clone(),
+            pin_root: pins.path().to_owned(),
             cgroup: PathBuf::from("/sys/fs/cgroup/unified"),
             node_addr: NODE,
             sizes: Sizes { frontends: 256, slots: 256, backends: 256, conntrack, local_pods: 16, services: 16 },
             socket_lb: false,
         };
         let datapath = netns.enter(|| Datapath::open(&options))??;
-        let maps = datapath.maps()?;
         let [uplink, pod_a, pod_b] = ifindexes[..] else { anyhow::bail!("three links") };
-        let mut node = Self {
-            datapath,
-            maps,
-            uplink,
-            pod_a,
-            pod_b,
-            netns,
-            _outside: outside,
-            next_slot: 8,
-            ids: BTreeMap::new(),
-            _pins: pins,
-        };
+        let tables = Tables::new(datapath.maps()?, NODE);
+        let mut node = Self { datapath, tables, uplink, pod_a, pod_b, netns, _outside: outside, _pins: pins };
         for (pod, ifindex) in [(POD_A, pod_a), (POD_B, pod_b)] {
-            let value = LocalPod {
-                ifindex,
-                pod_mac: pod_mac(pod),
-                host_mac: host_mac(pod),
-                flags: PodFlags::default(),
-                addr: pod.into(),
-            };
-            node.maps.local_pods.update(&[(Be32::from(pod), value)])?;
+            node.tables.pod(pod, ifindex, pod_mac(pod), host_mac(pod))?;
         }
         Ok(node)
-    }
-
-    /// Writes a frontend over `backends`, and the wildcard of a VIP. A backend keeps the id that it gets when it is
-    /// first named, from [`FIRST_BACKEND`] on, and comes (back) to life with generation 1.
-    pub fn serve(&mut self, served: Served, backends: &[SocketAddrV4]) -> Result<()> {
-        let base = self.next_slot;
-        for (index, addr) in (0..).zip(backends) {
-            let next = FIRST_BACKEND + u32::try_from(self.ids.len())?;
-            let id = *self.ids.entry(*addr).or_insert(next);
-            let (addr, port) = (Be32::from(*addr.ip()), Be16::from_host(addr.port()));
-            let backend = Backend { addr, port, state: BackendState::READY, generation: 1, ..Default::default() };
-            self.maps.backends.update(&[(id, backend)])?;
-            let slot = Slot { addr, port, flags: 0, backend: id, generation: 1 };
-            self.maps.slots.update(&[(base + index, slot)])?;
-            self.next_slot += 1;
-        }
-        let vip = Be32::from(*served.addr.ip());
-        let key = FrontendKey { vip, port: Be16::from_host(served.addr.port()), proto: served.proto, scope: served.scope };
-        let frontend = Frontend {
-            service: SERVICE,
-            generation: 1,
-            base,
-            count: u32::try_from(backends.len())?,
-            flags: FrontendFlags(served.flags),
-            affinity_seconds: 0,
-        };
-        self.maps.frontends.update(&[(key, frontend)])?;
-        if *served.addr.ip() != NODE {
-            let wildcard = Frontend { flags: FrontendFlags(FrontendFlags::WILDCARD), ..Default::default() };
-            self.maps.frontends.update(&[(FrontendKey::wildcard(vip), wildcard)])?;
-        }
-        Ok(())
-    }
-
-    pub fn set_backend(&mut self, id: u32, state: BackendState, generation: u32) -> Result<()> {
-        let backend = self.maps.backends.get(&id)?.context("no such backend")?;
-        Ok(self.maps.backends.update(&[(id, Backend { state, generation, ..backend })])?)
     }
 
     /// What the program makes of a packet that arrives on an interface.
@@ -223,31 +164,21 @@ impl Node {
         Ok(self.netns.enter(|| self.datapath.test_run(program, &input))??)
     }
 
-    pub fn from_pod(&self, packet: &Packet) -> Result<Outcome> {
+    pub fn pod_sends(&self, packet: &Packet) -> Result<Outcome> {
         let ifindex = if packet.src == POD_B { self.pod_b } else { self.pod_a };
         self.run("tc_from_pod", ifindex, &packet.bytes())
     }
 
-    pub fn to_pod_a(&self, packet: &Packet) -> Result<Outcome> {
+    pub fn stack_sends_pod_a(&self, packet: &Packet) -> Result<Outcome> {
         self.run("tc_to_pod", self.pod_a, &packet.bytes())
     }
 
-    pub fn from_wire(&self, packet: &Packet) -> Result<Outcome> {
+    pub fn wire_brings(&self, packet: &Packet) -> Result<Outcome> {
         self.run("tc_from_wire", self.uplink, &packet.bytes())
     }
 
-    pub fn to_wire(&self, packet: &Packet) -> Result<Outcome> {
+    pub fn stack_sends_out(&self, packet: &Packet) -> Result<Outcome> {
         self.run("tc_to_wire", self.uplink, &packet.bytes())
-    }
-
-    pub fn counter(&self, counter: Counter) -> Result<u64> {
-        let counters = self.maps.counters()?;
-        Ok(counters.iter().find(|(which, _)| *which == counter).context("no such counter")?.1)
-    }
-
-    /// All drops that are not 0.
-    pub fn drops(&self) -> Result<Vec<(DropReason, u64)>> {
-        Ok(self.maps.drops()?.into_iter().filter(|(_, count)| *count != 0).collect())
     }
 
     pub fn flow(&self, tuple: Tuple) -> Result<Option<CtEntry>> {
@@ -266,6 +197,13 @@ impl Node {
     pub fn tracked(&self) -> Result<usize> {
         Ok(self.maps.conntrack.entries()?.len())
     }
+}
+
+/// A name that is this test's alone and the same in every run, so that a run replaces what a killed one left.
+pub fn unique_name() -> String {
+    let mut hasher = DefaultHasher::new();
+    std::thread::current().name().unwrap_or("main").hash(&mut hasher);
+    format!("tw-pkt-{:06x}", hasher.finish() & 0xff_ffff)
 }
 
 /// A link between two namespaces, up on both ends.

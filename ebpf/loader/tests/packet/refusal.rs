@@ -4,7 +4,10 @@ use anyhow::Result;
 use thalweg_abi::{Counter, DropReason, Proto};
 use thalweg_lab::packet::{ACK, Body, FIN, Packet, RST, SYN, assert_frame};
 
-use super::node::{CLIENT, DROP, NODE, Node, PASS, POD_A, POD_B, REDIRECT, VIP, at, served};
+use super::{
+    node::{CLIENT, DROP, NODE, Node, PASS, POD_A, POD_B, REDIRECT, VIP, at},
+    tables::served,
+};
 
 /// The reset that answers `packet`.
 fn reset(packet: &Packet, flags: u8, seq: u32, ack: u32) -> Packet {
@@ -39,7 +42,7 @@ fn tcp_to_a_port_nobody_serves_is_reset() -> Result<()> {
         (naked.clone(), reset(&naked, RST | ACK, 0, 1011)),
         (wrapping, reset(&syn, RST | ACK, 0, 0)),
     ] {
-        let out = node.from_pod(&packet)?;
+        let out = node.pod_sends(&packet)?;
         assert_eq!(out.verdict, REDIRECT, "{packet:?}");
         assert_frame("reset", &out.packet, &expected);
     }
@@ -56,11 +59,11 @@ fn a_service_without_endpoints_refuses_from_both_sides() -> Result<()> {
     node.serve(served(Proto::TCP, VIP, 80), &[])?;
     node.serve(served(Proto::TCP, NODE, 30_080), &[])?;
     let inside = Packet::tcp(at(POD_A, 40_000), at(VIP, 80), SYN);
-    let out = node.from_pod(&inside)?;
+    let out = node.pod_sends(&inside)?;
     assert_eq!(out.verdict, REDIRECT);
     assert_frame("reset", &out.packet, &reset(&inside, RST | ACK, 0, 1001));
     let outside = Packet::tcp(at(CLIENT, 50_000), at(NODE, 30_080), SYN);
-    let out = node.from_wire(&outside)?;
+    let out = node.wire_brings(&outside)?;
     assert_eq!(out.verdict, REDIRECT);
     assert_frame("reset", &out.packet, &reset(&outside, RST | ACK, 0, 1001));
     assert_eq!(node.counter(Counter::TcRefused)?, 2);
@@ -76,13 +79,13 @@ fn udp_to_a_port_nobody_serves_is_told_port_unreachable() -> Result<()> {
     for payload in [&b""[..], b"odd", &[5; 1000]] {
         let packet = Packet::udp(at(POD_A, 40_000), at(VIP, 80), payload);
         for packet in [packet.clone(), packet.clone().options(&[1; 12]), packet.without_checksum()] {
-            let out = node.from_pod(&packet)?;
+            let out = node.pod_sends(&packet)?;
             assert_eq!(out.verdict, REDIRECT, "{packet:?}");
             assert_frame("port unreachable", &out.packet, &unreachable(&packet, 3));
         }
     }
     let packet = Packet::udp(at(CLIENT, 40_000), at(VIP, 80), b"from outside");
-    let out = node.from_wire(&packet)?;
+    let out = node.wire_brings(&packet)?;
     assert_eq!(out.verdict, REDIRECT);
     assert_frame("port unreachable", &out.packet, &unreachable(&packet, 3));
     assert_eq!(node.counter(Counter::TcRefused)?, 10);
@@ -99,7 +102,7 @@ fn what_a_service_address_cannot_serve_is_told_protocol_unreachable() -> Result<
     let ping = Packet::icmp(POD_A, VIP, 8, 0, [0, 1, 0, 1], b"ping");
     let sctp = Packet::ipv4(POD_A, VIP, Body::Raw { proto: 132, payload: vec![3; 32] });
     for packet in [ping, sctp] {
-        let out = node.from_pod(&packet)?;
+        let out = node.pod_sends(&packet)?;
         assert_eq!(out.verdict, REDIRECT, "{packet:?}");
         assert_frame("protocol unreachable", &out.packet, &unreachable(&packet, 2));
     }
@@ -118,7 +121,7 @@ fn answers_are_not_answered() -> Result<()> {
         Packet::icmp(POD_A, VIP, 0, 0, [0, 1, 0, 1], b"echo reply"),
         Packet { src: POD_A, dst: VIP, ..sent.quoted_by(POD_A, 3, 3, [0; 4], 8) },
     ] {
-        let out = node.from_pod(&packet)?;
+        let out = node.pod_sends(&packet)?;
         assert_eq!(out.verdict, DROP, "{packet:?}");
     }
     assert_eq!(node.drops()?, [(DropReason::NoFlow, 4)]);
@@ -132,7 +135,7 @@ fn a_port_of_the_node_that_is_not_a_services_is_the_nodes_to_refuse() -> Result<
     let mut node = Node::new()?;
     node.serve(served(Proto::TCP, NODE, 30_080), &[at(POD_B, 8080)])?;
     let packet = Packet::tcp(at(POD_A, 40_000), at(NODE, 30_081), SYN);
-    let out = node.from_pod(&packet)?;
+    let out = node.pod_sends(&packet)?;
     assert_eq!(out.verdict, PASS);
     assert_frame("untouched", &out.packet, &packet);
     Ok(())

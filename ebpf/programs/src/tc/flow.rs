@@ -8,6 +8,7 @@ use aya_ebpf::{
 use thalweg_abi::{
     Be16, Be32, Counter, CtDirection, CtEntry, CtFlags, CtState, DropReason, Frontend, FrontendFlags, LocalPod, Slot, Tuple,
     flow::{PORT_TRIES, advance, restarts, source_port},
+    header::TcpFlags,
 };
 
 use super::{
@@ -67,7 +68,11 @@ pub fn decide(ctx: &TcContext, packet: &Packet, from_wire: bool) -> Decision {
     if let Some(entry) = CONNTRACK.get_ptr_mut(packet.tuple) {
         match track(ctx, packet, entry, now) {
             Tracked::To(to) => return Decision::Translate(to),
-            Tracked::Gone => return Decision::Refuse,
+            Tracked::Gone if packet.tcp.has(TcpFlags::RST) => return Decision::Drop(DropReason::BackendGone),
+            Tracked::Gone => {
+                count_drop(DropReason::BackendGone);
+                return Decision::Refuse;
+            }
             Tracked::Again => was_ours = true,
         }
     }
@@ -116,7 +121,6 @@ fn track(ctx: &TcContext, packet: &Packet, entry: *mut CtEntry, now: u32) -> Tra
         let is_alive = select::is_alive(seen.backend, seen.generation);
         if !is_alive && packet.is_tcp() && !packet.tcp.opens() {
             close(entry, &seen);
-            count_drop(DropReason::BackendGone);
             return Tracked::Gone;
         }
         if !is_alive || restarts(&seen, packet.tcp, now) {

@@ -21,6 +21,8 @@ pub struct Packet {
     pub transport: u32,
     /// Bytes behind the IP header.
     pub payload: u32,
+    /// Bytes of the transport header; 0 when there is none.
+    pub header: u32,
     pub tcp: TcpFlags,
 }
 
@@ -49,6 +51,18 @@ impl Packet {
     pub fn must_not_be_fragmented(&self) -> bool {
         self.ip.fragment.to_host() & NO_FRAGMENT != 0
     }
+}
+
+/// The length that the packet will have on a link: several segments that travel as one count as one of them.
+#[inline(always)]
+pub fn length_on_link(ctx: &TcContext, packet: &Packet) -> u16 {
+    // SAFETY: the context is valid for the whole program.
+    let payload = match unsafe { (*ctx.skb.skb).gso_size } {
+        0 => packet.payload,
+        segment => segment.wrapping_add(packet.header),
+    };
+    let len = packet.ip.header_len().wrapping_add(payload);
+    if len > IPV4_MAX { IPV4_MAX as u16 } else { len as u16 }
 }
 
 #[inline(always)]
@@ -106,6 +120,7 @@ fn parse_ipv4(ctx: &TcContext) -> Option<Packet> {
         tuple: Tuple { src: ip.src, dst: ip.dst, sport: Be16::ZERO, dport: Be16::ZERO, proto: ip.proto, pad: [0; 3] },
         transport: ETH_LEN as u32 + ip.header_len(),
         payload: total - ip.header_len(),
+        header: 0,
         tcp: TcpFlags(0),
     };
     if ip.is_later_fragment() {
@@ -146,9 +161,9 @@ fn parse_tcp(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
     parse_ports(ctx, packet)?;
     let [offset_flags, _window] = transport_word::<12>(ctx, packet)?;
     let [offset, flags] = offset_flags.to_ne_bytes();
-    let header = u32::from(offset >> 4) << 2;
+    packet.header = u32::from(offset >> 4) << 2;
     packet.tcp = TcpFlags(flags);
-    (header >= TCP_LEN as u32 && header <= packet.payload).then_some(())
+    (packet.header >= TCP_LEN as u32 && packet.header <= packet.payload).then_some(())
 }
 
 #[inline(always)]
@@ -159,6 +174,7 @@ fn parse_udp(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
     parse_ports(ctx, packet)?;
     let [len, _checksum] = transport_word::<4>(ctx, packet)?;
     let len = u32::from(Be16(len).to_host());
+    packet.header = UDP_LEN as u32;
     // The first fragment of a datagram is shorter than the datagram.
     let is_fragment = packet.ip.fragment.to_host() & MORE_FRAGMENTS != 0;
     (len >= UDP_LEN as u32 && (is_fragment || len <= packet.payload)).then_some(())

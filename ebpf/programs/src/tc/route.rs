@@ -12,7 +12,7 @@ use thalweg_abi::{Be32, LocalPod};
 
 use super::{
     flow::{local_pod, node_addr},
-    packet::{Packet, ifindex},
+    packet::{Packet, ifindex, length_on_link},
 };
 
 const AF_INET: u8 = 2;
@@ -52,7 +52,7 @@ pub fn find(ctx: &TcContext, packet: &Packet, src: Be32, dst: Be32) -> Route {
     params.__bindgen_anon_2.tos = packet.ip.tos;
     params.__bindgen_anon_3.ipv4_src = src.0;
     params.__bindgen_anon_4.ipv4_dst = dst.0;
-    // With a length of 0 the kernel measures the packet itself, and lets those pass that will be segmented.
+    params.__bindgen_anon_1.tot_len = length_on_link(ctx, packet);
     // SAFETY: the structure lives on the stack and its size is given.
     let result = unsafe {
         bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut params, size_of::<FibLookup>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH)

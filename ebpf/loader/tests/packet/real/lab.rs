@@ -1,0 +1,195 @@
+//! Two nodes and a client on one bridge, with real pods, real sockets and the programs attached; tables by hand.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use thalweg_lab::{
+    netns::Netns,
+    topology::{CLIENT_ADDR, Topology, UPLINK},
+};
+use thalweg_loader::{Datapath, Options, Sizes};
+
+use crate::{
+    node::{Pins, unique_name},
+    tables::Tables,
+};
+
+/// Address that pods send to for everything; it exists on no link.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// Interface of the pod's end.
+const POD_LINK: &str = "eth0";
+
+pub struct Pod {
+    pub netns: Netns,
+    pub addr: Ipv4Addr,
+}
+
+pub struct LabNode {
+    pub addr: Ipv4Addr,
+    pub tables: Tables,
+    pub pods: Vec<Pod>,
+    _datapath: Datapath,
+    _pins: Pins,
+}
+
+/// Nodes 0 and 1, each with pods 0 and 1. Everything goes with it.
+pub struct Lab {
+    pub nodes: Vec<LabNode>,
+    topology: Topology,
+}
+
+// === impl Lab ===
+
+impl Lab {
+    /// # Errors
+    /// When the machine refuses: not root, or no BPF.
+    pub fn build() -> Result<Self> {
+        let name = unique_name();
+        let topology = Topology::build(&name, 2)?;
+        let mut nodes = Vec::new();
+        for (index, net) in topology.nodes.iter().enumerate() {
+            let other = topology.nodes[1 - index].addr;
+            net.netns.ip(&format!("route add 10.244.{}.0/24 via {other}", 2 - index))?;
+            for (file, value) in [("ip_forward", "1"), ("conf/all/rp_filter", "0")] {
+                let path = format!("/proc/sys/net/ipv4/{file}");
+                net.netns.enter(|| fs::write(&path, value))?.with_context(|| path.clone())?;
+            }
+            let pins = Pins::new(&format!("{name}-{index}"))?;
+            let options = Options {
+                pin_root: pins.path().to_owned(),
+                cgroup: "/sys/fs/cgroup/unified".into(),
+                node_addr: net.addr,
+                sizes: Sizes { frontends: 256, slots: 256, backends: 256, conntrack: 1024, local_pods: 16, services: 16 },
+                socket_lb: false,
+            };
+            let mut datapath = net.netns.enter(|| Datapath::open(&options))??;
+            net.netns.enter(|| datapath.attach_uplink(UPLINK))??;
+            let mut tables = Tables::new(datapath.maps()?, net.addr);
+            let mut pods = Vec::new();
+            for pod in 0..2_u8 {
+                let addr = Ipv4Addr::new(10, 244, u8::try_from(index)? + 1, 2 + pod);
+                pods.push(plug_pod(&format!("{name}-{index}{pod}"), &net.netns, addr, &mut datapath, &mut tables)?);
+            }
+            nodes.push(LabNode { addr: net.addr, tables, pods, _datapath: datapath, _pins: pins });
+        }
+        Ok(Self { nodes, topology })
+    }
+
+    /// The namespace of a node.
+    pub fn host(&self, node: usize) -> &Netns {
+        &self.topology.nodes[node].netns
+    }
+
+    pub fn client(&self) -> &Netns {
+        &self.topology.client
+    }
+
+    pub fn client_addr(&self) -> Ipv4Addr {
+        CLIENT_ADDR
+    }
+
+    /// Makes the nodes' uplinks complete every checksum before a packet leaves, as a plain network card does. A
+    /// checksum that is wrong until then, or was completed once too often, is then seen by whoever receives it.
+    pub fn complete_checksums(&self) -> Result<()> {
+        for node in &self.topology.nodes {
+            node.netns.enter(|| set_tx_checksumming(UPLINK, false))??;
+        }
+        Ok(())
+    }
+}
+
+/// A pod as the CNI plugin makes it: one address, everything else behind a gateway with a permanent neighbour entry.
+fn plug_pod(name: &str, node: &Netns, addr: Ipv4Addr, datapath: &mut Datapath, tables: &mut Tables) -> Result<Pod> {
+    let netns = Netns::create(name)?;
+    let link = format!("twp{}", addr.octets()[3]);
+    node.ip(&format!("link add {link} type veth peer name {POD_LINK} netns {name}"))?;
+    node.ip(&format!("link set {link} up"))?;
+    netns.ip(&format!("link set {POD_LINK} up"))?;
+    let (host_mac, ifindex) = link_of(node, &link)?;
+    let (pod_mac, _) = link_of(&netns, POD_LINK)?;
+    netns.ip(&format!("addr add {addr}/32 dev {POD_LINK}"))?;
+    netns.ip(&format!("neigh add {GATEWAY} lladdr {} dev {POD_LINK} nud permanent", mac_text(host_mac)))?;
+    netns.ip(&format!("route add default via {GATEWAY} dev {POD_LINK} onlink"))?;
+    node.ip(&format!("route add {addr}/32 dev {link}"))?;
+    node.ip(&format!("neigh add {addr} lladdr {} dev {link} nud permanent", mac_text(pod_mac)))?;
+    node.enter(|| datapath.attach_pod(&link))??;
+    tables.pod(addr, ifindex, pod_mac, host_mac)?;
+    Ok(Pod { netns, addr })
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Hardware address and index of a link.
+fn link_of(netns: &Netns, link: &str) -> Result<([u8; 6], u32)> {
+    let shown = netns.ip(&format!("-o link show dev {link}"))?;
+    let index = shown.split(':').next().context("ip link shows nothing")?.trim().parse()?;
+    let text = shown.split("link/ether ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let bytes: Vec<u8> = text
+        .with_context(|| format!("no hardware address in {shown:?}"))?
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16))
+        .collect::<Result<_, _>>()?;
+    Ok((bytes.try_into().map_err(|bytes| anyhow::anyhow!("hardware address {bytes:?}"))?, index))
+}
+
+/// What `ethtool -K LINK tx on|off` does, in the namespace of the calling thread.
+fn set_tx_checksumming(link: &str, on: bool) -> Result<()> {
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        data: *mut [u32; 2],
+        rest: [u8; 16],
+    }
+    ensure!(link.len() < libc::IFNAMSIZ, "link name {link:?} is too long");
+    let mut value = [ETHTOOL_STXCSUM, u32::from(on)];
+    let mut request = Request { name: [0; libc::IFNAMSIZ], data: &raw mut value, rest: [0; 16] };
+    request.name[..link.len()].copy_from_slice(link.as_bytes());
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // SAFETY: an ifreq of full size that points to an ethtool_value; both outlive the call.
+    #[expect(unsafe_code, reason = "the ethtool ioctl has no safe wrapper here")]
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if result != 0 {
+        bail!("ethtool on {link}: {}", std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sends a frame as it is, in the namespace of the calling thread.
+#[expect(unsafe_code, reason = "packet sockets have no safe wrapper here")]
+pub fn send_frame(link: &str, frame: &[u8]) -> Result<()> {
+    let name = std::ffi::CString::new(link)?;
+    // SAFETY: a terminated string.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    ensure!(index != 0, "no link {link}");
+    let protocol = (libc::ETH_P_IP as u16).to_be();
+    // SAFETY: no pointers.
+    let raw = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
+    ensure!(raw >= 0, "packet socket: {}", std::io::Error::last_os_error());
+    // SAFETY: just opened, and owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    // SAFETY: integers only.
+    let mut addr: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    addr.sll_family = libc::AF_PACKET as u16;
+    addr.sll_protocol = protocol;
+    addr.sll_ifindex = i32::try_from(index)?;
+    // SAFETY: the buffer and the address are valid for the lengths given.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const addr).cast(),
+            size_of::<libc::sockaddr_ll>() as u32,
+        )
+    };
+    ensure!(usize::try_from(sent) == Ok(frame.len()), "send: {}", std::io::Error::last_os_error());
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! Servers and clients: who answered, whom the server saw, and whether every byte came back.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use thalweg_lab::netns::Netns;
+
+/// Bound of every wait. A working exchange takes milliseconds.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Echoes over TCP and UDP on one port of a namespace, after a line that says who it is and whom it sees.
+pub struct Server {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+// === impl Server ===
+
+impl Server {
+    pub fn start(netns: &Netns, addr: Ipv4Addr, port: u16, name: &str) -> Result<Self> {
+        let (tcp, udp) = netns.enter(|| {
+            let tcp = TcpListener::bind((addr, port))?;
+            io::Result::Ok((tcp, UdpSocket::bind((addr, port))?))
+        })??;
+        tcp.set_nonblocking(true)?;
+        udp.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let spawn = |serve: Box<dyn FnOnce(&AtomicBool) + Send>| {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || serve(&stop))
+        };
+        let (tcp_name, udp_name) = (name.to_owned(), name.to_owned());
+        let threads = vec![
+            spawn(Box::new(move |stop| serve_tcp(&tcp, &tcp_name, stop))),
+            spawn(Box::new(move |stop| serve_udp(&udp, &udp_name, stop))),
+        ];
+        Ok(Self { stop, threads })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve_tcp(listener: &TcpListener, name: &str, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                let name = name.to_owned();
+                // Ends by its own time-outs.
+                thread::spawn(move || echo(stream, &format!("{name} {peer}\n")));
+            }
+            Err(_) => thread::sleep(POLL),
+        }
+    }
+}
+
+fn echo(mut stream: TcpStream, banner: &str) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(banner.as_bytes())?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return stream.shutdown(Shutdown::Write),
+            read => stream.write_all(&buffer[..read])?,
+        }
+    }
+}
+
+fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((read, peer)) = socket.recv_from(&mut buffer) {
+            let answer = [format!("{name} {peer}\n").as_bytes(), &buffer[..read]].concat();
+            let _ = socket.send_to(&answer, peer);
+        }
+    }
+}
+
+/// Who answered, and from which address it was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    pub server: String,
+    pub seen: SocketAddrV4,
+    /// The client's own idea of itself.
+    pub own: SocketAddrV4,
+}
+
+fn answer(line: &str, own: SocketAddrV4) -> Result<Answer> {
+    let (server, seen) = line.trim().split_once(' ').with_context(|| format!("banner {line:?}"))?;
+    Ok(Answer { server: server.to_owned(), seen: seen.parse()?, own })
+}
+
+fn v4(addr: std::net::SocketAddr) -> Result<SocketAddrV4> {
+    match addr {
+        std::net::SocketAddr::V4(addr) => Ok(addr),
+        std::net::SocketAddr::V6(addr) => anyhow::bail!("{addr} is not IPv4"),
+    }
+}
+
+/// Connects, sends `bytes` bytes and checks that they all come back.
+pub fn ask_tcp(netns: &Netns, to: SocketAddrV4, bytes: usize) -> Result<Answer> {
+    let stream = connect(netns, to).with_context(|| format!("connect to {to}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let own = v4(stream.local_addr()?)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    reader.read_line(&mut line).with_context(|| format!("banner of {to}"))?;
+    let sent: Vec<u8> = (0..bytes).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect();
+    let mut got = Vec::with_capacity(bytes);
+    thread::scope(|scope| -> Result<()> {
+        let writer = scope.spawn(|| {
+            (&stream).write_all(&sent)?;
+            stream.shutdown(Shutdown::Write)
+        });
+        reader.read_to_end(&mut got).with_context(|| format!("after {} of {bytes} bytes from {to}", got.len()))?;
+        writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?.context("write")
+    })?;
+    ensure!(got == sent, "{to} echoed {} bytes of {bytes}, or others", got.len());
+    answer(&line, own)
+}
+
+/// Only the connection, for those that shall fail.
+pub fn connect(netns: &Netns, to: SocketAddrV4) -> io::Result<TcpStream> {
+    netns.enter(|| TcpStream::connect_timeout(&to.into(), PATIENCE)).map_err(io::Error::other)?
+}
+
+/// One datagram there and back on a connected socket.
+pub fn ask_udp(netns: &Netns, to: SocketAddrV4, payload: &[u8]) -> Result<Answer> {
+    let socket = udp(netns, to)?;
+    ask_again(&socket, payload).with_context(|| format!("from {to}"))
+}
+
+/// A socket connected to `to`.
+pub fn udp(netns: &Netns, to: SocketAddrV4) -> Result<UdpSocket> {
+    let socket = netns.enter(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(to)?;
+        io::Result::Ok(socket)
+    })??;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// One more datagram on a socket.
+pub fn ask_again(socket: &UdpSocket, payload: &[u8]) -> Result<Answer> {
+    socket.send(payload)?;
+    let mut buffer = [0; 4096];
+    let read = socket.recv(&mut buffer)?;
+    let split = buffer[..read].iter().position(|byte| *byte == b'\n').context("no banner")?;
+    ensure!(&buffer[split + 1..read] == payload, "the payload came back changed");
+    answer(std::str::from_utf8(&buffer[..split])?, v4(socket.local_addr()?)?)
+}
