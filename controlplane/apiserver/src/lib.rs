@@ -11,6 +11,7 @@ pub mod patch;
 pub mod schema;
 pub mod select;
 pub mod table;
+pub mod wire;
 
 // From bytes to a request and back.
 mod body;
