@@ -127,6 +127,27 @@ fn process_of_the_node_serves_a_pod_through_the_hosts_stack() -> Result<()> {
     Ok(())
 }
 
+/// The node's DNS listens so.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn listener_on_another_address_of_the_node_is_reached_through_the_stack() -> Result<()> {
+    let mut node = Node::new()?;
+    let listener = [169, 254, 20, 10].into();
+    node.netns.ip(&format!("addr add {listener}/32 dev lo"))?;
+    node.serve(served(Proto::UDP, VIP, 53), &[at(listener, 5353)])?;
+
+    let question = Packet::udp(at(POD_A, 40_000), at(VIP, 53), b"question");
+    let out = node.pod_sends(&question)?;
+    assert_eq!(out.verdict, PASS);
+    assert_frame("to the stack", &out.packet, &question.to(at(listener, 5353)));
+    let answer = Packet::udp(at(listener, 5353), at(POD_A, 40_000), b"answer");
+    let out = node.stack_sends_pod_a(&answer)?;
+    assert_eq!(out.verdict, PASS);
+    assert_frame("back to the pod", &out.packet, &answer.from(at(VIP, 53)));
+    assert_eq!(node.drops()?, []);
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn what_is_not_for_a_service_is_not_translated() -> Result<()> {

@@ -15,7 +15,7 @@ pub fn tc_from_wire(ctx: TcContext) -> i32 {
     count(Counter::TcPackets);
     let packet = match parse(&ctx) {
         Parsed::Ipv4(packet) => packet,
-        Parsed::Foreign => return TC_ACT_OK as i32,
+        Parsed::Foreign => return TC_ACT_OK,
         Parsed::Malformed => return drop(DropReason::Malformed),
     };
     outcome::of(&ctx, &packet, true).finish(&ctx, &packet, Back::Wire)

@@ -38,7 +38,7 @@ impl Outcome {
     #[inline(always)]
     pub fn finish(self, ctx: &TcContext, packet: &Packet, back: Back) -> i32 {
         match self {
-            Self::Pass => TC_ACT_OK as i32,
+            Self::Pass => TC_ACT_OK,
             Self::Drop(reason) => drop(reason),
             Self::Answer(answer) => match answer.send(ctx, packet, back) {
                 Ok(verdict) => verdict,
@@ -53,7 +53,7 @@ impl Outcome {
 #[inline(always)]
 pub fn drop(reason: DropReason) -> i32 {
     count_drop(reason);
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
 
 #[inline(always)]
@@ -102,7 +102,7 @@ pub fn translate_reply(ctx: &TcContext, packet: &Packet) -> i32 {
     };
     match change {
         Some(change) if change.apply(ctx, packet, packet.ip.ttl).is_none() => drop(DropReason::RewriteFailed),
-        _ => TC_ACT_OK as i32,
+        _ => TC_ACT_OK,
     }
 }
 

@@ -16,6 +16,6 @@ pub fn tc_to_pod(ctx: TcContext) -> i32 {
     match parse(&ctx) {
         Parsed::Ipv4(packet) => translate_reply(&ctx, &packet),
         // The host's own stack made it; the pod's will judge it.
-        Parsed::Foreign | Parsed::Malformed => TC_ACT_OK as i32,
+        Parsed::Foreign | Parsed::Malformed => TC_ACT_OK,
     }
 }

@@ -16,6 +16,6 @@ pub fn tc_to_wire(ctx: TcContext) -> i32 {
     count(Counter::TcPackets);
     match parse(&ctx) {
         Parsed::Ipv4(packet) if packet.tuple.src == node_addr() => translate_reply(&ctx, &packet),
-        _ => TC_ACT_OK as i32,
+        _ => TC_ACT_OK,
     }
 }
