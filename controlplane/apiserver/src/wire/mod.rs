@@ -18,3 +18,5 @@ pub use openapi::openapi_v2_protobuf;
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// The media type by which kubectl asks for the OpenAPI v2 document in protobuf.
 pub const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The `Content-Type` of the answer to that: clients cannot parse the `@`.
+pub const OPENAPI_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
