@@ -24,7 +24,7 @@ use crate::route::{Call, Route, Verb};
 use crate::schema::{self, Document};
 use crate::status::{ApiError, Result};
 use crate::write::{Options, Written};
-use crate::{body, discovery, review};
+use crate::{body, discovery, review, wire};
 
 /// Requests slower than this are worth a line in the log (watches and logs are meant to last).
 const SLOW: Duration = Duration::from_secs(1);
@@ -109,6 +109,10 @@ impl Api {
             Route::Groups => Ok(discovery::groups(&parts.headers)),
             Route::Group(group) => discovery::group(&group),
             Route::Resources { group, version } => discovery::resources(&group, &version),
+            Route::OpenApiV2 if header(ACCEPT).is_some_and(|accept| accept.contains(wire::OPENAPI_PROTOBUF)) => {
+                let found = wire::openapi_v2_protobuf();
+                Ok(tagged(&parts.headers, &found.hash, found.body.clone(), wire::OPENAPI_PROTOBUF_ANSWER))
+            }
             Route::OpenApiV2 => Ok(document(&parts.headers, schema::openapi_v2(), &query)),
             Route::OpenApiV3Index => Ok(document(&parts.headers, schema::openapi_v3_index(), &query)),
             Route::OpenApiV3(root) => {
@@ -140,8 +144,8 @@ impl Api {
         }
         let content_type = context.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if call.verb == Verb::Patch {
-            let options = Options::of(query)?;
-            let patch = crate::patching::Patch::parse(content_type, &body::read(incoming).await?)?;
+            let options = Options::of(query, context.headers)?;
+            let patch = crate::patching::Patch::parse(content_type, &body::read(incoming).await?, query)?;
             let written = match call.subresource.as_str() {
                 "scale" => self.patch_scale(call, &options, &patch).await?,
                 _ => self.patch(call, &options, &patch).await?,
@@ -157,7 +161,7 @@ impl Api {
                 _ => context.show.list(call.kind, &self.delete_collection(call, query, &options).await?),
             };
         }
-        let options = Options::of(query)?;
+        let options = Options::of(query, context.headers)?;
         let document = body::parse(&bytes, format)?;
         let written = match (call.verb, call.subresource.as_str()) {
             (Verb::Create, "binding") => self.bind(call, &options, document).await?,

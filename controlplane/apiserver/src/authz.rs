@@ -48,7 +48,7 @@ impl Authorizer for ByGroup {
         let below =
             |open: &&str| attributes.path.strip_prefix(*open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         match attributes.resource {
-            None => attributes.verb == "get" && OPEN_PATHS.iter().any(|open| below(open)),
+            None => attributes.verb == "get" && OPEN_PATHS.iter().any(below),
             Some(resource) => {
                 matches!(resource.group, "authorization.k8s.io" | "authentication.k8s.io")
                     && resource.resource.starts_with("self")

@@ -1,4 +1,4 @@
-//! Request bodies: JSON or YAML into a value, within a size, with the duplicate fields noted.
+//! Request bodies: JSON, YAML or protobuf into a value, within a size, with the duplicate fields noted.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -9,6 +9,7 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::status::{ApiError, Result};
+use crate::wire;
 
 /// The largest request body, as in Kubernetes.
 pub(crate) const LIMIT: usize = 3 << 20;
@@ -27,6 +28,8 @@ pub(crate) struct Document {
 pub(crate) enum Format {
     Json,
     Yaml,
+    /// What typed clients send: `k8s\0` and an envelope with the object's kind.
+    Protobuf,
 }
 
 /// Reads a body up to the limit. What goes beyond is read and thrown away (within reason), because a client that is still
@@ -59,7 +62,11 @@ pub(crate) fn format(content_type: Option<&str>) -> Result<Format> {
     match media {
         "" | "application/json" | "text/plain" | "application/x-www-form-urlencoded" => Ok(Format::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Format::Yaml),
-        other => Err(ApiError::unsupported_media(other, "application/json, application/yaml")),
+        wire::PROTOBUF => Ok(Format::Protobuf),
+        other => {
+            let accepted = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+            Err(ApiError::unsupported_media(other, accepted))
+        }
     }
 }
 
@@ -73,6 +80,7 @@ pub(crate) fn parse(bytes: &[u8], format: Format) -> Result<Document> {
                 .and_then(|value| deserializer.end().map(|()| value))
                 .map_err(|error| error.to_string())
         }
+        Format::Protobuf => wire::from_protobuf(bytes).map_err(|error| error.to_string()),
         Format::Yaml => seed.deserialize(serde_yaml_ng::Deserializer::from_slice(bytes)).map_err(|error| error.to_string()),
     };
     let value = value.map_err(|error| ApiError::bad_request(format!("error decoding the request's body: {error}")))?;
@@ -238,7 +246,8 @@ mod tests {
             let error = parse(text.as_bytes(), format).err().unwrap();
             assert_eq!(error.code(), 400);
         }
-        assert_eq!(format(Some("application/vnd.kubernetes.protobuf")).unwrap_err().code(), 415);
+        assert_eq!(format(Some("application/cbor")).unwrap_err().code(), 415);
+        assert_eq!(parse(b"{}", Format::Protobuf).err().unwrap().code(), 400);
         assert_eq!(format(Some("application/json; charset=utf-8")).unwrap(), Format::Json);
         assert_eq!(format(None).unwrap(), Format::Json);
     }

@@ -7,6 +7,7 @@ use thalweg_store::{Compare, KeyValue, Op, Outcome, Txn};
 
 use crate::admit;
 use crate::api::Api;
+use crate::apply::{self, Writer};
 use crate::body::Document;
 use crate::kinds::Kind;
 use crate::object;
@@ -52,7 +53,7 @@ impl Api {
     pub(crate) async fn update(&self, call: &Call, options: &Options, document: Document) -> Result<Written> {
         let (object, warnings) = decode(call.kind, document, options.validation)?;
         prepare::same_object(&object, &call.namespace, &call.name)?;
-        let changed = self.change(call.subject(), options.dry_run, call.part(), |_| Ok(object.clone())).await?;
+        let changed = self.change(call.subject(), options, call.part(), |_| Ok(object.clone())).await?;
         Ok(Written::object(call.kind, StatusCode::OK, changed.json).warning(warnings))
     }
 
@@ -61,7 +62,7 @@ impl Api {
     pub(crate) async fn change(
         &self,
         subject: Subject<'_>,
-        dry_run: bool,
+        options: &Options,
         part: Part,
         mut make: impl FnMut(&Value) -> Result<Value>,
     ) -> Result<Changed> {
@@ -71,9 +72,17 @@ impl Api {
             let old = object::decode_item(&item)?;
             let mut new = make(&old)?;
             prepare::preconditions(kind, &new, &old)?;
+            let record = new["metadata"].get("managedFields").cloned();
             prepare::for_update(kind, &mut new, &old, part);
             admit::default(kind, &mut new);
-            if let Some(changed) = self.replace(kind, &item, &old, new, dry_run, part).await? {
+            match record.filter(|_| options.applying) {
+                Some(record) => new["metadata"]["managedFields"] = record,
+                None => {
+                    let subresource = if part == Part::Status { "status" } else { "" };
+                    apply::track(kind, Writer { manager: &options.manager, subresource }, &old, &mut new);
+                }
+            }
+            if let Some(changed) = self.replace(kind, &item, &old, new, options.dry_run, part).await? {
                 return Ok(changed);
             }
         }

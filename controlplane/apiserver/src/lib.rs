@@ -25,6 +25,7 @@ mod status;
 
 // The verbs.
 mod api;
+mod apply;
 mod change;
 mod delete;
 mod kubelet;

@@ -62,7 +62,7 @@ impl Api {
         let (binding, warnings) = decode(kind, document, options.validation)?;
         let name = if call.name.is_empty() { object::name(&binding) } else { &call.name };
         let subject = Subject { name, ..call.subject() };
-        self.change(subject, options.dry_run, Part::Binding, |pod| bound(pod, &binding, name)).await?;
+        self.change(subject, options, Part::Binding, |pod| bound(pod, &binding, name)).await?;
         Ok(Written::status(StatusCode::CREATED, &status::success(StatusCode::CREATED)).warning(warnings))
     }
 

@@ -66,14 +66,14 @@ impl Api {
     pub(crate) async fn update_scale(&self, call: &Call, options: &Options, document: Document) -> Result<Written> {
         let (scale, warnings) = decode(scale_kind()?, document, options.validation)?;
         prepare::same_object(&scale, &call.namespace, &call.name)?;
-        let changed = self.change(call.subject(), options.dry_run, Part::Main, |old| with(old, &scale)).await?;
+        let changed = self.change(call.subject(), options, Part::Main, |old| with(old, &scale)).await?;
         Ok(Written::value(scale_kind()?, StatusCode::OK, &of(&changed.object)).warning(warnings))
     }
 
     pub(crate) async fn patch_scale(&self, call: &Call, options: &Options, patch: &Patch) -> Result<Written> {
         let kind = scale_kind()?;
         let changed = self
-            .change(call.subject(), options.dry_run, Part::Main, |old| {
+            .change(call.subject(), options, Part::Main, |old| {
                 let document = patch.apply(kind, &call.name, &of(old))?;
                 let (scale, _) = decode(kind, document, options.validation)?;
                 with(old, &scale)

@@ -106,6 +106,12 @@ impl ApiError {
         Self::invalid_as("ListOptions.meta.k8s.io", "meta.k8s.io", "ListOptions", "", &[(field, reason, message)])
     }
 
+    /// A patch without an option that it needs.
+    pub fn required_option(field: &str, message: &str) -> Self {
+        let cause = (field, "FieldValueRequired", &*format!("Required value: {message}"));
+        Self::invalid_as("PatchOptions.meta.k8s.io", "meta.k8s.io", "PatchOptions", "", &[cause])
+    }
+
     fn invalid_as(group_kind: &str, group: &str, kind: &str, name: &str, causes: &[(&str, &str, &str)]) -> Self {
         let words: Vec<_> = causes.iter().map(|(field, _, message)| format!("{field}: {message}")).collect();
         let summary = if words.len() == 1 { words[0].clone() } else { format!("[{}]", words.join(", ")) };

@@ -1,7 +1,8 @@
 //! Writing: what all writes share (their options, decoding a body into an object), and creation.
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::USER_AGENT;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use thalweg_store::{Compare, KeyValue, Op, Outcome, Txn};
 
@@ -32,6 +33,10 @@ pub(crate) enum Validation {
 pub(crate) struct Options {
     pub dry_run: bool,
     pub validation: Validation,
+    /// Who writes, for the ownership of fields.
+    pub manager: String,
+    /// The write is an apply: it brings its own record of who owns what.
+    pub applying: bool,
 }
 
 /// What a write answers.
@@ -47,7 +52,7 @@ pub(crate) struct Written {
 // === impl Options ===
 
 impl Options {
-    pub(crate) fn of(query: &Query) -> Result<Self> {
+    pub(crate) fn of(query: &Query, headers: &HeaderMap) -> Result<Self> {
         let validation = match query.get("fieldValidation") {
             "" | "Warn" => Validation::Warn,
             "Ignore" => Validation::Ignore,
@@ -58,7 +63,16 @@ impl Options {
                 )));
             }
         };
-        Ok(Self { dry_run: query.dry_run()?, validation })
+        // As in Kubernetes, who does not name itself is known by its program.
+        let program = || {
+            let agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("unknown");
+            agent.split('/').next().unwrap_or_default().chars().take(128).collect()
+        };
+        let manager = match query.get("fieldManager") {
+            "" => program(),
+            manager => manager.to_owned(),
+        };
+        Ok(Self { dry_run: query.dry_run()?, validation, manager, applying: false })
     }
 }
 
@@ -122,9 +136,18 @@ pub(crate) fn decode(kind: &Kind, document: Document, validation: Validation) ->
 
 impl Api {
     pub(crate) async fn create(&self, call: &Call, options: &Options, document: Document) -> Result<Written> {
+        let (object, warnings) = decode(call.kind, document, options.validation)?;
+        Ok(self.create_object(call, options, object).await?.warning(warnings))
+    }
+
+    /// Creates a decoded object.
+    pub(crate) async fn create_object(&self, call: &Call, options: &Options, mut object: Value) -> Result<Written> {
         let kind = call.kind;
-        let (mut object, warnings) = decode(kind, document, options.validation)?;
+        let record = object["metadata"].get("managedFields").cloned().filter(|_| options.applying);
         prepare::for_create(kind, &mut object, &call.namespace)?;
+        if let Some(record) = record {
+            metadata_mut(&mut object).insert("managedFields".into(), record);
+        }
         let generated = object::meta(&object, "generateName").to_owned();
         let random_name = object::name(&object).is_empty() && !generated.is_empty();
         for _ in 0..RETRIES {
@@ -132,7 +155,7 @@ impl Api {
                 metadata_mut(&mut object).insert("name".into(), json!(object::generate_name(&generated)));
             }
             match self.create_once(kind, call, options, object.clone()).await? {
-                Some(json) => return Ok(Written::object(kind, StatusCode::CREATED, json).warning(warnings)),
+                Some(json) => return Ok(Written::object(kind, StatusCode::CREATED, json)),
                 None if random_name => {}
                 None => return Err(ApiError::already_exists(kind, object::name(&object))),
             }

@@ -134,11 +134,21 @@ async fn manifests_are_applied_shown_changed_and_deleted() {
     kubectl.ok("get deploy web -o jsonpath={.spec.replicas}", "", &["5"]).await;
     kubectl.fails("scale deployment web --current-replicas=9 --replicas=1", "", &["Expected replicas to be 9, was 5"]).await;
     kubectl.ok("label deployment web tier=front", "", &["deployment.apps/web labeled"]).await;
-    kubectl.ok("annotate deployment web note=x", "", &["annotated"]).await;
+    kubectl.ok("annotate deployment web note=x", "", &["deployment.apps/web annotate"]).await;
     kubectl.ok("set image deployment/web server=demo:3", "", &["image updated"]).await;
     kubectl.ok("rollout restart deployment/web", "", &["restarted"]).await;
     kubectl.ok("patch configmap web -p {\"data\":{\"more\":\"1\"}}", "", &["patched"]).await;
+    // These send protobuf, from kubectl 1.32 on.
+    kubectl.ok("create configmap made --from-literal=a=b", "", &["configmap/made created"]).await;
+    kubectl.ok("create namespace apart", "", &["namespace/apart created"]).await;
+    kubectl.ok("create deployment typed --image=demo:1 --replicas=2 --port=80", "", &["deployment.apps/typed created"]).await;
+    kubectl.ok("get deploy typed -o jsonpath={.spec.template.spec.containers[0].ports[0].containerPort}", "", &["80"]).await;
+    kubectl.ok("create service clusterip typed --tcp=80:8080", "", &["service/typed created"]).await;
+    kubectl.ok("expose deployment typed --name=exposed", "", &["service/exposed exposed"]).await;
+    kubectl.ok("create secret generic typed --from-literal=a=b", "", &["secret/typed created"]).await;
     kubectl.ok("replace -f -", &without_namespace("v1", "ConfigMap", "web"), &["configmap/web replaced"]).await;
+    kubectl.ok("apply --server-side --force-conflicts -f -", MANIFEST, &["deployment.apps/web serverside-applied"]).await;
+    kubectl.ok("apply --server-side -f -", MANIFEST, &["deployment.apps/web serverside-applied"]).await;
     kubectl.ok("delete -f -", MANIFEST, &["\"web\" deleted"]).await;
     kubectl.fails("get deployment web", "", &["Error from server (NotFound): deployments.apps \"web\" not found"]).await;
     server.stop().await;
@@ -152,7 +162,7 @@ fn without_namespace(api_version: &str, kind: &str, name: &str) -> String {
 async fn the_api_explains_itself() {
     let server = Server::start().await;
     let kubectl = Kubectl(&server);
-    kubectl.ok("version", "", &["Server Version: v1.36"]).await;
+    kubectl.ok("version", "", &["v1.36.0+thalweg"]).await;
     let resources = ["deployments", "deploy", "apps/v1", "endpointslices", "discovery.k8s.io/v1", "nodes", "leases"];
     kubectl.ok("api-resources", "", &resources).await;
     kubectl.ok("api-versions", "", &["apps/v1", "coordination.k8s.io/v1", "v1"]).await;

@@ -260,7 +260,8 @@ async fn bad_bodies_are_answered_with_what_is_wrong() {
     };
     check(CONFIG_MAPS, "application/json", "{", 400, "error decoding").await;
     check(CONFIG_MAPS, "application/json", "[]", 400, "not an object").await;
-    check(CONFIG_MAPS, "application/vnd.kubernetes.protobuf", "k8s\0", 415, "application/vnd.kubernetes.protobuf").await;
+    check(CONFIG_MAPS, "application/vnd.kubernetes.protobuf", "{}", 400, "does not begin with the protobuf prefix").await;
+    check(CONFIG_MAPS, "application/cbor", "{}", 415, "application/cbor").await;
     check(CONFIG_MAPS, "application/json", &" ".repeat(4 << 20), 413, "limit is 3145728").await;
     check(CONFIG_MAPS, "application/json", r#"{"kind":"Secret"}"#, 400, "does not match the expected kind").await;
     check(CONFIG_MAPS, "application/json", r#"{"metadata":{"name":"Ä"}}"#, 422, "metadata.name").await;
@@ -285,5 +286,33 @@ async fn collections_are_deleted_by_selector() {
     assert_eq!(gone["items"].as_array().map(Vec::len), Some(2));
     let left = server.ok("GET", CONFIG_MAPS, Value::Null).await;
     assert_eq!(left["items"].as_array().map(Vec::len), Some(1));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_side_apply_remembers_who_set_what() {
+    let server = Server::start().await;
+    let one = format!("{CONFIG_MAPS}/applied");
+    let apply = async |manager: &str, data: Value| {
+        let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied"}, "data": data});
+        server.send("PATCH", &format!("{one}?fieldManager={manager}"), "application/apply-patch+yaml", config.to_string()).await
+    };
+    let (code, made) = apply("a", json!({"x": "1", "y": "2"})).await;
+    assert_eq!((code, &made["metadata"]["managedFields"][0]["manager"]), (201, &json!("a")), "{made}");
+    let (code, same) = apply("a", json!({"x": "1", "y": "2"})).await;
+    assert_eq!((code, &same["metadata"]["resourceVersion"]), (200, &made["metadata"]["resourceVersion"]));
+    let (code, both) = apply("b", json!({"z": "3"})).await;
+    assert_eq!((code, &both["data"]), (200, &json!({"x": "1", "y": "2", "z": "3"})));
+    let (code, conflict) = apply("b", json!({"x": "9"})).await;
+    assert_eq!((code, &conflict["reason"]), (409, &json!("Conflict")));
+    assert!(
+        conflict["message"].as_str().is_some_and(|text| text.contains("conflict with \"a\" using v1: .data.x")),
+        "{conflict}"
+    );
+    let (code, forced) = apply("b&force=true", json!({"x": "9"})).await;
+    assert_eq!((code, &forced["data"]), (200, &json!({"x": "9", "y": "2"})));
+    server.ok("PATCH", &format!("{one}?fieldManager=c"), json!({"data": {"y": "5"}})).await;
+    let (code, conflict) = apply("a", json!({"y": "2"})).await;
+    assert_eq!(code, 409, "{conflict}");
     server.stop().await;
 }
