@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::netns::run;
 use crate::owner::Owner;
 use crate::process::{Process, Spec, wait_until};
-use crate::topology::{CLUSTER_CIDR, CLUSTER_DNS, LAN_ADDR, NodeNet, SERVICE_CIDR, Topology, UPLINK};
+use crate::topology::{CLUSTER_CIDR, CLUSTER_DNS, LAN_ADDR, NODE_MASK, NodeNet, SERVICE_CIDR, Topology, UPLINK};
 
 const API_PORT: u16 = 6443;
 /// Preferred port of the API server on the host's loopback; another one is taken when it is in use.
@@ -111,6 +111,8 @@ impl Cluster {
                 SERVICE_CIDR,
                 "--cluster-cidr",
                 CLUSTER_CIDR,
+                "--node-mask",
+                &NODE_MASK.to_string(),
             ]),
             env: Vec::new(),
             listener: Some(listener.into()),

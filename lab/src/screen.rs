@@ -67,12 +67,13 @@ fn counters(cluster: &Cluster) -> Result<String> {
     for node in &cluster.nodes {
         let status: Value = serde_json::from_str(&cluster.thalweg(&node.name, &["status", "-o", "json"])?)?;
         let list = |key: &str| -> String {
-            let object = status.get(key).and_then(Value::as_object);
-            let shown: Vec<String> = object
+            let rows = status.get(key).and_then(Value::as_array);
+            let shown: Vec<String> = rows
                 .into_iter()
                 .flatten()
-                .filter(|(_, value)| value.as_u64().is_some_and(|value| value > 0))
-                .map(|(name, value)| format!("{name} {value}"))
+                .filter_map(|row| Some((row.get("name")?.as_str()?, row.get("count")?.as_u64()?)))
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| format!("{name} {count}"))
                 .collect();
             if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
         };

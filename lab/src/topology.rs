@@ -14,6 +14,8 @@ pub const LAN_ADDR: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 /// Address of the client outside the cluster.
 pub const CLIENT_ADDR: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 100);
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16";
+/// Prefix length of one node's pods: small, so that a check can fill it.
+pub const NODE_MASK: u8 = 26;
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
 pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Name of a node's link to the bridge.

@@ -16,8 +16,8 @@ fn backends(rows: &Value) -> usize {
     rows.as_array()
         .into_iter()
         .flatten()
-        .filter(|row| row["vip"] == VIP && row["port"] == 80)
-        .filter_map(|row| row["backends"].as_array().map(Vec::len))
+        .filter(|row| row["address"] == format!("{VIP}:80"))
+        .filter_map(|row| row["endpoints"].as_array().map(Vec::len))
         .max()
         .unwrap_or(0)
 }
@@ -67,7 +67,7 @@ fn scenario(lab: &mut FileLab) -> Result<()> {
     }
 
     // A half-written file changes nothing; the next whole one takes effect.
-    std::fs::write(lab.manifests.join("web.yaml"), "apiVersion: v1\nkind: Serv")?;
+    std::fs::write(lab.manifests.join("web.yaml"), "apiVersion: v1\nkind: Service\nmetadata: {name: we")?;
     std::thread::sleep(Duration::from_millis(800));
     spread(&client.place(), &vip, &both)?;
     lab.apply("web.yaml", &web(VIP, &[&far], &lab.nodes))?;

@@ -72,6 +72,9 @@ fn all(root: &Path, counts: &mut Counts) -> Result<()> {
     let unit = cargo::test(root, &["--no-fail-fast"], &[])?;
     heading("what users get");
     let bin = up::build(root)?.with_file_name("");
+    heading("every kernel program on this kernel");
+    // Uncaptured, for its table of verified instructions; counted with the others below.
+    cargo::test(root, &["-p", "thalweg-loader", "--test", "verifier", "--", "--ignored", "--nocapture"], &[])?;
     heading("tests on the kernel, in namespaces (root)");
     let env = [("THALWEG_BIN", bin.to_str().context("path of target/release")?)];
     let root_tests = cargo::test(root, &["--no-fail-fast", "--", "--ignored", "--test-threads=1"], &env)?;
@@ -102,7 +105,11 @@ fn one(root: &Path, subject: &str, counts: &mut Counts) -> Result<()> {
     ebpf::run(root, &ebpf::Args::default())?;
     match subject {
         "e2e" => return end_to_end(root, counts),
-        "verifier" => return ignored(root, &["-p", "thalweg-loader", "--test", "verifier"], counts),
+        "verifier" => {
+            let verifier = ["-p", "thalweg-loader", "--test", "verifier", "--", "--ignored", "--nocapture"];
+            counts.add(cargo::test(root, &verifier, &[])?);
+            return Ok(());
+        }
         "packet" => return ignored(root, &["-p", "thalweg-loader"], counts),
         "lab" => return ignored(root, &["-p", "thalweg-lab", "-p", "thalweg-tests", "-p", "thalweg-network"], counts),
         _ => {}

@@ -50,7 +50,7 @@ pub fn views(cluster: &mut Cluster) -> Result<String> {
         let flows: Value = serde_json::from_str(&cluster.thalweg(&node.name, &["conntrack", "-o", "json"])?)?;
         tracked += flows.as_array().map_or(0, Vec::len);
         let status = status(cluster, &node.name)?;
-        ensure!(number(&status, "synced")? == 1, "{}: not synced: {status}", node.name);
+        ensure!(status.get("synced").and_then(Value::as_bool) == Some(true), "{}: not synced: {status}", node.name);
     }
     ensure!(tracked > 0, "no flow is tracked although tc has translated some");
     Ok(format!("{tracked} entries in CONNTRACK"))

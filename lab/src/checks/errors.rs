@@ -1,11 +1,14 @@
 //! Bad input: a clear error, and nothing half done.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cluster::Cluster;
+use crate::netns::Netns;
+use crate::topology::NODE_MASK;
 
 /// A manifest, and what the refusal must say.
 const REFUSED: &[(&str, &str, &str)] = &[
@@ -59,43 +62,59 @@ pub fn cni(cluster: &mut Cluster) -> Result<String> {
     let netns = cluster.net(&node.name)?;
     let plugin = node.dir.join("cni-bin/thalweg-cni");
     ensure!(plugin.exists(), "the agent has not installed {}", plugin.display());
-    let links = || netns.netns.ip("-br link show");
-    let before = links()?.lines().count();
+    let links = || -> Result<usize> { Ok(netns.netns.ip("-br link show")?.lines().count()) };
+    let before = links()?;
+    let container = Netns::create("tw-errors")?;
+    let call = |verb: &str, ifname: &str, stdin: &str| call(cluster, &plugin, &container, verb, ifname, stdin);
 
-    let corrupt = call(cluster, &plugin, "ADD", "tw-corrupt", "{ not json")?;
+    let (_, corrupt) = call("ADD", "eth0", "{ not json")?;
     ensure!(error_code(&corrupt)? == 6, "a configuration that is no JSON: {corrupt}");
-    let version = call(cluster, &plugin, "ADD", "tw-version", r#"{"cniVersion":"9.9.9","name":"x","type":"thalweg-cni"}"#)?;
+    let (_, version) = call("ADD", "eth0", r#"{"cniVersion":"9.9.9","name":"x","type":"thalweg-cni"}"#)?;
     ensure!(error_code(&version)? == 1, "a version from the future: {version}");
 
     let config = config(&node.dir)?;
-    let pod_cidr = cluster.kubectl(&["get", "node", &node.name, "-o", "jsonpath={.spec.podCIDR}"])?;
-    let mut config: serde_json::Value = serde_json::from_str(&config).context("the agent's CNI configuration")?;
-    // Asking for an address outside the node's range is the small sister of a full range: refused before anything is made.
-    config["runtimeConfig"] = serde_json::json!({"ips": ["192.0.2.1/32"]});
-    let outside = call(cluster, &plugin, "ADD", "tw-outside", &config.to_string())?;
-    ensure!(error_code(&outside).is_ok(), "an address outside {pod_cidr}: {outside}");
-    ensure!(outside.contains("192.0.2.1"), "the error does not name the address: {outside}");
-    ensure!(links()?.lines().count() == before, "a refused ADD left a link behind:\n{}", links()?);
-    Ok("corrupt JSON: code 6; unknown version: code 1; foreign address refused; no link left".to_owned())
+    let mut foreign: serde_json::Value = serde_json::from_str(&config).context("the agent's CNI configuration")?;
+    foreign["runtimeConfig"] = serde_json::json!({"ips": ["192.0.2.1/32"]});
+    let (_, outside) = call("ADD", "eth0", &foreign.to_string())?;
+    ensure!(error_code(&outside).is_ok() && outside.contains("192.0.2.1"), "an address outside the node's range: {outside}");
+    ensure!(links()? == before, "a refused ADD left a link behind");
+
+    // Interfaces of one container until the range is full.
+    let mut taken = Vec::new();
+    let full = loop {
+        let ifname = format!("tw{}", taken.len());
+        let (accepted, stdout) = call("ADD", &ifname, &config)?;
+        if !accepted {
+            break stdout;
+        }
+        taken.push(ifname);
+        ensure!(taken.len() <= 256, "256 addresses of a /{NODE_MASK} were given out");
+    };
+    ensure!(error_code(&full)? == 11, "a full range is to be tried again later: {full}");
+    ensure!(links()? == before + taken.len(), "the refused ADD left a link behind");
+    for ifname in &taken {
+        let (accepted, stdout) = call("DEL", ifname, &config)?;
+        ensure!(accepted, "DEL of {ifname}: {stdout}");
+    }
+    ensure!(links()? == before, "a DEL left a link behind");
+    Ok(format!("codes 6, 1 and 11; range full after {} more addresses; no link left", taken.len()))
 }
 
-/// Runs the plugin as a runtime does, in the node's namespace, for a container whose namespace is a throw-away one.
-fn call(cluster: &Cluster, plugin: &std::path::Path, command: &str, container: &str, stdin: &str) -> Result<String> {
+/// Runs the plugin as a runtime does, in the node's namespace: whether it was accepted, and what it printed.
+fn call(cluster: &Cluster, plugin: &Path, container: &Netns, verb: &str, ifname: &str, stdin: &str) -> Result<(bool, String)> {
     let node = cluster.nodes.first().context("no node")?;
-    let pod = crate::netns::Netns::create(container)?;
     let input = cluster.data.join("cni-stdin");
     fs::write(&input, stdin)?;
     let mut run: Command = cluster.net(&node.name)?.netns.command(plugin);
-    run.env("CNI_COMMAND", command)
-        .env("CNI_CONTAINERID", container)
-        .env("CNI_NETNS", pod.path())
-        .env("CNI_IFNAME", "eth0")
+    run.env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", container.name())
+        .env("CNI_NETNS", container.path())
+        .env("CNI_IFNAME", ifname)
         .env("CNI_PATH", node.dir.join("cni-bin"))
         .stdin(fs::File::open(&input)?);
     let output = run.output().context("start the CNI plugin")?;
     fs::remove_file(&input)?;
-    ensure!(!output.status.success(), "CNI {command} for {container} was accepted");
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
 fn error_code(stdout: &str) -> Result<u64> {
@@ -105,7 +124,7 @@ fn error_code(stdout: &str) -> Result<u64> {
 }
 
 /// The single-plugin configuration that a runtime would pass, from the list that the agent installed.
-fn config(dir: &std::path::Path) -> Result<String> {
+fn config(dir: &Path) -> Result<String> {
     let path = dir.join("cni-conf/05-thalweg.conflist");
     let list: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?)?;

@@ -80,15 +80,14 @@ fn backends_reach(cluster: &Cluster, count: usize) -> Result<Duration> {
 
 /// Backends of `web` port http, from the pinned maps.
 fn backends(cluster: &Cluster, node: &str) -> Result<usize> {
-    let vip = vip(cluster)?;
+    let address = format!("{}:80", vip(cluster)?);
     let rows: serde_json::Value = serde_json::from_str(&cluster.thalweg(node, &["services", "-o", "json"])?)?;
     Ok(rows
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|row| row.get("vip").and_then(|value| value.as_str()) == Some(&vip))
-        .filter(|row| row.get("port").and_then(serde_json::Value::as_u64) == Some(80))
-        .filter_map(|row| row.get("backends")?.as_array().map(Vec::len))
+        .filter(|row| row.get("address").and_then(|value| value.as_str()) == Some(&address))
+        .filter_map(|row| row.get("endpoints")?.as_array().map(Vec::len))
         .max()
         .unwrap_or(0))
 }
