@@ -145,6 +145,9 @@ fn tls(
 /// Accepts connections of one listener until shutdown, then lets the open ones finish.
 async fn accept(listener: tokio::net::TcpListener, tls: TlsAcceptor, api: Arc<Api>) {
     let graceful = GracefulShutdown::new();
+    // Whatever is open when this ends, ends with it: nothing may hold the store longer.
+    let ended = CancellationToken::new();
+    let _end = ended.clone().drop_guard();
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(1000);
@@ -163,9 +166,13 @@ async fn accept(listener: tokio::net::TcpListener, tls: TlsAcceptor, api: Arc<Ap
             }
         };
         let (tls, api, server, watcher) = (tls.clone(), api.clone(), server.clone(), graceful.watcher());
+        let ended = ended.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection(tcp, &tls, api, &server, watcher).await {
-                tracing::debug!(%peer, %error, "connection ended");
+            tokio::select! {
+                served = connection(tcp, &tls, api, &server, watcher) => if let Err(error) = served {
+                    tracing::debug!(%peer, %error, "connection ended");
+                },
+                () = ended.cancelled() => {}
             }
         });
     }

@@ -26,9 +26,7 @@ pub(super) struct Disk {
 
 impl Disk {
     pub(super) fn open(file: &Path) -> Result<Self, redb::Error> {
-        let mut database = Database::builder().set_cache_size(CACHE_BYTES).create(file)?;
-        // Free pages are reused while running; what a past burst left over is given back at start.
-        database.compact()?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create(file)?;
         let write = database.begin_write()?;
         {
             let mut facts = write.open_table(FACTS)?;

@@ -133,6 +133,28 @@ async fn churn_does_not_grow_the_file() {
 }
 
 #[tokio::test]
+async fn what_a_burst_took_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("store");
+    let size = || std::fs::metadata(&file).unwrap().len();
+    let store = Embedded::open(&file).unwrap();
+    let big = "x".repeat(1 << 20);
+    for n in 0..40 {
+        store.txn(put(&format!("/k{n}"), &big)).await.unwrap();
+    }
+    let largest = size();
+    for n in 0..40 {
+        let gone = Txn { compares: vec![], ops: vec![Op::Delete { key: format!("/k{n}").into() }] };
+        store.txn(gone).await.unwrap();
+    }
+    store.txn(put("/left", "1")).await.unwrap();
+    drop(store);
+    assert!(largest > 40 << 20 && size() < largest / 4, "{largest} bytes became {}", size());
+    let store = Embedded::open(&file).unwrap();
+    assert!(store.get(b"/left", None).await.unwrap().item.is_some());
+}
+
+#[tokio::test]
 async fn what_cannot_be_opened_or_written_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("store");
