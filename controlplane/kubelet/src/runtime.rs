@@ -196,6 +196,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Forgets a stopped sandbox and its containers.
     fn remove_sandbox(&self, id: &str) -> impl Future<Output = Result<()>> + Send;
 
+    fn sandbox_status(&self, id: &str) -> impl Future<Output = Result<Sandbox>> + Send;
+
     /// Every sandbox on this node, also those a former kubelet made.
     fn list_sandboxes(&self) -> impl Future<Output = Result<Vec<Sandbox>>> + Send;
 

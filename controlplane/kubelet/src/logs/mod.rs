@@ -1,9 +1,11 @@
 //! Container logs in CRI format: one line of the program per line, behind its time, stream and a tag that says whether it
 //! is whole (`F`) or only part of a line (`P`). The shim writes them, the kubelet's server reads them.
 
+mod index;
 mod read;
 mod write;
 
+pub use index::{LogIndex, LogKey, LogPlace};
 pub use read::{LogOptions, LogReader, filter_line};
 pub use write::{LogWriter, copy_lines};
 

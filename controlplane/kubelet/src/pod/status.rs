@@ -20,6 +20,8 @@ use crate::runtime::Exit;
 pub struct Facts<'a> {
     pub pod: &'a Pod,
     pub records: &'a Records,
+    /// As they were told last: times of what has not changed are carried over from here.
+    pub conditions: &'a [PodCondition],
     /// Containers held back after their end.
     pub back_off: &'a BTreeMap<String, Duration>,
     pub sandbox_ready: bool,
@@ -39,7 +41,6 @@ pub struct Verdict {
     pub message: Option<String>,
 }
 
-/// The status, with condition times carried over from `pod` where nothing changed.
 pub fn pod_status(facts: &Facts<'_>, now: Timestamp) -> PodStatus {
     let Some(spec) = &facts.pod.spec else { return PodStatus::default() };
     let initialized = initialized(spec, facts.records);
@@ -177,7 +178,7 @@ fn conditions(
     phase: &str,
     now: Timestamp,
 ) -> Vec<PodCondition> {
-    let before = facts.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let others = facts.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let ended = matches!(phase, "Succeeded" | "Failed");
     let sidecars: Vec<_> = containers(spec).filter(|(_, r)| *r == Role::Sidecar).map(|(c, _)| c.name.as_str()).collect();
     let unready: Vec<_> =
@@ -194,7 +195,7 @@ fn conditions(
         }
     };
     let gates = spec.readiness_gates.iter().flatten().map(|g| g.condition_type.as_str());
-    let shut: Vec<_> = gates.filter(|g| !before.iter().any(|c| c.type_ == **g && c.status == "True")).collect();
+    let shut: Vec<_> = gates.filter(|g| !others.iter().any(|c| c.type_ == **g && c.status == "True")).collect();
     let ready = match &containers_ready {
         Ok(()) if !shut.is_empty() => {
             let text = format!("the status of pod readiness gates {} is not \"True\"", names(&shut));
@@ -218,7 +219,7 @@ fn conditions(
         ("PodScheduled", Ok(())),
     ]
     .into_iter()
-    .map(|(kind, result)| condition(kind, result, before, facts.pod.metadata.generation, now))
+    .map(|(kind, result)| condition(kind, result, facts.conditions, facts.pod.metadata.generation, now))
     .collect()
 }
 

@@ -34,7 +34,7 @@ pub struct Report {
 }
 
 /// Where a container's handlers are sent.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Target<R> {
     pub runtime: Arc<R>,
     pub container: Arc<Container>,
@@ -115,6 +115,13 @@ fn seconds(value: Option<i32>, default: u64) -> Duration {
 }
 
 // === impl Target ===
+
+impl<R> Clone for Target<R> {
+    fn clone(&self) -> Self {
+        let (runtime, container) = (self.runtime.clone(), self.container.clone());
+        Self { runtime, container, id: self.id.clone(), ip: self.ip }
+    }
+}
 
 impl<R: Runtime> Target<R> {
     /// Success is exit code 0.

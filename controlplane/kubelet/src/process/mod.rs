@@ -153,6 +153,10 @@ impl Runtime for ProcessRuntime {
         remove_dir(&self.sandbox_dir(id))
     }
 
+    async fn sandbox_status(&self, id: &str) -> Result<Sandbox> {
+        self.sandbox(id)
+    }
+
     async fn list_sandboxes(&self) -> Result<Vec<Sandbox>> {
         self.sandboxes()
     }

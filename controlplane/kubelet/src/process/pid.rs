@@ -8,6 +8,9 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 
+/// PF_EXITING of the kernel's task flags.
+const EXITING: u32 = 4;
+
 /// A process of this boot of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRef {
@@ -26,17 +29,16 @@ pub struct PidFd(OwnedFd);
 impl ProcessRef {
     pub fn of(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).map_err(io::Error::other)?;
-        let (_, start) = stat(pid)?;
-        Ok(Self { pid, start, boot: boot_id()? })
+        Ok(Self { pid, start: stat(pid)?.start, boot: boot_id()? })
     }
 
-    /// Whether it still runs; a zombie does not.
+    /// Whether it still runs. A zombie does not, nor does one on its way out: the first process of a pid namespace is held
+    /// there until all others of the namespace are gone, and nothing can be started beside it any more.
     pub fn alive(&self) -> bool {
-        let same_boot = boot_id().is_ok_and(|boot| boot == self.boot);
-        same_boot && stat(self.pid).is_ok_and(|(state, start)| start == self.start && !matches!(state, 'Z' | 'X'))
+        self.look().is_some_and(|stat| !matches!(stat.state, 'Z' | 'X') && stat.flags & EXITING == 0)
     }
 
-    /// A handle, or `None` when the process is gone.
+    /// A handle, or `None` when the process is gone. One that has ended and was not waited for yet still has a handle.
     pub fn open(&self) -> io::Result<Option<PidFd>> {
         let fd = match pidfd_open(self.pid) {
             Ok(fd) => fd,
@@ -44,7 +46,13 @@ impl ProcessRef {
             Err(e) => return Err(e),
         };
         // Checked after opening: from here on the handle cannot come to mean another process.
-        Ok(self.alive().then_some(PidFd(fd)))
+        Ok(self.look().map(|_| PidFd(fd)))
+    }
+
+    /// What the kernel says of this very process.
+    fn look(&self) -> Option<Stat> {
+        let same_boot = boot_id().is_ok_and(|boot| boot == self.boot);
+        stat(self.pid).ok().filter(|stat| same_boot && stat.start == self.start)
     }
 
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
@@ -90,18 +98,25 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     }
 }
 
-/// State letter and start time of a process.
-fn stat(pid: i32) -> io::Result<(char, u64)> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    flags: u32,
+    start: u64,
+}
+
+fn stat(pid: i32) -> io::Result<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_stat(&text).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat cannot be read: {text:?}")))
 }
 
-fn parse_stat(text: &str) -> Option<(char, u64)> {
+fn parse_stat(text: &str) -> Option<Stat> {
     // The command is in parentheses and may itself contain spaces and parentheses.
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    let flags = fields.nth(5)?.parse().ok()?;
+    Some(Stat { state, flags, start: fields.nth(12)?.parse().ok()? })
 }
 
 fn boot_id() -> io::Result<String> {
@@ -115,7 +130,7 @@ mod tests {
     #[test]
     fn stat_with_a_strange_command_name() {
         let line = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2 3";
-        assert_eq!(parse_stat(line), Some(('S', 987654)));
+        assert_eq!(parse_stat(line), Some(Stat { state: 'S', flags: 4194560, start: 987654 }));
         assert_eq!(parse_stat("42 (short) S 1"), None);
         assert_eq!(parse_stat(""), None);
     }

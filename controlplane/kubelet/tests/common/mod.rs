@@ -30,21 +30,50 @@ esac
 
 pub struct Node {
     pub netns: Netns,
-    pub dir: tempfile::TempDir,
+    pub dir: Dir,
+    adopted: bool,
     pub cgroup: PathBuf,
 }
 
+/// A directory that goes with the node.
+pub struct Dir(PathBuf);
+
+impl Dir {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 impl Node {
+    /// A node whose process was killed: the same directory and cgroup, and its network as it was left.
+    #[allow(dead_code, reason = "each test file uses what it needs")]
+    pub fn take_over(name: &str, dir: PathBuf) -> Self {
+        let netns = Netns::existing(&format!("tw-{name}"));
+        let cgroup = cgroup2().join(format!("thalweg-test-{name}"));
+        Self { netns, dir: Dir(dir), adopted: true, cgroup }
+    }
+
     /// `name` tells the tests of one run apart, at most 6 characters.
     pub fn new(name: &str) -> Self {
+        Self::at(name, tempfile::Builder::new().prefix("thalweg-kubelet-").tempdir().expect("tempdir").keep())
+    }
+
+    /// A node whose directory is given.
+    pub fn at(name: &str, dir: PathBuf) -> Self {
+        let dir = Dir(dir);
         let netns = Netns::create(&format!("tw-{name}")).expect("network namespace");
         netns.ip("link add tw-br type bridge").expect("bridge");
         netns.ip("addr add 10.77.0.1/24 dev tw-br").expect("address");
         netns.ip("link set tw-br up").expect("up");
-        let dir = tempfile::Builder::new().prefix("thalweg-kubelet-").tempdir().expect("tempdir");
         let cgroup = cgroup2().join(format!("thalweg-test-{name}"));
         std::fs::create_dir_all(&cgroup).expect("cgroup");
-        let node = Self { netns, dir, cgroup };
+        let node = Self { netns, dir, adopted: false, cgroup };
         for sub in ["bin", "net.d", "state"] {
             std::fs::create_dir(node.dir.path().join(sub)).expect("directory");
         }
@@ -110,6 +139,9 @@ impl Drop for Node {
         let here = self.dir.path().to_string_lossy().into_owned();
         for point in mounts.lines().filter_map(|m| m.split(' ').nth(1)).filter(|p| p.starts_with(&here)) {
             let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+        }
+        if self.adopted {
+            let _ = Netns::remove(self.netns.name());
         }
         for _ in 0..100 {
             if remove_cgroups(&self.cgroup).is_ok() {

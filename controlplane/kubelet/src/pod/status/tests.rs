@@ -44,6 +44,7 @@ fn status(pod: &Pod, records: &Records, back_off: &BTreeMap<String, Duration>, n
     let facts = Facts {
         pod,
         records,
+        conditions: pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default(),
         back_off,
         sandbox_ready: true,
         pod_ips: &ips,
@@ -136,6 +137,7 @@ fn a_verdict_stands_over_the_states() {
     let facts = Facts {
         pod: &pod,
         records: &records,
+        conditions: &[],
         back_off: &BTreeMap::new(),
         sandbox_ready: false,
         pod_ips: &[],
