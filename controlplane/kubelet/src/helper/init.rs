@@ -14,7 +14,8 @@ use super::{Namespaces, drop_privileges, rootfs};
 use crate::process::{Cgroup, ProcessRef, state};
 use crate::runtime::ContainerConfig;
 
-/// What a program finds when neither image nor pod says a PATH.
+/// What a program finds when neither pod nor node says a PATH. There is no image that could: programs are the node's own, and
+/// so is the PATH that finds them.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(super) fn run(dir: &Path) -> Result<ExitCode> {
@@ -54,7 +55,8 @@ pub(super) fn command(config: &ContainerConfig, hostname: &str) -> Option<Comman
 
 pub(super) fn environment(command: &mut Command, config: &ContainerConfig, hostname: &str) {
     let home = if config.security.user == 0 { "/root" } else { "/" };
-    command.env_clear().env("PATH", PATH).env("HOSTNAME", hostname).env("HOME", home);
+    let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
+    command.env_clear().env("PATH", path).env("HOSTNAME", hostname).env("HOME", home);
     command.envs(config.env.iter().map(|(k, v)| (k, v)));
 }
 
