@@ -14,7 +14,6 @@ const OWNED: &[(&str, &[&str])] = &[
     ("aya", &["ebpf/abi", "ebpf/loader"]),
     ("aya-obj", &["ebpf/loader"]),
     ("aya-ebpf", &["ebpf/programs"]),
-    ("rtnetlink", &["cni/network"]),
     ("netlink-packet-route", &["cni/network"]),
     (
         "kube",
@@ -31,7 +30,13 @@ const OWNED: &[(&str, &[&str])] = &[
 ];
 
 /// Folders in which `unsafe` may stand, each use with its SAFETY line (clippy checks that).
-const UNSAFE: &[&str] = &["ebpf/", "cni/network/", "dns/src/sockets", "controlplane/kubelet/src/runtime"];
+const UNSAFE: &[&str] = &[
+    "ebpf/",
+    "cni/",
+    "controlplane/apiserver/src/inherit.rs",
+    "controlplane/kubelet/src/helper/",
+    "controlplane/kubelet/src/process/",
+];
 
 /// Crates that may depend on nothing else of the workspace.
 const LEAVES: &[&str] = &["ebpf/abi", "cni/plugin", "xtask"];
