@@ -22,6 +22,9 @@ const EVACUATION_LIMIT: Duration = Duration::from_secs(60);
 /// Sandboxes whose end failed are tried again this often.
 const CLEANUP: Duration = Duration::from_secs(30);
 
+/// Between a worker that failed and the next one for its pod.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
 pub struct Manager<R, A> {
     node: Arc<Node<R, A>>,
     pods: HashMap<String, Entry>,
@@ -32,6 +35,7 @@ pub struct Manager<R, A> {
 }
 
 struct Entry {
+    id: PodId,
     updates: watch::Sender<Update>,
     /// Its worker has done everything; the object is still there.
     finished: bool,
@@ -63,7 +67,7 @@ impl<R: Runtime, A: ClusterApi> Manager<R, A> {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(event) = pods.next() => self.event(event, &mut listed).await,
-                Some(done) = self.workers.join_next() => self.finished(done),
+                Some(done) = self.workers.join_next() => self.finished(done).await,
                 _ = cleanup.tick() => if self.synced { self.clean().await },
                 else => break,
             }
@@ -107,14 +111,19 @@ impl<R: Runtime, A: ClusterApi> Manager<R, A> {
             return;
         }
         let sandboxes = self.inherited.remove(&uid).unwrap_or_default();
+        self.begin(id, update, sandboxes, Duration::ZERO);
+    }
+
+    fn begin(&mut self, id: PodId, update: Update, sandboxes: Vec<Sandbox>, after: Duration) {
+        let uid = id.uid.clone();
         let (sender, receiver) = watch::channel(update);
-        let worker = Worker::new(self.node.clone(), id, receiver);
+        let worker = Worker::new(self.node.clone(), id.clone(), receiver);
         self.workers.spawn(async move {
+            tokio::time::sleep(after).await;
             worker.run(sandboxes).await;
             uid
         });
-        let uid = sender.borrow().pod.metadata.uid.clone().unwrap_or_default();
-        self.pods.insert(uid, Entry { updates: sender, finished: false });
+        self.pods.insert(id.uid.clone(), Entry { id, updates: sender, finished: false });
     }
 
     fn gone(&mut self, uid: &str, last: Option<Pod>) {
@@ -131,13 +140,12 @@ impl<R: Runtime, A: ClusterApi> Manager<R, A> {
         });
     }
 
-    fn finished(&mut self, done: Result<String, tokio::task::JoinError>) {
+    async fn finished(&mut self, done: Result<String, tokio::task::JoinError>) {
         let uid = match done {
             Ok(uid) => uid,
             Err(e) => {
-                tracing::error!(error = %e, "a pod's worker failed; its pod is looked at again when it changes");
-                self.pods.retain(|_, entry| !entry.updates.is_closed() || entry.finished);
-                return;
+                tracing::error!(error = %e, "a pod's worker failed; another one takes its pod over");
+                return self.replace_failed().await;
             }
         };
         if let Some(entry) = self.pods.get_mut(&uid) {
@@ -145,6 +153,17 @@ impl<R: Runtime, A: ClusterApi> Manager<R, A> {
             if entry.updates.borrow().gone {
                 self.pods.remove(&uid);
             }
+        }
+    }
+
+    /// A new worker for every pod whose worker is gone before its work was done.
+    async fn replace_failed(&mut self) {
+        let sandboxes = self.node.runtime.list_sandboxes().await.unwrap_or_default();
+        let failed: Vec<_> = self.pods.extract_if(|_, e| !e.finished && e.updates.is_closed()).map(|(_, e)| e).collect();
+        for entry in failed {
+            let update = entry.updates.borrow().clone();
+            let own = sandboxes.iter().filter(|s| s.config.uid == entry.id.uid).cloned().collect();
+            self.begin(entry.id, update, own, AFTER_FAILURE);
         }
     }
 

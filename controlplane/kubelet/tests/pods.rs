@@ -32,7 +32,7 @@ fn container(status: &Value, name: &str) -> Value {
 fn a_pod_becomes_ready_restarts_what_ends_and_leaves_no_trace() {
     let node = Node::new("klppod");
     let api = Arc::new(Fake::default());
-    node.run(async {
+    node.run(|| async {
         let kubelet = Kubelet::start(&node, &api, false).await;
         let mut server = python("server", SERVER);
         server["readinessProbe"] = json!({"httpGet": {"port": 8080, "path": "/etc/hostname"}, "periodSeconds": 1});
@@ -87,7 +87,7 @@ fn a_pod_becomes_ready_restarts_what_ends_and_leaves_no_trace() {
 fn termination_runs_the_hook_sends_the_signal_and_ends_the_deaf() {
     let node = Node::new("klpend");
     let api = Arc::new(Fake::default());
-    node.run(async {
+    node.run(|| async {
         let kubelet = Kubelet::start(&node, &api, false).await;
         let shared = node.dir.path().join("shared");
         let mut polite =
@@ -129,7 +129,7 @@ fn termination_runs_the_hook_sends_the_signal_and_ends_the_deaf() {
 fn pods_that_end_succeed_or_fail_and_unhealthy_ones_are_restarted() {
     let node = Node::new("klpjob");
     let api = Arc::new(Fake::default());
-    node.run(async {
+    node.run(|| async {
         let kubelet = Kubelet::start(&node, &api, false).await;
         api.create("job-31", json!({"restartPolicy": "Never", "containers": [sh("c", "exit 0")]}));
         api.create("job-32", json!({"restartPolicy": "Never", "containers": [sh("c", "exit 4")]}));
@@ -168,7 +168,7 @@ fn pods_that_end_succeed_or_fail_and_unhealthy_ones_are_restarted() {
 fn a_restarted_kubelet_takes_its_pods_over() {
     let node = Node::new("klpado");
     let api = Arc::new(Fake::default());
-    node.run(async {
+    node.run(|| async {
         let kubelet = Kubelet::start(&node, &api, false).await;
         let mut steady = sh("c", "sleep 600");
         steady["readinessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
@@ -218,7 +218,7 @@ fn a_restarted_kubelet_takes_its_pods_over() {
 fn a_network_that_comes_late_is_waited_for() {
     let node = Node::new("klplat");
     let api = Arc::new(Fake::default());
-    node.run(async {
+    node.run(|| async {
         let conf = node.dir.path().join("net.d/10-test.conflist");
         let text = std::fs::read_to_string(&conf).expect("conf");
         std::fs::remove_file(&conf).expect("remove");
@@ -258,7 +258,7 @@ fn after_kill_9_orphans_are_removed_at_the_next_start() {
     let api = Arc::new(Fake::default());
     if let Some(dir) = std::env::var_os(ROLE) {
         let node = Node::at("klpkil", dir.into());
-        node.run(async {
+        node.run(|| async {
             let _kubelet = Kubelet::start(&node, &api, false).await;
             api.create("orphan-61", json!({"containers": [sh("c", "sleep 600")]}));
             eventually("ready", 20, || api.ready("orphan-61")).await;
@@ -285,7 +285,7 @@ fn after_kill_9_orphans_are_removed_at_the_next_start() {
     assert!(dir.join("up").exists(), "the other kubelet's pod does not run");
     drop(victim); // kill -9
     assert!(node.leftovers().len() >= 5, "{:?}", node.leftovers());
-    node.run(async {
+    node.run(|| async {
         let kubelet = Kubelet::start(&node, &api, false).await;
         eventually("no trace", 20, || node.leftovers().is_empty()).await;
         kubelet.stop().await;

@@ -58,7 +58,7 @@ async fn exit(runtime: &ProcessRuntime, id: &str) -> Exit {
 #[ignore = "needs root: run by cargo xtask test"]
 fn containers_of_a_pod_share_localhost_and_see_a_read_only_node() {
     let node = Node::new("kltpod");
-    node.run(async {
+    node.run(|| async {
         let runtime = ProcessRuntime::new(node.options()).expect("runtime");
         let sandbox = runtime.run_sandbox(sandbox_config("web-7")).await.expect("sandbox");
         assert_eq!(sandbox.state, SandboxState::Ready);
@@ -114,7 +114,7 @@ fn python() -> String {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_container_stops_at_its_signal_or_after_its_grace() {
     let node = Node::new("kltstp");
-    node.run(async {
+    node.run(|| async {
         let runtime = ProcessRuntime::new(node.options()).expect("runtime");
         let sandbox = runtime.run_sandbox(sandbox_config("stop-8")).await.expect("sandbox");
         let polite = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
@@ -141,7 +141,7 @@ fn a_container_stops_at_its_signal_or_after_its_grace() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn what_cannot_start_says_why() {
     let node = Node::new("kltbad");
-    node.run(async {
+    node.run(|| async {
         let runtime = ProcessRuntime::new(node.options()).expect("runtime");
         let sandbox = runtime.run_sandbox(sandbox_config("bad-9")).await.expect("sandbox");
         let empty = ContainerConfig { command: vec![], image: "nginx".into(), ..shell(&node, "empty", "") };
@@ -179,7 +179,7 @@ fn what_cannot_start_says_why() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn commands_run_inside_a_container_within_their_time() {
     let node = Node::new("kltexe");
-    node.run(async {
+    node.run(|| async {
         let runtime = ProcessRuntime::new(node.options()).expect("runtime");
         let sandbox = runtime.run_sandbox(sandbox_config("exec-11")).await.expect("sandbox");
         let id = launch(&runtime, &sandbox.id, shell(&node, "main", "echo mark > /tmp/mark; exec sleep 60")).await;
@@ -202,13 +202,13 @@ fn commands_run_inside_a_container_within_their_time() {
 fn pods_outlive_the_runtime_and_are_found_again() {
     let node = Node::new("kltout");
     // The first runtime lives in a tokio runtime that is torn down: no task, no child handle, no memory is left of it.
-    let (sandbox, id) = node.run(async {
+    let (sandbox, id) = node.run(|| async {
         let runtime = ProcessRuntime::new(node.options()).expect("runtime");
         let sandbox = runtime.run_sandbox(sandbox_config("old-12")).await.expect("sandbox");
         let id = launch(&runtime, &sandbox.id, shell(&node, "main", "echo one; sleep 1; echo two; exit 5")).await;
         (sandbox.id, id)
     });
-    node.run(async {
+    node.run(|| async {
         let runtime = ProcessRuntime::new(node.options()).expect("runtime");
         let found = runtime.list_sandboxes().await.expect("list");
         assert_eq!(found.len(), 1);

@@ -22,6 +22,8 @@ pub(super) const EMPTY_ROOT: &str = "root";
 
 pub(super) fn outer(dir: &Path, subcommand: &[OsString]) -> Result<ExitCode> {
     let record: state::SandboxRecord = state::read(&dir.join(state::SANDBOX))?.context("the sandbox has no record")?;
+    // A session of its own: Ctrl-C and a closed terminal reach the kubelet, not the pods.
+    let _ = nix::unistd::setsid();
     std::fs::create_dir_all(dir.join(EMPTY_ROOT)).context("make the pause root")?;
     Cgroup::new(&record.cgroup).child("sandbox").enter()?;
 

@@ -60,9 +60,14 @@ fn build(address: SocketAddr, action: &HTTPGetAction) -> Result<http::Request<Em
 
 fn unchecked() -> Result<rustls::ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone());
+    let builder = rustls::ClientConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth())
+    Ok(builder.dangerous().with_custom_certificate_verifier(any_certificate()).with_no_client_auth())
+}
+
+/// Accepts any server's certificate.
+pub fn any_certificate() -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
+    Arc::new(Anyone(Arc::new(rustls::crypto::ring::default_provider())))
 }
 
 /// Accepts any certificate: a probe asks whether the container answers, not who it is.

@@ -3,6 +3,8 @@
 mod http;
 mod threshold;
 
+#[cfg(test)]
+pub use http::any_certificate;
 pub use threshold::Threshold;
 
 use std::net::{IpAddr, SocketAddr};

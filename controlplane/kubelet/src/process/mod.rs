@@ -12,6 +12,7 @@ pub use cgroup::Cgroup;
 pub use pid::ProcessRef;
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -69,9 +70,12 @@ impl ProcessRuntime {
     /// Checks what the runtime needs and makes its directories.
     pub fn new(options: ProcessOptions) -> io::Result<Self> {
         Cgroup::new(&options.cgroup).check()?;
-        for dir in ["sandboxes", "containers", "netns"] {
+        // Secrets of pods are in there, as environment and as volumes.
+        for dir in ["sandboxes", "containers", "netns", "pods"] {
             let path = options.root.join(dir);
-            std::fs::create_dir_all(&path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+            std::fs::create_dir_all(&path)
+                .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)))
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
         }
         let cni = Cni { bin_dir: options.cni_bin_dir.clone(), conf_dir: options.cni_conf_dir.clone() };
         Ok(Self { options, cni })

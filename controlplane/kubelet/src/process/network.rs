@@ -1,5 +1,8 @@
 //! What the CNI plugins are told about a pod.
 
+use std::path::Path;
+
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use serde_json::{Map, Value, json};
 
 use super::ProcessRuntime;
@@ -19,12 +22,17 @@ impl ProcessRuntime {
         ];
         Attachment {
             container_id: record.id.clone(),
-            netns: record.netns.clone().filter(|path| path.exists()),
+            netns: record.netns.clone().filter(|path| is_namespace(path)),
             interface: "eth0".into(),
             args: args.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             capabilities: capabilities(config),
         }
     }
+}
+
+/// After a restart of the machine the file is there, and no namespace behind it.
+fn is_namespace(path: &Path) -> bool {
+    statfs(path).is_ok_and(|s| s.filesystem_type() == NSFS_MAGIC)
 }
 
 /// Arguments by the capabilities' conventional names.
@@ -59,6 +67,12 @@ fn capabilities(config: &SandboxConfig) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::runtime::{Bandwidth, PortMapping};
+
+    #[test]
+    fn a_plain_file_is_no_namespace() {
+        assert!(is_namespace(Path::new("/proc/self/ns/net")));
+        assert!(!is_namespace(Path::new("/etc/passwd")) && !is_namespace(Path::new("/nonexistent")));
+    }
 
     #[test]
     fn capabilities_follow_the_conventions() {

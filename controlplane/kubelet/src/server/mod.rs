@@ -95,3 +95,6 @@ fn text(status: StatusCode, words: impl Into<String>) -> Response<Body> {
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -351,9 +351,16 @@ impl<R: Runtime, A: ClusterApi> Worker<R, A> {
     fn pod_ips(&self) -> Vec<IpAddr> {
         match &self.sandbox {
             Some(sandbox) if sandbox.config.host_network => self.node.settings.host_ips.clone(),
+            // An ended pod keeps the address it had in its status.
+            Some(sandbox) if sandbox.ips.is_empty() && self.verdict.is_some() => self.former_ips(),
             Some(sandbox) => sandbox.ips.clone(),
             None => Vec::new(),
         }
+    }
+
+    fn former_ips(&self) -> Vec<IpAddr> {
+        let ips = self.pod.status.as_ref().and_then(|s| s.pod_ips.as_deref()).unwrap_or_default();
+        ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect()
     }
 
     fn tell_back_off(&mut self) {
@@ -373,6 +380,9 @@ impl<R: Runtime, A: ClusterApi> Worker<R, A> {
 
     fn publish(&mut self) {
         self.index_logs();
+        if self.records.is_empty() && spec::is_terminal(&self.pod) {
+            return; // nothing of it is left here, and what the API server knows is more
+        }
         let runtime = self.node.runtime.version();
         let pod_ips = self.pod_ips();
         let facts = Facts {

@@ -96,9 +96,9 @@ impl Node {
     }
 
     /// Runs a test's body inside the node's network, bounded in time.
-    pub fn run<T: Send>(&self, body: impl Future<Output = T> + Send) -> T {
+    pub fn run<T: Send, F: Future<Output = T>>(&self, body: impl FnOnce() -> F + Send) -> T {
         let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
-        let bounded = || runtime().block_on(async { tokio::time::timeout(Duration::from_secs(120), body).await });
+        let bounded = || runtime().block_on(async { tokio::time::timeout(Duration::from_secs(120), body()).await });
         self.netns.enter(bounded).expect("enter").expect("the test hangs")
     }
 
