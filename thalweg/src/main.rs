@@ -1,3 +1,119 @@
-//! The one binary: subcommands, wiring, configuration.
+//! The one binary: subcommands and wiring.
 
-fn main() {}
+mod agent;
+mod echo;
+mod kubelet;
+mod server;
+mod views;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "thalweg",
+    version,
+    about = "Kubernetes networking on eBPF: service proxy, cluster DNS, pod network, and a compact control plane"
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// The node agent: service proxy, cluster DNS and pod network in one process
+    Agent(agent::AgentArgs),
+    /// The control plane: API server, controllers and scheduler in one process
+    Server(server::ServerArgs),
+    /// Write a kubeconfig with a client certificate signed by the cluster's authority
+    Kubeconfig(server::KubeconfigArgs),
+    /// Run the pods of this node
+    Kubelet(kubelet::KubeletArgs),
+    /// The services in the kernel, read from the pinned maps
+    Services(views::ServicesArgs),
+    /// The translated flows in the kernel
+    Conntrack(views::ViewArgs),
+    /// The state of this node's data path: maps, counters, drops, and the agent's own figures
+    Status(views::StatusArgs),
+    /// Remove everything that an agent left in the kernel
+    Cleanup(views::CleanupArgs),
+    /// A server that says who answered, over HTTP, TCP and UDP
+    Echo(echo::EchoArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    KubeletPause(RawArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    KubeletContainer(RawArgs),
+}
+
+/// Arguments that the kubelet's helper parses itself.
+#[derive(clap::Args, Debug)]
+struct RawArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<std::ffi::OsString>,
+}
+
+fn main() -> ExitCode {
+    let verb = Cli::parse().verb;
+    // Before any thread is started: these two enter namespaces, which only a single thread may.
+    match verb {
+        Verb::KubeletPause(raw) => thalweg_kubelet::pause_main(raw.args),
+        Verb::KubeletContainer(raw) => thalweg_kubelet::container_main(raw.args),
+        verb => match run(verb) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Services(args) => views::services(&args),
+        Verb::Conntrack(args) => views::conntrack(&args),
+        Verb::Status(args) => views::status(&args),
+        Verb::Cleanup(args) => views::cleanup(&args),
+        Verb::Kubeconfig(args) => server::kubeconfig(&args),
+        Verb::Agent(args) => daemon(agent::run(args)),
+        Verb::Server(args) => daemon(server::run(args)),
+        Verb::Kubelet(args) => daemon(kubelet::run(args)),
+        Verb::Echo(args) => daemon(echo::run(args)),
+        Verb::KubeletPause(_) | Verb::KubeletContainer(_) => Ok(()),
+    }
+}
+
+/// Runs a long-lived subcommand: logging to standard error by `RUST_LOG`, TLS by ring, a runtime of two threads.
+fn daemon(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,hickory_server=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // An error means that a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("start the runtime")?;
+    let result = runtime.block_on(work);
+    // A task that blocks (a watch, a socket) must not hold the end up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn shutdown_signal() -> Result<tokio_util::sync::CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = tokio_util::sync::CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(token)
+}

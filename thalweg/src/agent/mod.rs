@@ -1,0 +1,406 @@
+//! `thalweg agent`: one copy of the cluster's state, three consumers: service proxy, DNS, pod network.
+
+pub mod admin;
+mod pods;
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use thalweg_abi::StateKey;
+use thalweg_cluster::source::{KubeOptions, Source};
+use thalweg_cluster::{Batch, Dirty, Name, World};
+use thalweg_loader::{Datapath, Maps, Sizes, conntrack};
+use thalweg_network::PodNetwork;
+use thalweg_proxy::{EbpfBackend, NodeView, Proxy, Redirect, Tables};
+use tokio::sync::mpsc;
+
+use crate::shutdown_signal;
+use admin::Board;
+use pods::PodAttacher;
+
+/// How long the address of a removed pod rests before another pod may get it.
+const QUARANTINE: Duration = Duration::from_secs(30);
+/// How often flows are expired and freed ranges reused.
+const SWEEP: Duration = Duration::from_secs(5);
+
+#[derive(clap::Args, Debug)]
+pub struct AgentArgs {
+    /// Name of this node in the cluster.
+    #[arg(long, env = "NODE_NAME")]
+    node: String,
+    /// Where the cluster's state comes from: a kubeconfig (without one: the service account of this pod, or $KUBECONFIG).
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Read the cluster's state from a YAML file or directory instead: `file:PATH`.
+    #[arg(long, conflicts_with = "kubeconfig", value_name = "file:PATH")]
+    source: Option<String>,
+    /// This node's address: NodePorts are served on it, and DNS listens on it.
+    #[arg(long)]
+    node_address: Ipv4Addr,
+    /// Interface that reaches the other nodes.
+    #[arg(long)]
+    uplink: String,
+    /// MTU of the pods' links (default: that of the uplink).
+    #[arg(long)]
+    mtu: Option<u32>,
+    /// Folder of pinned programs, links and maps; a bpffs is mounted there when it is not on one.
+    #[arg(long, default_value = "/sys/fs/bpf/thalweg")]
+    bpffs: PathBuf,
+    /// Control group whose processes get socket load balancing (default: the root of cgroup2).
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+    /// What must outlive a restart: the journal of pod addresses.
+    #[arg(long, default_value = "/var/lib/thalweg")]
+    state: PathBuf,
+    /// Unix sockets: cni.sock and agent.sock.
+    #[arg(long, default_value = "/run/thalweg")]
+    run: PathBuf,
+    /// Translate at the socket; without it tc does all the work.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    socket_lb: bool,
+    /// The cluster's DNS domain.
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Port of DNS on the node's address; 0 leaves DNS to somebody else.
+    #[arg(long, default_value_t = 53)]
+    dns_port: u16,
+    /// Service whose virtual IP is answered by this node's own DNS.
+    #[arg(long, default_value = "kube-system/kube-dns")]
+    dns_service: String,
+    /// Name servers for names outside the cluster; without one they are refused.
+    #[arg(long)]
+    dns_upstream: Vec<SocketAddr>,
+    /// Seconds that clients may keep an answer.
+    #[arg(long, default_value_t = 30)]
+    dns_ttl: u32,
+    /// Install the CNI configuration here once the node's network is ready.
+    #[arg(long, requires = "cni_bin_dir")]
+    cni_conf_dir: Option<PathBuf>,
+    /// Install the CNI plugin here.
+    #[arg(long, requires = "cni_plugin")]
+    cni_bin_dir: Option<PathBuf>,
+    /// The thalweg-cni executable to install.
+    #[arg(long)]
+    cni_plugin: Option<PathBuf>,
+}
+
+/// Everything that one batch of changes is handed to.
+struct Agent {
+    args: AgentArgs,
+    world: World,
+    proxy: Proxy<EbpfBackend>,
+    dns: Option<Arc<thalweg_dns::Server>>,
+    network: PodNetwork,
+    /// For expiry and for the STATE map.
+    maps: Maps,
+    board: Board,
+    /// What became dirty before the first complete listing.
+    dirty: Dirty,
+    synced: bool,
+    /// The CNI configuration has been installed.
+    installed: bool,
+}
+
+pub async fn run(args: AgentArgs) -> Result<()> {
+    let shutdown = shutdown_signal()?;
+    let source = source(&args)?;
+    for dir in [&args.state, &args.run] {
+        std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    }
+    let (mut agent, _socket) = Agent::start(args)?;
+
+    let (sink, mut batches) = mpsc::channel(64);
+    let mut watching = tokio::spawn(source.run(sink));
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            batch = batches.recv() => match batch {
+                Some(batch) => agent.take(batch, &mut batches),
+                None => {
+                    let ended = (&mut watching).await.context("the source of the cluster's state")?;
+                    ended?;
+                    bail!("the source of the cluster's state ended");
+                }
+            },
+            () = until(agent.proxy.next_deadline()) => agent.apply(&Dirty::default(), None),
+            _ = sweep.tick() => agent.sweep(),
+        }
+    }
+    // Programs, links and maps stay: packets do not notice that the agent is gone.
+    tracing::info!("stopping; the data path stays");
+    watching.abort();
+    agent.network.shutdown();
+    if let Some(dns) = &agent.dns {
+        dns.shutdown();
+    }
+    Ok(())
+}
+
+/// Sleeps until `deadline`; for ever without one.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn source(args: &AgentArgs) -> Result<Source> {
+    match args.source.as_deref() {
+        Some(text) => match text.strip_prefix("file:") {
+            Some(path) => Ok(Source::File(PathBuf::from(path))),
+            None => bail!("--source {text}: use file:PATH with a YAML file or a directory of them"),
+        },
+        None => Ok(Source::Kube(KubeOptions { kubeconfig: args.kubeconfig.clone(), node: args.node.clone(), pods: false })),
+    }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    fn start(args: AgentArgs) -> Result<(Self, admin::Socket)> {
+        let cgroup = match &args.cgroup {
+            Some(cgroup) => cgroup.clone(),
+            None => cgroup_root()?,
+        };
+        let options = thalweg_loader::Options {
+            pin_root: args.bpffs.clone(),
+            cgroup,
+            node_addr: args.node_address,
+            sizes: Sizes::default(),
+            socket_lb: args.socket_lb,
+        };
+        let mut datapath = Datapath::open(&options).context("load the kernel programs")?;
+        let adopted = datapath.adopted();
+        tracing::info!(adopted, pins = %args.bpffs.display(), "data path open");
+
+        let redirect = (args.dns_port != 0).then(|| Redirect {
+            service: parse_name(&args.dns_service),
+            to: SocketAddrV4::new(args.node_address, args.dns_port),
+        });
+        let view = NodeView { node: args.node.as_str().into(), addresses: vec![args.node_address], zone: None, redirect };
+        let tables = {
+            let Maps { frontends, slots, backends, services, .. } = datapath.maps()?;
+            Tables::new(frontends, slots, backends, services)
+        };
+        let backend = EbpfBackend::adopt(tables).context("read what an earlier agent left in the maps")?;
+        let proxy = Proxy::new(backend, view);
+
+        let dns = match args.dns_port {
+            0 => None,
+            port => {
+                let options = thalweg_dns::Options {
+                    listen: vec![SocketAddr::new(args.node_address.into(), port)],
+                    zone: args.cluster_domain.clone(),
+                    ttl: args.dns_ttl,
+                    upstreams: args.dns_upstream.clone(),
+                    workers: 1,
+                };
+                Some(Arc::new(thalweg_dns::Server::start(options)?))
+            }
+        };
+
+        datapath.attach_cgroup().context("attach to the control group")?;
+        datapath.attach_uplink(&args.uplink).context("attach to the uplink")?;
+        let maps = datapath.maps()?;
+        let attacher = Arc::new(PodAttacher::new(datapath)?);
+        let network = PodNetwork::start(
+            thalweg_network::Options {
+                socket: args.run.join("cni.sock"),
+                state_dir: args.state.clone(),
+                node: args.node.clone(),
+                uplink: args.uplink.clone(),
+                mtu: args.mtu,
+                quarantine: QUARANTINE,
+            },
+            Arc::clone(&attacher) as Arc<dyn thalweg_network::PodDatapath>,
+        )
+        .context("start the pod network")?;
+        attacher.keep_only(&network.pods());
+
+        let board = Board::new()?;
+        let dns_stats = dns.clone();
+        let socket = admin::serve(&args.run.join("agent.sock"), board.clone(), move |figures| {
+            if let Some(dns) = &dns_stats {
+                let stats = dns.stats();
+                figures.dns = admin::DnsFigures {
+                    udp: stats.udp,
+                    tcp: stats.tcp,
+                    answered: stats.answered,
+                    nxdomain: stats.nxdomain,
+                    nodata: stats.nodata,
+                    servfail: stats.servfail,
+                    names: stats.names,
+                };
+            }
+        })?;
+        let agent = Self {
+            args,
+            world: World::default(),
+            proxy,
+            dns,
+            network,
+            maps,
+            board,
+            dirty: Dirty::default(),
+            synced: false,
+            installed: false,
+        };
+        Ok((agent, socket))
+    }
+
+    /// Takes in a batch, together with those that wait behind it, and brings everything to it.
+    fn take(&mut self, first: Batch, waiting: &mut mpsc::Receiver<Batch>) {
+        let received = first.received;
+        let mut synced = self.synced;
+        let mut next = Some(first);
+        while let Some(batch) = next {
+            synced |= batch.synced;
+            for change in batch.changes {
+                self.world.apply(change, &mut self.dirty);
+            }
+            next = waiting.try_recv().ok();
+        }
+        if !synced {
+            // The first listing takes effect as a whole: nothing half known is ever live, and nothing is removed for it.
+            return;
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        let first_sync = !self.synced;
+        if first_sync {
+            self.synced = true;
+            self.proxy.synced();
+        }
+        if let Some(dns) = &self.dns {
+            dns.publish(&self.world, &dirty);
+            if first_sync {
+                dns.mark_synced();
+            }
+        }
+        self.apply(&dirty, Some(received));
+        if first_sync {
+            self.first_sync(received);
+        }
+        if !dirty.nodes.is_empty() {
+            self.follow_nodes();
+        }
+    }
+
+    /// Brings the maps to the world; `received` is when the cause arrived.
+    fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) {
+        let failures = match self.proxy.update(&self.world, dirty) {
+            Ok(applied) => {
+                if applied.changed() {
+                    if let Some(received) = received {
+                        self.board.changed(received.elapsed());
+                    }
+                    self.raise(StateKey::Applies);
+                }
+                applied.failed.iter().map(ToString::to_string).collect()
+            }
+            Err(error) => vec![error.to_string()],
+        };
+        for failure in &failures {
+            tracing::error!("service proxy: {failure}");
+        }
+        let services = self.world.services().count();
+        self.board.update(|figures| {
+            figures.failures = failures;
+            figures.services = services;
+        });
+    }
+
+    fn first_sync(&mut self, received: Instant) {
+        let micros = u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if let Err(error) = self.maps.set_state(StateKey::Synced, 1) {
+            tracing::warn!("mark the maps as synced: {error}");
+        }
+        self.board.update(|figures| {
+            figures.synced = true;
+            figures.first_sync_us = micros;
+        });
+        tracing::info!(services = self.world.services().count(), micros, "synced");
+    }
+
+    /// Routes to the other nodes, and this node's own address ranges; then pods may come.
+    fn follow_nodes(&mut self) {
+        if let Err(error) = self.network.update_nodes(&self.world) {
+            tracing::error!("routes to the other nodes: {error}");
+        }
+        let Some(node) = self.world.node(&self.args.node) else { return };
+        if node.pod_cidrs.is_empty() {
+            return;
+        }
+        if let Err(error) = self.network.set_pod_cidrs(node.pod_cidrs.clone()) {
+            tracing::error!("this node's pod addresses: {error}");
+            return;
+        }
+        if self.installed {
+            return;
+        }
+        match self.install() {
+            Ok(()) => self.installed = true,
+            Err(error) => tracing::error!("install the CNI plugin: {error:#}"),
+        }
+    }
+
+    fn install(&self) -> Result<()> {
+        let (Some(bin), Some(conf), Some(plugin)) = (&self.args.cni_bin_dir, &self.args.cni_conf_dir, &self.args.cni_plugin)
+        else {
+            return Ok(());
+        };
+        thalweg_network::install(bin, conf, plugin, &self.args.run.join("cni.sock"), &self.args.state)?;
+        tracing::info!(conf = %conf.display(), "CNI plugin and configuration installed");
+        Ok(())
+    }
+
+    /// Forgets flows that were idle for too long.
+    fn sweep(&mut self) {
+        match conntrack::sweep(&mut self.maps, conntrack::now()) {
+            Ok(swept) if swept.expired + swept.strays > 0 => tracing::debug!(?swept, "flows expired"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("expire flows: {error}"),
+        }
+        let pods = self.network.pods().len();
+        self.board.update(|figures| figures.pods = pods);
+    }
+
+    fn raise(&mut self, key: StateKey) {
+        let raised = self.maps.state(key).and_then(|value| self.maps.set_state(key, value + 1));
+        if let Err(error) = raised {
+            tracing::warn!("state {key:?}: {error}");
+        }
+    }
+}
+
+/// `namespace/name`; a bare name is in kube-system.
+fn parse_name(text: &str) -> Name {
+    let (namespace, name) = text.split_once('/').unwrap_or(("kube-system", text));
+    Name::new(namespace, name)
+}
+
+/// Where cgroup2 is mounted.
+fn cgroup_root() -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
+    let mut found = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let path = fields.next()?;
+        (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
+    });
+    found.next().context("no cgroup2 is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`) or give --cgroup")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_names_default_to_kube_system() {
+        assert_eq!(parse_name("dns/coredns"), Name::new("dns", "coredns"));
+        assert_eq!(parse_name("kube-dns"), Name::new("kube-system", "kube-dns"));
+    }
+}
