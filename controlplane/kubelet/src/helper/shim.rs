@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use super::{Namespaces, detach_stdio, reexec};
 use crate::logs::{LogWriter, Stream};
-use crate::process::{Cgroup, ProcessRef, state};
+use crate::process::{Cgroup, ProcessRef, SHIMS, state};
 use crate::runtime::Exit;
 
 /// How long output is awaited after the program ended: something that left the cgroup may hold the pipe.
@@ -26,6 +26,7 @@ pub(super) fn run(dir: &Path, subcommand: &[OsString]) -> Result<ExitCode> {
     let record: state::ContainerRecord = state::read(&dir.join(state::CONTAINER))?.context("the container has no record")?;
     // A session of its own: Ctrl-C and a closed terminal reach the kubelet, not the pods.
     let _ = nix::unistd::setsid();
+    Cgroup::new(&record.cgroup).beside(SHIMS).enter()?;
     let result = start(dir, &record, subcommand);
     let started_at = Timestamp::now();
     let (mut child, process) = match result {

@@ -29,6 +29,10 @@ impl Cgroup {
         Self(self.0.join(name))
     }
 
+    pub fn beside(&self, name: &str) -> Self {
+        Self(self.0.with_file_name(name))
+    }
+
     /// Fails with what to check when the directory is not of a cgroup2 hierarchy.
     pub fn check(&self) -> io::Result<()> {
         let kind = statfs(&self.0).map_err(|e| named(&self.0, e.into()))?.filesystem_type();

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::sandbox::{HOSTNAME, RESOLV_CONF};
 use super::state::{self, ContainerRecord, RunningRecord};
-use super::{Cgroup, ProcessRuntime, failed, names, remove_dir};
+use super::{Cgroup, ProcessRuntime, SHIMS, failed, names, remove_dir};
 use crate::runtime::{Container, ContainerConfig, ContainerState, ExecOutput, Exit, Mount, Result, RuntimeError};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,7 +57,9 @@ impl ProcessRuntime {
         let record = self.container_record(id)?;
         let dir = self.container_dir(id);
         let cgroup = Cgroup::new(&record.cgroup);
-        cgroup.create(&self.options.cgroup).map_err(|e| failed("make the container's cgroup", e))?;
+        for cgroup in [&cgroup, &cgroup.beside(SHIMS)] {
+            cgroup.create(&self.options.cgroup).map_err(|e| failed("make the container's cgroup", e))?;
+        }
         cgroup.limit(&record.config.resources).map_err(|e| failed("limit the container", e))?;
         let args = [OsStr::new("shim"), dir.as_os_str()];
         let started = self.helper(&self.options.helper.container, &args, &dir.join(state::SHIM_LOG), START_TIMEOUT).await;

@@ -22,6 +22,9 @@ use crate::runtime::{
     Container, ContainerConfig, ExecOutput, Result, Runtime, RuntimeError, Sandbox, SandboxConfig, SandboxState,
 };
 
+/// The pod's cgroup for the shims of its containers: what ends the kubelet's own cgroup does not end them.
+pub(crate) const SHIMS: &str = "shims";
+
 /// The executable that holds the helper subcommands, and their names.
 #[derive(Debug, Clone)]
 pub struct Helper {
