@@ -1,41 +1,58 @@
-//! SIGINT and SIGTERM as something to wait for: blocked in every thread, read from a descriptor.
+//! SIGINT and SIGTERM as something to wait for.
+//!
+//! By handlers, not by blocking: children inherit blocked signals, and a pod that cannot hear SIGTERM ends only by SIGKILL.
 
-use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
-pub struct Signals(SignalFd);
+pub struct Signals(Receiver<()>);
 
 // === impl Signals ===
 
 impl Signals {
-    /// Call before any thread is started: threads inherit the blocked signals; children start with none blocked.
+    /// From now on SIGINT and SIGTERM no longer end this process.
     ///
     /// # Errors
-    /// When the kernel refuses a descriptor.
-    pub fn block() -> Result<Self> {
-        let mut set = SigSet::empty();
-        set.add(Signal::SIGINT);
-        set.add(Signal::SIGTERM);
-        set.thread_block().context("block SIGINT and SIGTERM")?;
-        Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?))
+    /// When the handlers cannot be installed.
+    pub fn listen() -> Result<Self> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the signals' runtime")?;
+        let (mut interrupt, mut terminate) = {
+            let _inside = runtime.enter();
+            (
+                signal(SignalKind::interrupt()).context("handle SIGINT")?,
+                signal(SignalKind::terminate()).context("handle SIGTERM")?,
+            )
+        };
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    if sender.send(()).is_err() {
+                        return;
+                    }
+                }
+            });
+        });
+        Ok(Self(receiver))
     }
 
     /// Waits at most `timeout`; true when a signal came.
     ///
     /// # Errors
-    /// When the descriptor cannot be read.
+    /// When nobody listens any more: a defect.
     pub fn wait(&self, timeout: Duration) -> Result<bool> {
-        let millis = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, millis) {
-            Ok(0) | Err(nix::errno::Errno::EINTR) => Ok(false),
-            Ok(_) => Ok(self.0.read_signal().context("read a signal")?.is_some()),
-            Err(error) => Err(error).context("wait for a signal"),
+        match self.0.recv_timeout(timeout) {
+            Ok(()) => Ok(true),
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => bail!("the thread that listens to signals has ended"),
         }
     }
 }

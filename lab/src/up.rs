@@ -21,7 +21,7 @@ struct Steps(Instant);
 
 /// Starts a cluster, shows it until a signal comes, and removes it.
 pub fn stay(args: &UpArgs) -> Result<()> {
-    let signals = Signals::block()?;
+    let signals = Signals::listen()?;
     let steps = Steps(Instant::now());
     let mut cluster = start(args, &steps)?;
     let result = show(&cluster, &signals, &steps);
@@ -37,7 +37,7 @@ pub fn stay(args: &UpArgs) -> Result<()> {
 
 /// Starts a cluster, runs every check, removes it, looks for residue. True when everything held.
 pub fn once(args: &UpArgs) -> Result<bool> {
-    let signals = Signals::block()?;
+    let signals = Signals::listen()?;
     let steps = Steps(Instant::now());
     owner::sweep()?;
     let before = Residue::look();
