@@ -105,11 +105,12 @@ fn agent_dies_under_load(lab: &mut FileLab, client: &FilePod, vip: &str) -> Resu
     lab.restart_agent(0, Duration::from_millis(700))?;
     lab.wait_services("services after the restart", |rows| backends(rows) == 1)?;
     std::thread::sleep(Duration::from_millis(1500));
-    for load in loads {
-        let report: HttpReport = load?.finish()?;
-        ensure!(report.failed == 0 && report.ok > 0, "{} failed of {}: {:?}", report.failed, report.ok, report.errors);
-    }
+    let reports = loads.into_iter().map(|load| load?.finish::<HttpReport>()).collect::<Result<Vec<_>>>()?;
     let after = lab.view(0, "status")?;
+    for (report, way) in reports.iter().zip(["socket LB", "tc"]) {
+        let HttpReport { ok, failed, errors, .. } = report;
+        ensure!(*failed == 0 && *ok > 0, "{way}: {failed} failed of {}: {errors:?}; drops {}", ok + failed, after["drops"]);
+    }
     ensure!(after["created_at"] == before["created_at"], "the maps were made anew: {before} then {after}");
     ensure!(after["adoptions"].as_u64() > before["adoptions"].as_u64(), "no adoption counted: {after}");
     Ok(())
