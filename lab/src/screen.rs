@@ -15,7 +15,7 @@ pub fn render(cluster: &Cluster) -> String {
     let mut screen = String::new();
     let mut section = |title: &str, body: Result<String>| {
         let body = body.unwrap_or_else(|error| format!("{error:#}"));
-        let _ = writeln!(screen, "\n{title}\n{}", indent(body.trim_end()));
+        let _ = write!(screen, "\n{title}\n{}", indent(body.trim_end()));
     };
     section("NODES", cluster.kubectl(&["get", "nodes", "-o", "wide"]).map(|text| columns(&text, 6)));
     section("PODS", cluster.kubectl(&["get", "pods", "-A", "-o", "wide"]).map(|text| columns(&text, 8)));
@@ -86,12 +86,17 @@ fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
-/// The first `count` columns of kubectl's wide output, which else does not fit a terminal. Columns are found by
-/// the header: they are separated by three spaces.
+/// The first `count` columns of kubectl's wide output, which else does not fit a terminal. The header tells where
+/// columns begin: after three blanks or more.
 fn columns(text: &str, count: usize) -> String {
     let Some(header) = text.lines().next() else { return String::new() };
-    let end = header.match_indices("   ").map(|(at, _)| at).filter(|at| !header[at + 3..].starts_with(' ')).nth(count - 1);
-    let end = end.unwrap_or(usize::MAX);
+    let mut blanks = 3;
+    let begins = header.char_indices().filter(|(_, letter)| {
+        let begins = *letter != ' ' && blanks >= 3;
+        blanks = if *letter == ' ' { blanks + 1 } else { 0 };
+        begins
+    });
+    let end = begins.map(|(at, _)| at).nth(count).unwrap_or(usize::MAX);
     text.lines().map(|line| format!("{}\n", line.chars().take(end).collect::<String>().trim_end())).collect()
 }
 
@@ -104,6 +109,8 @@ mod tests {
         let text = "NAME      STATUS   AGE\nnode-a    Ready    5s\n";
         assert_eq!(columns(text, 2), "NAME      STATUS\nnode-a    Ready\n");
         assert_eq!(columns(text, 9), text);
+        let text = "NAME     STATUS     NOMINATED NODE   AGE\nnode-a   Ready      <none>           5s\n";
+        assert_eq!(columns(text, 3), "NAME     STATUS     NOMINATED NODE\nnode-a   Ready      <none>\n");
         assert_eq!(columns("", 2), "");
     }
 }
