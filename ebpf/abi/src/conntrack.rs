@@ -4,7 +4,9 @@
 //! the client sent; the reply entry by what the backend answers (the forward entry's `to`, reversed) and turns
 //! it into the reverse of what the client sent. Either is found from the other by [`Tuple::reversed`], so both
 //! live and die together. When the reply tuple is taken by another flow (one backend behind several VIPs), the
-//! source port of the forward translation is reallocated, so no two flows ever share a reply entry.
+//! source port of the forward translation is reallocated, so no two flows ever share a reply entry. A connection
+//! that goes to the backend directly has no entry, unless it would share its reply tuple with a flow that has one
+//! ([`CtFlags::DIRECT`]).
 
 use crate::{Be16, Be32, Proto, map_type};
 
@@ -69,6 +71,14 @@ impl CtFlags {
     pub const FIN_CLIENT: u16 = 1 << 3;
     /// TCP: the backend has sent FIN.
     pub const FIN_BACKEND: u16 = 1 << 4;
+    /// Not a service's: a client that addresses the backend itself, from a port that a flow of a service already has
+    /// there. Only its source port is translated; service, backend and generation are 0 and mean nothing.
+    pub const DIRECT: u16 = 1 << 5;
+    /// TCP: the flow's first packet was not its SYN: it is older than its entry.
+    pub const PICKED_UP: u16 = 1 << 6;
+    /// TCP: a packet of another, untracked connection came by the reply tuple before this flow was answered. The
+    /// client's next SYN takes another source port.
+    pub const CONTENDED: u16 = 1 << 7;
 
     #[inline(always)]
     pub const fn has(self, flag: u16) -> bool {

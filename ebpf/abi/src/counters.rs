@@ -74,7 +74,8 @@ indexed! {
         RewriteFailed => "rewrite_failed",
         /// A fragment that cannot be attributed to a flow.
         Fragment => "fragment",
-        /// Sent to a service's address, belongs to no flow, and must not be answered: a stray TCP RST or ICMP message.
+        /// Sent to a service's address, belongs to no flow, and must not be answered: a stray TCP RST or ICMP message,
+        /// or what a process of the node has sent there past the socket load balancer.
         NoFlow => "no_flow",
     }
 }

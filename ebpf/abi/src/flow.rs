@@ -1,6 +1,9 @@
 //! How a translated flow advances with each packet, and how its source port is chosen: rules without I/O.
 
-use crate::{CtDirection, CtEntry, CtFlags, CtState, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN, TCP_NEW_SECONDS, header::TcpFlags};
+use crate::{
+    CtDirection, CtEntry, CtFlags, CtState, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN, TCP_CLOSED_SECONDS, TCP_CLOSING_SECONDS,
+    TCP_ESTABLISHED_SECONDS, TCP_NEW_SECONDS, UDP_NEW_SECONDS, UDP_STREAM_SECONDS, header::TcpFlags,
+};
 
 /// State and flags of a flow after a packet of `proto` in `direction`. States only go forward: a flow that is over
 /// starts again as a new one (see [`restarts`]).
@@ -28,15 +31,47 @@ pub const fn advance(
     if flags.0 & BOTH == BOTH || state.0 == CtState::CLOSED.0 { (CtState::CLOSED, flags) } else { (CtState::CLOSING, flags) }
 }
 
+/// Seconds since `last_seen`. Another CPU may have written it a moment ahead of `now`.
+#[inline(always)]
+pub const fn idle(last_seen: u32, now: u32) -> u32 {
+    let seconds = now.wrapping_sub(last_seen);
+    if seconds.cast_signed() < 0 { 0 } else { seconds }
+}
+
+/// How long a flow in this state may be idle, in seconds.
+#[inline(always)]
+pub const fn idle_limit(proto: Proto, state: CtState) -> u32 {
+    match (proto, state) {
+        (Proto::TCP, CtState::NEW) => TCP_NEW_SECONDS,
+        (Proto::TCP, CtState::ESTABLISHED) => TCP_ESTABLISHED_SECONDS,
+        (Proto::TCP, CtState::CLOSING) => TCP_CLOSING_SECONDS,
+        (Proto::TCP, _) => TCP_CLOSED_SECONDS,
+        (_, CtState::NEW) => UDP_NEW_SECONDS,
+        (_, _) => UDP_STREAM_SECONDS,
+    }
+}
+
 /// Whether a packet from the client opens a new connection on the tuple of an old one, which is then forgotten: the
-/// client's port came round again, or nobody ever answered.
+/// client's port came round again, nobody ever answered, or somebody else did.
 #[inline(always)]
 pub const fn restarts(entry: &CtEntry, tcp: TcpFlags, now: u32) -> bool {
     if !tcp.opens() {
         return false;
     }
-    let idle = now.wrapping_sub(entry.last_seen);
-    entry.state.0 == CtState::CLOSED.0 || (entry.state.0 == CtState::NEW.0 && idle >= TCP_NEW_SECONDS)
+    let in_vain = entry.flags.has(CtFlags::CONTENDED) || idle(entry.last_seen, now) >= TCP_NEW_SECONDS;
+    entry.state.0 == CtState::CLOSED.0 || (entry.state.0 == CtState::NEW.0 && in_vain)
+}
+
+/// Whether a packet that meets a reply entry cannot be that flow's, but belongs to a connection between the same two
+/// ports that has no entry: a SYN is answered by a SYN or a reset before anything else, and what is over gets no
+/// SYN any more.
+#[inline(always)]
+pub const fn is_anothers(reply: &CtEntry, proto: Proto, tcp: TcpFlags) -> bool {
+    match (proto, reply.state) {
+        (Proto::TCP, CtState::NEW) => !reply.flags.has(CtFlags::PICKED_UP) && !tcp.has(TcpFlags::SYN | TcpFlags::RST),
+        (Proto::TCP, CtState::CLOSED) => tcp.has(TcpFlags::SYN) && tcp.has(TcpFlags::ACK),
+        _ => false,
+    }
 }
 
 /// How many source ports are tried before a new flow is given up. A range that is half full fails once in 65,536.
@@ -115,6 +150,41 @@ mod tests {
         check(CtState::NEW, TCP_NEW_SECONDS, TcpFlags::SYN, true);
         check(CtState::ESTABLISHED, 1_000_000, TcpFlags::SYN, false);
         check(CtState::CLOSING, 1_000_000, TcpFlags::SYN, false);
+        let contended = CtEntry { flags: CtFlags(CtFlags::CONTENDED), ..Default::default() };
+        assert!(restarts(&contended, TcpFlags(TcpFlags::SYN), 0));
+        assert!(!restarts(&contended, TcpFlags(TcpFlags::ACK), 0));
+        assert!(!restarts(&CtEntry { state: CtState::ESTABLISHED, ..contended }, TcpFlags(TcpFlags::SYN), 0));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_is_no_long_time() {
+        assert_eq!(idle(100, 160), 60);
+        assert_eq!(idle(101, 100), 0);
+        assert_eq!(idle(u32::MAX, 4), 5);
+        assert_eq!(idle(4, u32::MAX), 0);
+    }
+
+    #[test]
+    fn packets_that_cannot_answer_a_flow_are_anothers() {
+        const SYN_ACK: u8 = TcpFlags::SYN | TcpFlags::ACK;
+        const RST_ACK: u8 = TcpFlags::RST | TcpFlags::ACK;
+        const FIN_ACK: u8 = TcpFlags::FIN | TcpFlags::ACK;
+        fn check(proto: Proto, state: CtState, flags: u16, anothers: &[u8]) {
+            let reply = CtEntry { direction: CtDirection::REPLY, state, flags: CtFlags(flags), ..Default::default() };
+            for tcp in [TcpFlags::SYN, SYN_ACK, TcpFlags::RST, RST_ACK, TcpFlags::ACK, FIN_ACK] {
+                let expect = anothers.contains(&tcp);
+                assert_eq!(is_anothers(&reply, proto, TcpFlags(tcp)), expect, "{proto:?} {state:?} {flags:#x} {tcp:#x}");
+            }
+        }
+        check(Proto::TCP, CtState::NEW, 0, &[TcpFlags::ACK, FIN_ACK]);
+        check(Proto::TCP, CtState::NEW, CtFlags::CONTENDED | CtFlags::SNAT, &[TcpFlags::ACK, FIN_ACK]);
+        check(Proto::TCP, CtState::NEW, CtFlags::PICKED_UP, &[]);
+        check(Proto::TCP, CtState::ESTABLISHED, 0, &[]);
+        check(Proto::TCP, CtState::CLOSING, 0, &[]);
+        check(Proto::TCP, CtState::CLOSED, 0, &[SYN_ACK]);
+        for state in [CtState::NEW, CtState::ESTABLISHED, CtState::CLOSED] {
+            check(Proto::UDP, state, 0, &[]);
+        }
     }
 
     #[test]

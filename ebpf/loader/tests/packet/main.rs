@@ -2,6 +2,7 @@
 //! say. One packet at a time by BPF_PROG_TEST_RUN, and in `real` with sockets on wires.
 
 mod cluster_ip;
+mod direct;
 mod icmp;
 mod lifetime;
 mod malformed;

@@ -12,6 +12,7 @@ use thalweg_abi::{
 };
 
 use super::{
+    direct,
     packet::Packet,
     select::{self, Found},
 };
@@ -36,9 +37,32 @@ pub enum Decision {
 /// What an entry says about a packet of its tuple.
 enum Tracked {
     To(Tuple),
-    /// The flow is over or its backend gone, and the packet may start it again.
-    Again,
+    /// The flow is over or its backend gone, and the packet may start it again; `elsewhere` if another connection has
+    /// been met behind the translation.
+    Again {
+        elsewhere: bool,
+    },
     Gone,
+    /// The packet is no translated flow's.
+    Untracked,
+}
+
+/// What a packet without an entry leads to.
+enum Unknown {
+    Flow(New),
+    Otherwise(Decision),
+}
+
+/// A flow to be made.
+pub struct New {
+    /// What its first packet becomes.
+    pub to: Tuple,
+    pub service: u32,
+    pub backend: u32,
+    pub generation: u32,
+    pub flags: u16,
+    /// Whether the source port has to be another one.
+    pub needs_port: bool,
 }
 
 /// Seconds since boot.
@@ -64,7 +88,7 @@ pub fn local_pod(addr: Be32) -> Option<&'static LocalPod> {
 #[inline(always)]
 pub fn decide(ctx: &TcContext, packet: &Packet, from_wire: bool) -> Decision {
     let now = now();
-    let mut was_ours = false;
+    let (mut was_ours, mut elsewhere) = (false, false);
     if let Some(entry) = CONNTRACK.get_ptr_mut(packet.tuple) {
         match track(ctx, packet, entry, now) {
             Tracked::To(to) => return Decision::Translate(to),
@@ -73,28 +97,80 @@ pub fn decide(ctx: &TcContext, packet: &Packet, from_wire: bool) -> Decision {
                 count_drop(DropReason::BackendGone);
                 return Decision::Refuse;
             }
-            Tracked::Again => was_ours = true,
+            Tracked::Again { elsewhere: moves } => (was_ours, elsewhere) = (true, moves),
+            Tracked::Untracked => {}
         }
     }
-    // No pod's address is a service's: traffic between pods pays no further look-up.
-    if let Some(pod) = local_pod(packet.tuple.dst) {
-        return Decision::Untouched(Some(pod));
-    }
-    let frontend = match select::find(&packet.tuple, from_wire) {
-        Found::Frontend(frontend) => frontend,
-        Found::Wildcard => return Decision::Refuse,
-        Found::Nothing if was_ours => return Decision::Refuse,
-        Found::Nothing => return Decision::Untouched(None),
+    let new = match meet(packet, from_wire, was_ours, now) {
+        Unknown::Flow(new) => new,
+        Unknown::Otherwise(decision) => return decision,
     };
-    if frontend.count == 0 {
-        let drops = frontend.flags.has(FrontendFlags::DROP_WHEN_EMPTY);
-        return if drops { Decision::Drop(DropReason::NoLocalEndpoint) } else { Decision::Refuse };
+    if elsewhere {
+        count(Counter::TcPortRealloc);
     }
-    let Some(slot) = select::choose(&frontend) else { return Decision::Drop(DropReason::BadSlot) };
-    match begin(ctx, packet, &frontend, &slot, from_wire, now) {
+    match begin(ctx, packet, &New { needs_port: new.needs_port || elsewhere, ..new }, now) {
         Ok(to) => Decision::Translate(to),
         Err(reason) => Decision::Drop(reason),
     }
+}
+
+/// A packet without an entry, of which one may have been removed just now.
+#[inline(always)]
+fn meet(packet: &Packet, from_wire: bool, was_ours: bool, now: u32) -> Unknown {
+    // No pod's address is a service's: traffic between pods pays no look-up of a frontend.
+    let pod = local_pod(packet.tuple.dst);
+    if pod.is_none() {
+        match select::find(&packet.tuple, from_wire) {
+            Found::Frontend(frontend) => return serve(packet, &frontend, from_wire),
+            Found::Wildcard => return Unknown::Otherwise(Decision::Refuse),
+            Found::Nothing if was_ours => return Unknown::Otherwise(Decision::Refuse),
+            Found::Nothing => {}
+        }
+    }
+    match direct::beside_a_flow(packet, from_wire, now) {
+        Some(new) => Unknown::Flow(new),
+        None => Unknown::Otherwise(Decision::Untouched(pod)),
+    }
+}
+
+/// The flow to one of a frontend's backends.
+#[inline(always)]
+fn serve(packet: &Packet, frontend: &Frontend, from_wire: bool) -> Unknown {
+    if frontend.count == 0 {
+        let drops = frontend.flags.has(FrontendFlags::DROP_WHEN_EMPTY);
+        return Unknown::Otherwise(if drops { Decision::Drop(DropReason::NoLocalEndpoint) } else { Decision::Refuse });
+    }
+    match select::choose(frontend) {
+        Some(slot) => Unknown::Flow(to_slot(packet, frontend, &slot, from_wire)),
+        None => Unknown::Otherwise(Decision::Drop(DropReason::BadSlot)),
+    }
+}
+
+#[inline(always)]
+fn to_slot(packet: &Packet, frontend: &Frontend, slot: &Slot, from_wire: bool) -> New {
+    let tuple = packet.tuple;
+    let mut new = New {
+        to: Tuple { dst: slot.addr, dport: slot.port, ..tuple },
+        service: frontend.service,
+        backend: slot.backend,
+        generation: slot.generation,
+        flags: 0,
+        needs_port: false,
+    };
+    if from_wire {
+        new.flags |= CtFlags::EXTERNAL;
+        if !frontend.flags.has(FrontendFlags::LOCAL_ONLY) && is_remote(slot.addr) {
+            // The answer must come back through this node.
+            new.flags |= CtFlags::SNAT;
+            new.to.src = node_addr();
+            new.needs_port = true;
+        }
+    } else if slot.addr == tuple.src {
+        // A pod that reached itself would answer itself directly, past the translation.
+        new.flags |= CtFlags::HAIRPIN | CtFlags::SNAT;
+        new.to.src = tuple.dst;
+    }
+    new
 }
 
 /// What a packet becomes that this node's own stack sends: only answers to translated flows change.
@@ -103,7 +179,7 @@ pub fn decide_reply(ctx: &TcContext, packet: &Packet) -> Option<Tuple> {
     let entry = CONNTRACK.get_ptr_mut(packet.tuple)?;
     // SAFETY: as in `track`.
     let seen = unsafe { *entry };
-    if seen.direction != CtDirection::REPLY {
+    if seen.direction != CtDirection::REPLY || direct::is_unowned(packet, entry, &seen) {
         return None;
     }
     count(Counter::TcTracked);
@@ -113,26 +189,36 @@ pub fn decide_reply(ctx: &TcContext, packet: &Packet) -> Option<Tuple> {
 
 #[inline(always)]
 fn track(ctx: &TcContext, packet: &Packet, entry: *mut CtEntry, now: u32) -> Tracked {
-    count(Counter::TcTracked);
     // SAFETY: the entry stays readable for the whole program, though it may be another flow's by then if it has been
     // deleted meanwhile; that costs a packet.
     let seen = unsafe { *entry };
     if seen.direction == CtDirection::FORWARD {
-        let is_alive = select::is_alive(seen.backend, seen.generation);
+        let is_direct = seen.flags.has(CtFlags::DIRECT);
+        let is_alive = is_direct || select::is_alive(seen.backend, seen.generation);
         if !is_alive && packet.is_tcp() && !packet.tcp.opens() {
+            count(Counter::TcTracked);
             close(entry, &seen);
             return Tracked::Gone;
         }
         if !is_alive || restarts(&seen, packet.tcp, now) {
+            count(Counter::TcTracked);
             if !packet.is_tcp() {
                 count(Counter::TcReselected);
             }
             // Either may be gone already, with an agent that sweeps at this moment: as well.
             let _ = CONNTRACK.remove(seen.to.reversed());
             let _ = CONNTRACK.remove(packet.tuple);
-            return Tracked::Again;
+            if is_direct {
+                return Tracked::Untracked;
+            }
+            // A flow whose SYN met somebody else's connection would meet it again.
+            let elsewhere = seen.state == CtState::NEW && seen.flags.has(CtFlags::CONTENDED);
+            return Tracked::Again { elsewhere };
         }
+    } else if direct::is_unowned(packet, entry, &seen) {
+        return Tracked::Untracked;
     }
+    count(Counter::TcTracked);
     note(ctx, packet, entry, &seen, now);
     Tracked::To(seen.to)
 }
@@ -167,7 +253,7 @@ fn close(entry: *mut CtEntry, seen: &CtEntry) {
 }
 
 #[inline(always)]
-fn set_state(entry: *mut CtEntry, state: CtState, flags: CtFlags) {
+pub fn set_state(entry: *mut CtEntry, state: CtState, flags: CtFlags) {
     // SAFETY: as in `note`.
     unsafe {
         (*entry).state = state;
@@ -175,47 +261,26 @@ fn set_state(entry: *mut CtEntry, state: CtState, flags: CtFlags) {
     }
 }
 
-/// A new flow to `slot`: both entries, and what its first packet becomes.
+/// Makes both entries, and says what the first packet becomes.
 #[inline(always)]
-fn begin(
-    ctx: &TcContext,
-    packet: &Packet,
-    frontend: &Frontend,
-    slot: &Slot,
-    from_wire: bool,
-    now: u32,
-) -> Result<Tuple, DropReason> {
-    let tuple = packet.tuple;
-    let mut to = Tuple { dst: slot.addr, dport: slot.port, ..tuple };
-    let mut flags = 0;
-    let mut needs_port = false;
-    if from_wire {
-        flags |= CtFlags::EXTERNAL;
-        if !frontend.flags.has(FrontendFlags::LOCAL_ONLY) && is_remote(slot.addr) {
-            // The answer must come back through this node.
-            flags |= CtFlags::SNAT;
-            to.src = node_addr();
-            needs_port = true;
-        }
-    } else if slot.addr == tuple.src {
-        // A pod that reached itself would answer itself directly, past the translation.
-        flags |= CtFlags::HAIRPIN | CtFlags::SNAT;
-        to.src = tuple.dst;
-    }
-    let (state, ct_flags) = advance(CtState::NEW, CtFlags(flags), CtDirection::FORWARD, tuple.proto, packet.tcp);
+fn begin(ctx: &TcContext, packet: &Packet, new: &New, now: u32) -> Result<Tuple, DropReason> {
+    let (tuple, mut to) = (packet.tuple, new.to);
+    let in_its_middle = if packet.is_tcp() && !packet.tcp.opens() { CtFlags::PICKED_UP } else { 0 };
+    let flags = CtFlags(new.flags | in_its_middle);
+    let (state, flags) = advance(CtState::NEW, flags, CtDirection::FORWARD, tuple.proto, packet.tcp);
     let mut entry = CtEntry {
         to: tuple.reversed(),
-        service: frontend.service,
-        backend: slot.backend,
-        generation: slot.generation,
+        service: new.service,
+        backend: new.backend,
+        generation: new.generation,
         last_seen: now,
         direction: CtDirection::REPLY,
         state,
-        flags: ct_flags,
+        flags,
         packets: 0,
         bytes: 0,
     };
-    claim_reply(&mut to, &entry, needs_port)?;
+    claim_reply(&mut to, &entry, new.needs_port)?;
     entry.to = to;
     entry.direction = CtDirection::FORWARD;
     entry.packets = 1;
@@ -246,7 +311,10 @@ fn yield_to_other(tuple: &Tuple, ours: Tuple) -> Tuple {
 }
 
 /// Writes the reply entry, which reserves the translated tuple for this flow: with another source port if another
-/// flow has it, and from the start if the source address is the node's.
+/// flow has it, and from the start if it must have one (with the node's source address, for example).
+///
+/// A direct connection has no entry and reserves nothing. What begins on the tuple of one that lives is found out
+/// with its answer, see [`direct::is_unowned`].
 #[inline(always)]
 fn claim_reply(to: &mut Tuple, reply: &CtEntry, needs_port: bool) -> Result<(), DropReason> {
     let random = select::random();
@@ -267,6 +335,11 @@ fn claim_reply(to: &mut Tuple, reply: &CtEntry, needs_port: bool) -> Result<(), 
             if other.direction == CtDirection::REPLY && other.to == reply.to {
                 let _ = CONNTRACK.insert(key, *reply, u64::from(BPF_ANY));
                 return Ok(());
+            }
+            // What is over gives way to the client's own port, for which the next attempt tries again.
+            if attempt == 1 && !needs_port && other.direction == CtDirection::REPLY && other.state == CtState::CLOSED {
+                direct::forget(key, &other);
+                continue;
             }
         }
         count(Counter::TcPortRealloc);

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
-use thalweg_abi::{Counter, DropReason, LocalPod, Proto};
+use thalweg_abi::{Be32, Counter, DropReason, LocalPod, Proto};
 
 use super::{
     answer::{Answer, Back},
@@ -21,14 +21,39 @@ const AF_INET: u32 = 2;
 
 /// How the program ends.
 pub enum Outcome {
-    /// To the host's stack, or onwards as it was going.
-    Pass,
+    Onward(Way),
     Drop(DropReason),
     /// Back to its sender.
     Answer(Answer),
-    /// Straight into a pod of this node.
-    Pod(&'static LocalPod),
-    Wire(Hop),
+}
+
+/// Where a packet goes: straight into a pod of this node, or to the next hop, or else to the host's stack, or onwards
+/// as it was going.
+///
+/// No enum, so that every field has a value on every path: a register that holds none, which the compiler copies for
+/// the sake of another path, is refused by the verifier.
+pub struct Way {
+    pod: Option<&'static LocalPod>,
+    /// Interface 0 if there is none.
+    hop: Hop,
+    /// What the packet loses of its time to live.
+    hops: u8,
+}
+
+// === impl Way ===
+
+impl Way {
+    const STACK: Self = Self { pod: None, hop: Hop { ifindex: 0, gateway: Be32::ZERO }, hops: 0 };
+
+    #[inline(always)]
+    const fn pod(pod: &'static LocalPod) -> Self {
+        Self { pod: Some(pod), hops: 1, ..Self::STACK }
+    }
+
+    #[inline(always)]
+    const fn wire(hop: Hop) -> Self {
+        Self { hop, hops: 1, ..Self::STACK }
+    }
 }
 
 // === impl Outcome ===
@@ -38,14 +63,14 @@ impl Outcome {
     #[inline(always)]
     pub fn finish(self, ctx: &TcContext, packet: &Packet, back: Back) -> i32 {
         match self {
-            Self::Pass => TC_ACT_OK,
+            Self::Onward(Way { pod: Some(pod), .. }) => to_pod(ctx, pod),
+            Self::Onward(Way { hop, .. }) if hop.ifindex != 0 => to_wire(hop),
+            Self::Onward(_) => TC_ACT_OK,
             Self::Drop(reason) => drop(reason),
             Self::Answer(answer) => match answer.send(ctx, packet, back) {
                 Ok(verdict) => verdict,
                 Err(reason) => drop(reason),
             },
-            Self::Pod(pod) => to_pod(ctx, pod),
-            Self::Wire(hop) => to_wire(hop),
         }
     }
 }
@@ -90,9 +115,10 @@ pub fn verdict(counter: Counter, result: i64) -> i32 {
     result as i32
 }
 
-/// What the host's own stack sends: only answers of translated flows, and messages about them, change.
+/// What the host's own stack sends: only answers of translated flows, and messages about them, change. `None` for
+/// everything else.
 #[inline(always)]
-pub fn translate_reply(ctx: &TcContext, packet: &Packet) -> i32 {
+pub fn translate_reply(ctx: &TcContext, packet: &Packet) -> Option<i32> {
     let change = if packet.has_ports() {
         flow::decide_reply(ctx, packet).map(Change::Flow)
     } else if packet.tuple.proto == Proto::ICMP && !packet.ip.is_later_fragment() {
@@ -100,10 +126,10 @@ pub fn translate_reply(ctx: &TcContext, packet: &Packet) -> i32 {
     } else {
         None
     };
-    match change {
-        Some(change) if change.apply(ctx, packet, packet.ip.ttl).is_none() => drop(DropReason::RewriteFailed),
-        _ => TC_ACT_OK,
-    }
+    Some(match change?.apply(ctx, packet, packet.ip.ttl) {
+        Some(()) => TC_ACT_OK,
+        None => drop(DropReason::RewriteFailed),
+    })
 }
 
 /// What becomes of a packet that a pod or the wire has sent.
@@ -120,7 +146,7 @@ pub fn of(ctx: &TcContext, packet: &Packet, from_wire: bool) -> Outcome {
         flow::decide_portless(packet)
     };
     match decision {
-        Decision::Untouched(None) => Outcome::Pass,
+        Decision::Untouched(None) => Outcome::Onward(Way::STACK),
         Decision::Untouched(Some(pod)) => deliver_untouched(ctx, packet, pod),
         Decision::Translate(to) => forward(ctx, packet, &Change::Flow(to)),
         Decision::Refuse => Outcome::Answer(Answer::Refuse),
@@ -133,10 +159,10 @@ pub fn of(ctx: &TcContext, packet: &Packet, from_wire: bool) -> Outcome {
 fn deliver_untouched(ctx: &TcContext, packet: &Packet, pod: &'static LocalPod) -> Outcome {
     // The stack answers what has lived too long.
     if packet.ip.ttl <= 1 {
-        return Outcome::Pass;
+        return Outcome::Onward(Way::STACK);
     }
     match Change::Nothing.apply(ctx, packet, packet.ip.ttl - 1) {
-        Some(()) => Outcome::Pod(pod),
+        Some(()) => Outcome::Onward(Way::pod(pod)),
         None => Outcome::Drop(DropReason::RewriteFailed),
     }
 }
@@ -147,24 +173,20 @@ fn forward(ctx: &TcContext, packet: &Packet, change: &Change) -> Outcome {
     let (src, dst) = change.addresses(packet);
     // A packet whose source has become this node's, or a service's, would be a stranger in the host's stack.
     let stack_takes_it = src == packet.tuple.src;
-    let mut ttl = packet.ip.ttl;
-    let outcome = match route::find(ctx, packet, src, dst) {
-        Route::Pod(pod) => Outcome::Pod(pod),
-        Route::Wire(hop) => Outcome::Wire(hop),
-        Route::Stack => Outcome::Pass,
+    let way = match route::find(ctx, packet, src, dst) {
+        Route::Pod(pod) => Way::pod(pod),
+        Route::Wire(hop) => Way::wire(hop),
+        Route::Stack => Way::STACK,
         Route::TooBig(mtu) if packet.must_not_be_fragmented() => return Outcome::Answer(Answer::TooBig(mtu)),
         // The stack fragments, or says that there is no route.
-        Route::TooBig(_) | Route::Unreachable if stack_takes_it => Outcome::Pass,
+        Route::TooBig(_) | Route::Unreachable if stack_takes_it => Way::STACK,
         Route::TooBig(_) | Route::Unreachable => return Outcome::Drop(DropReason::NoRoute),
     };
-    if !matches!(outcome, Outcome::Pass) {
-        if ttl <= 1 {
-            return Outcome::Answer(Answer::TimeExceeded);
-        }
-        ttl -= 1;
+    if way.hops != 0 && packet.ip.ttl <= 1 {
+        return Outcome::Answer(Answer::TimeExceeded);
     }
-    match change.apply(ctx, packet, ttl) {
-        Some(()) => outcome,
+    match change.apply(ctx, packet, packet.ip.ttl.wrapping_sub(way.hops)) {
+        Some(()) => Outcome::Onward(way),
         None => Outcome::Drop(DropReason::RewriteFailed),
     }
 }

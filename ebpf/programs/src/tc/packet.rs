@@ -71,6 +71,13 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// Whether the packet came in by a link, and was not made by this node's own stack.
+#[inline(always)]
+pub fn is_forwarded(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid for the whole program.
+    unsafe { (*ctx.skb.skb).ingress_ifindex != 0 }
+}
+
 /// Copies bytes of the frame wherever they are, also behind its linear part.
 #[inline(always)]
 pub fn load<T: Copy>(ctx: &TcContext, offset: u32) -> Option<T> {

@@ -1,7 +1,7 @@
 //! From a dialled tuple to a frontend, and from a frontend to a slot.
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use thalweg_abi::{BackendState, Be32, Counter, Frontend, FrontendFlags, FrontendKey, Scope, Slot, Tuple};
+use thalweg_abi::{BackendState, Be32, Counter, DropReason, Frontend, FrontendFlags, FrontendKey, Scope, Slot, Tuple};
 
 use crate::{
     count::count,
@@ -47,6 +47,20 @@ pub fn is_ours(addr: Be32) -> bool {
     match unsafe { FRONTENDS.get(FrontendKey::wildcard(addr)) } {
         Some(frontend) => frontend.flags.has(FrontendFlags::WILDCARD),
         None => false,
+    }
+}
+
+/// Why a packet to a service's address that cannot be served here is dropped; `None` for all other addresses.
+#[inline(always)]
+pub fn stray(tuple: &Tuple) -> Option<DropReason> {
+    if !is_ours(tuple.dst) {
+        return None;
+    }
+    match frontend(tuple, Scope::INTERNAL) {
+        Some(frontend) if frontend.count == 0 && frontend.flags.has(FrontendFlags::DROP_WHEN_EMPTY) => {
+            Some(DropReason::NoLocalEndpoint)
+        }
+        _ => Some(DropReason::NoFlow),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::count::count;
 pub fn tc_to_pod(ctx: TcContext) -> i32 {
     count(Counter::TcPackets);
     match parse(&ctx) {
-        Parsed::Ipv4(packet) => translate_reply(&ctx, &packet),
+        Parsed::Ipv4(packet) => translate_reply(&ctx, &packet).unwrap_or(TC_ACT_OK),
         // The host's own stack made it; the pod's will judge it.
         Parsed::Foreign | Parsed::Malformed => TC_ACT_OK,
     }

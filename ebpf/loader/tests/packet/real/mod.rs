@@ -1,5 +1,6 @@
 //! Sockets on wires: the programs attached to two nodes with pods, and the kernel's own TCP as the judge.
 
+mod direct;
 mod lab;
 mod sockets;
 

@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -118,6 +119,11 @@ fn v4(addr: std::net::SocketAddr) -> Result<SocketAddrV4> {
 /// Connects, sends `bytes` bytes and checks that they all come back.
 pub fn ask_tcp(netns: &Netns, to: SocketAddrV4, bytes: usize) -> Result<Answer> {
     let stream = connect(netns, to).with_context(|| format!("connect to {to}"))?;
+    ask_on(&stream, to, bytes)
+}
+
+/// Sends `bytes` bytes on a fresh connection to `to` and checks that they all come back.
+pub fn ask_on(mut stream: &TcpStream, to: SocketAddrV4, bytes: usize) -> Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let own = v4(stream.local_addr()?)?;
@@ -128,7 +134,7 @@ pub fn ask_tcp(netns: &Netns, to: SocketAddrV4, bytes: usize) -> Result<Answer> 
     let mut got = Vec::with_capacity(bytes);
     thread::scope(|scope| -> Result<()> {
         let writer = scope.spawn(|| {
-            (&stream).write_all(&sent)?;
+            stream.write_all(&sent)?;
             stream.shutdown(Shutdown::Write)
         });
         reader.read_to_end(&mut got).with_context(|| format!("after {} of {bytes} bytes from {to}", got.len()))?;
@@ -141,6 +147,49 @@ pub fn ask_tcp(netns: &Netns, to: SocketAddrV4, bytes: usize) -> Result<Answer> 
 /// Only the connection, for those that shall fail.
 pub fn connect(netns: &Netns, to: SocketAddrV4) -> io::Result<TcpStream> {
     netns.enter(|| TcpStream::connect_timeout(&to.into(), PATIENCE)).map_err(io::Error::other)?
+}
+
+/// As [`connect`], from a port of the caller's choice, which other connections may have too.
+pub fn connect_from(netns: &Netns, port: u16, to: SocketAddrV4) -> io::Result<TcpStream> {
+    netns.enter(|| connect_bound(port, to)).map_err(io::Error::other)?
+}
+
+#[expect(unsafe_code, reason = "the standard library connects no bound socket")]
+fn connect_bound(port: u16, to: SocketAddrV4) -> io::Result<TcpStream> {
+    fn address(addr: SocketAddrV4) -> libc::sockaddr_in {
+        // SAFETY: integers only.
+        let mut out: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+        out.sin_family = libc::AF_INET as libc::sa_family_t;
+        out.sin_port = addr.port().to_be();
+        out.sin_addr.s_addr = u32::from(*addr.ip()).to_be();
+        out
+    }
+    fn check(result: i32) -> io::Result<()> {
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+    fn set<T>(socket: &OwnedFd, option: i32, value: &T) -> io::Result<()> {
+        let value: *const T = value;
+        // SAFETY: the value is valid for its size.
+        check(unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value.cast(), size_of::<T>() as libc::socklen_t)
+        })
+    }
+    // SAFETY: no pointers.
+    let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    check(raw)?;
+    // SAFETY: just opened, and owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    set(&socket, libc::SO_REUSEADDR, &1_i32)?;
+    // Bounds the connect.
+    set(&socket, libc::SO_SNDTIMEO, &libc::timeval { tv_sec: PATIENCE.as_secs().cast_signed(), tv_usec: 0 })?;
+    let (own, to) = (address(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)), address(to));
+    let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: both addresses are valid for the length given.
+    unsafe {
+        check(libc::bind(socket.as_raw_fd(), (&raw const own).cast(), len))?;
+        check(libc::connect(socket.as_raw_fd(), (&raw const to).cast(), len))?;
+    }
+    Ok(TcpStream::from(socket))
 }
 
 /// One datagram there and back on a connected socket.

@@ -1,0 +1,151 @@
+//! A pod that dials a service and its backend at the same time, and from the same port.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddrV4, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use thalweg_abi::{DropReason, FrontendFlags, Proto, SNAT_PORT_MIN};
+use thalweg_lab::netns::Netns;
+
+use super::{
+    PORT, TARGET, VIP, assert_no_drops,
+    lab::Lab,
+    serve,
+    sockets::{PATIENCE, ask_on, connect_from},
+};
+use crate::{node::at, tables::served};
+
+const SAME: u16 = 45_000;
+/// Before the first SYN is repeated.
+const AT_ONCE: Duration = Duration::from_millis(700);
+
+/// Sends a line on an open connection and reads it back.
+fn echo(mut stream: &TcpStream, text: &str) -> Result<()> {
+    stream.write_all(text.as_bytes())?;
+    let mut got = vec![0; text.len()];
+    stream.read_exact(&mut got).with_context(|| format!("the echo of {text:?}"))?;
+    ensure!(got == text.as_bytes(), "{:?} for {text:?}", String::from_utf8_lossy(&got));
+    Ok(())
+}
+
+/// Opens a connection, and returns it with what the server said first: its name and the port that it sees.
+fn open(from: &Netns, to: SocketAddrV4) -> Result<(TcpStream, u16)> {
+    let mut stream = connect_from(from, SAME, to).with_context(|| format!("connect to {to}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    while !line.ends_with('\n') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).with_context(|| format!("banner of {to} after {line:?}"))?;
+        line.push(byte[0].into());
+    }
+    let (_, port) = line.trim().rsplit_once(':').context("no port in the banner")?;
+    Ok((stream, port.parse()?))
+}
+
+/// The client's pod and the backend of the only service, on the same node and on different ones.
+fn places(lab: &Lab) -> [(&Netns, SocketAddrV4); 2] {
+    let backend = at(lab.nodes[1].pods[0].addr, TARGET);
+    [(&lab.nodes[1].pods[1].netns, backend), (&lab.nodes[0].pods[0].netns, backend)]
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn pod_dials_a_backend_directly_from_the_port_of_a_live_connection_to_its_service() -> Result<()> {
+    let (lab, _servers) = serve(&[(1, 0)])?;
+    lab.complete_checksums()?;
+    for (pod, backend) in places(&lab) {
+        let (by_service, port) = open(pod, at(VIP, PORT))?;
+        assert_eq!(port, SAME);
+        let start = Instant::now();
+        let (direct, port) = open(pod, backend)?;
+        assert!(port >= SNAT_PORT_MIN, "{port}");
+        assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+        for round in 0..3 {
+            echo(&by_service, &format!("by service {round}"))?;
+            echo(&direct, &format!("direct {round}"))?;
+        }
+        // Each ends without the other.
+        drop(by_service);
+        echo(&direct, "still there")?;
+    }
+    assert_no_drops(&lab)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn pod_dials_a_backend_directly_from_the_port_of_a_closed_connection_to_its_service() -> Result<()> {
+    let (lab, _servers) = serve(&[(1, 0)])?;
+    for (pod, backend) in places(&lab) {
+        for (port, reset) in [(SAME, false), (SAME + 1, true)] {
+            let by_service = connect_from(pod, port, at(VIP, PORT))?;
+            if reset {
+                // Closed before it is read: the kernel says so with a reset.
+                by_service.set_read_timeout(Some(PATIENCE))?;
+                by_service.peek(&mut [0])?;
+            } else {
+                ask_on(&by_service, at(VIP, PORT), 1000)?;
+            }
+            drop(by_service);
+            let start = Instant::now();
+            let direct = connect_from(pod, port, backend).context("direct")?;
+            assert_eq!(ask_on(&direct, backend, 1000)?.seen.port(), port);
+            assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+        }
+    }
+    assert_no_drops(&lab)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn pod_dials_a_service_from_the_port_of_a_live_direct_connection_to_its_backend() -> Result<()> {
+    let (lab, _servers) = serve(&[(1, 0)])?;
+    for (pod, backend) in places(&lab) {
+        let (direct, port) = open(pod, backend)?;
+        assert_eq!(port, SAME);
+        echo(&direct, "before")?;
+        // Its first SYN meets the other connection at the backend; the second takes another port.
+        let (by_service, port) = open(pod, at(VIP, PORT))?;
+        assert!(port >= SNAT_PORT_MIN, "{port}");
+        for round in 0..3 {
+            echo(&direct, &format!("direct {round}"))?;
+            echo(&by_service, &format!("by service {round}"))?;
+        }
+    }
+    assert_no_drops(&lab)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn one_socket_asks_a_service_and_its_backend() -> Result<()> {
+    let (lab, _servers) = serve(&[(1, 0)])?;
+    for (pod, backend) in places(&lab) {
+        for order in [[at(VIP, PORT), backend], [backend, at(VIP, PORT)]] {
+            let socket = pod.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            for to in [order, order].concat() {
+                socket.send_to(b"who?", to)?;
+                let (_, from) = socket.recv_from(&mut [0; 100]).with_context(|| format!("from {to}"))?;
+                assert_eq!(from, to.into());
+            }
+        }
+    }
+    assert_no_drops(&lab)
+}
+
+/// Nobody outside may learn of services' addresses, whoever on the node dials them.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn host_process_that_dials_a_service_past_socket_lb_is_not_heard_outside() -> Result<()> {
+    let (mut lab, _servers) = serve(&[(1, 0)])?;
+    lab.nodes[0].tables.serve(served(Proto::UDP, VIP, 81).flags(FrontendFlags::DROP_WHEN_EMPTY), &[])?;
+    let socket = lab.host(0).enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+    for port in [PORT, 81] {
+        // Whether the sender is told is the kernel's affair.
+        let _ = socket.send_to(b"anybody?", at(VIP, port));
+    }
+    assert_eq!(lab.nodes[0].tables.drops()?, [(DropReason::NoLocalEndpoint, 1), (DropReason::NoFlow, 1)]);
+    Ok(())
+}
