@@ -132,9 +132,12 @@ impl fmt::Display for Action {
 
 // === impl Op ===
 
-impl<K: Cached> Op<K> {
+impl<K: Cached + PartialEq> Op<K> {
     /// What leads from `old` to `new`, outside of the status; `None` when nothing does.
     pub fn edit(old: &K, new: &K) -> Option<Self> {
+        if old == new {
+            return None;
+        }
         let (mut before, mut after) = (value(old), value(new));
         before.remove("status");
         after.remove("status");
@@ -148,13 +151,18 @@ impl<K: Cached> Op<K> {
     /// What leads from the status of `old` to that of `new`; `None` when nothing does. Not guarded by the revision: each status
     /// has one writer.
     pub fn status(old: &K, new: &K) -> Option<Self> {
+        if old == new {
+            return None;
+        }
         let status = |object| value(object).remove("status").unwrap_or(Value::Object(Map::new()));
         let patch = merge_diff(&status(old), &status(new))?;
         let metadata = old.meta();
         let patch = json!({"metadata": {"uid": metadata.uid}, "status": patch});
         Some(Self::Status { key: Key::of(metadata), uid: meta::uid(metadata).to_owned(), patch })
     }
+}
 
+impl<K: Cached> Op<K> {
     /// Sets conditions by type and leaves all others.
     pub fn conditions(object: &K, conditions: &[Value]) -> Self {
         let metadata = object.meta();

@@ -26,7 +26,7 @@ pub fn claim<O, K>(
 ) -> Claimed<K>
 where
     O: kube::Resource<DynamicType = ()>,
-    K: Cached,
+    K: Cached + PartialEq,
     Op<K>: Into<Action>,
 {
     let mut claimed = Claimed { owned: Vec::new(), changes: Vec::new() };

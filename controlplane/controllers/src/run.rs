@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Client;
 use kube::api::Api;
@@ -22,7 +23,7 @@ use crate::meta::Key;
 use crate::perform::Performer;
 use crate::queue::{Outcome, Queue};
 use crate::route::Work;
-use crate::work::Controllers;
+use crate::work::{Controllers, TICK};
 
 /// Pieces of work done at the same time.
 const WORKERS: usize = 16;
@@ -32,8 +33,9 @@ const DOUBT: Duration = Duration::from_secs(10);
 /// Runs all controllers until `shutdown`.
 ///
 /// # Errors
-/// Never for an API server that is away: watches are resumed and work is repeated for ever.
+/// When the configuration is not sound. Never for an API server that is away: watches are resumed and work is repeated for ever.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> Result<()> {
+    config.check()?;
     let queue: Arc<Queue<Work>> = Arc::default();
     let cache = Arc::new(Cache::new(Arc::clone(&queue)));
     let (events, notices) = Events::new();
@@ -46,6 +48,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = work_off(&controllers, &queue) => {}
+        () = tick(&controllers) => {}
     }
     tasks.shutdown().await;
     Ok(())
@@ -66,6 +69,14 @@ async fn work_off(controllers: &Arc<Controllers>, queue: &Arc<Queue<Work>>) {
             drop(hand);
         });
         while running.try_join_next().is_some() {}
+    }
+}
+
+async fn tick(controllers: &Controllers) {
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tick.tick().await;
+        controllers.notice_gap(Timestamp::now());
     }
 }
 

@@ -26,7 +26,14 @@ pub struct Controllers {
     failures: Memory<Key, Failure>,
     pulses: Memory<String, (node::Pulse, Timestamp)>,
     missing: Memory<String, Timestamp>,
+    /// When we last were seen running.
+    awake: Mutex<Timestamp>,
 }
+
+/// Time without a tick from which on we must have stood still.
+const GAP: Duration = Duration::from_secs(5);
+/// How often [`Controllers::notice_gap`] is to be called.
+pub const TICK: Duration = Duration::from_secs(1);
 
 /// What a controller remembers between two passes.
 struct Memory<K, V>(Mutex<HashMap<K, V>>);
@@ -60,7 +67,15 @@ impl<K: Hash + Eq + Clone, V: Clone> Memory<K, V> {
 
 impl Controllers {
     pub fn new(performer: Performer, queue: Arc<Queue<Work>>, config: Config) -> Self {
-        Self { performer, queue, config, failures: Memory::default(), pulses: Memory::default(), missing: Memory::default() }
+        Self {
+            performer,
+            queue,
+            config,
+            failures: Memory::default(),
+            pulses: Memory::default(),
+            missing: Memory::default(),
+            awake: Mutex::new(Timestamp::now()),
+        }
     }
 
     /// Does one piece of work and says when to do it again.
@@ -129,35 +144,44 @@ impl Controllers {
     }
 
     async fn node(&self, name: &String, now: Timestamp) -> Result<Option<Duration>, Error> {
+        self.notice_gap(now);
         let cache = &self.performer.cache;
-        let pulse = cache.read(|state| node::Pulse::of(state, name));
-        let heard = self.pulses.with(|pulses| {
-            let entry = pulses.entry(name.clone()).or_insert_with(|| (pulse.clone(), now));
-            if entry.0 != pulse {
-                *entry = (pulse, now);
-            }
-            entry.1
-        });
         let times = node::Times { grace: self.config.node_grace, eviction: self.config.pod_eviction };
-        let view = |missing_since, surely| cache.read(|state| node::View::of(state, name, heard, missing_since, surely));
-        let mut seen = view(now, false);
-        if seen.node.is_some() {
+        let mut seen = cache.read(|state| {
+            let pulse = node::Pulse::of(state, name);
+            self.pulses.with(|pulses| {
+                let entry = pulses.entry(name.clone()).or_insert_with(|| (pulse.clone(), now));
+                if entry.0 != pulse {
+                    *entry = (pulse, now);
+                }
+                node::View::of(state, name, |node| pulses.get(node).map(|(_, heard)| *heard), times, now)
+            })
+        });
+        if seen.node.is_some() || seen.pods.is_empty() {
             self.missing.set(name, None);
-        } else {
-            let since = self.missing.with(|missing| *missing.entry(name.clone()).or_insert(now));
-            let over = meta::remaining(since, times.grace, now).is_none();
-            // The watch of nodes may be behind that of pods: ask, before anything is removed.
-            let api: Api<Node> = Api::all(self.performer.client.clone());
-            let surely = over
-                && !seen.pods.is_empty()
-                && api.get_opt(name).await.map_err(Error::step(format!("look for node {name}")))?.is_none();
-            seen = view(since, surely);
-            if seen.pods.is_empty() {
-                self.missing.set(name, None);
+            if seen.node.is_none() {
                 self.pulses.set(name, None);
+            }
+        } else {
+            seen.missing_since = self.missing.with(|missing| *missing.entry(name.clone()).or_insert(now));
+            if meta::remaining(seen.missing_since, times.grace, now).is_none() {
+                // The watch of nodes may be behind that of pods: ask, before anything is removed.
+                let api: Api<Node> = Api::all(self.performer.client.clone());
+                let found = api.get_opt(name).await.map_err(Error::step(format!("look for node {name}")))?;
+                seen.surely_missing = found.is_none();
             }
         }
         self.performer.perform(node::reconcile(&seen, times, now)).await
+    }
+
+    /// To be called every second. When it was not, we stood still (the machine slept, the process was stopped), and have missed the
+    /// signs of life of that time: silence begins to count anew.
+    pub fn notice_gap(&self, now: Timestamp) {
+        let before = std::mem::replace(&mut *self.awake.lock().unwrap_or_else(PoisonError::into_inner), now);
+        if meta::remaining(before, GAP, now).is_none() {
+            tracing::warn!("stood still for {:#}: nodes are given time to be heard again", now.duration_since(before));
+            self.pulses.with(|pulses| pulses.values_mut().for_each(|(_, heard)| *heard = now));
+        }
     }
 
     async fn defaults(&self, name: &str) -> Result<Option<Duration>, Error> {

@@ -130,3 +130,34 @@ async fn a_node_that_comes_back_serves_again() {
         .await;
     cluster.stop().await;
 }
+
+/// Whoever finds everything in order writes nothing: an idle cluster costs nothing but its leases.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_cluster_is_left_alone() {
+    let cluster = Cluster::start(Config { root_ca: Some("PEM".into()), ..Config::default() }).await;
+    cluster.add_node("a").await;
+    cluster.deploy("default", "web", 3, "v1").await;
+    cluster.reaches(&slices("default", "web"), |list| ready_addresses(list).len(), 3).await;
+    let web = format!("{}/web", deployments("default"));
+    cluster.reaches(&web, |deployment| condition(deployment, "Progressing"), "True NewReplicaSetAvailable".to_owned()).await;
+    let kinds = ["pods", "services", "endpoints", "nodes", "namespaces", "events", "serviceaccounts", "configmaps"]
+        .map(|kind| format!("/api/v1/{kind}"));
+    let groups = ["apps/v1/deployments", "apps/v1/replicasets", "discovery.k8s.io/v1/endpointslices"]
+        .map(|kind| format!("/apis/{kind}"));
+    let revisions = async || {
+        let mut revisions = Vec::new();
+        for path in kinds.iter().chain(&groups) {
+            for item in cluster.items(path).await {
+                revisions.push(format!("{path} {} {}", item["metadata"]["name"], item["metadata"]["resourceVersion"]));
+            }
+        }
+        revisions
+    };
+    // Events come a little later than what they tell.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = revisions().await;
+    assert!(before.len() > 15, "{before:?}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(revisions().await, before);
+    cluster.stop().await;
+}

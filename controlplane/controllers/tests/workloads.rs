@@ -202,3 +202,51 @@ async fn deleting_takes_dependents_along_or_sets_them_free() {
     }
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_watches_and_undoes_rollouts() {
+    let cluster = two_nodes().await;
+    cluster.deploy("default", "web", 3, "v1").await;
+    let status = ["rollout", "status", "deployment/web", "--timeout=20s"];
+    assert!(cluster.kubectl(&status).await.contains("deployment \"web\" successfully rolled out"));
+    cluster.kubectl(&["set", "image", "deployment/web", "main=v2"]).await;
+    assert!(cluster.kubectl(&status).await.contains("successfully rolled out"));
+    let history = cluster.kubectl(&["rollout", "history", "deployment/web"]).await;
+    assert_eq!(history.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit())).count(), 2, "{history}");
+    cluster.kubectl(&["rollout", "undo", "deployment/web"]).await;
+    assert!(cluster.kubectl(&status).await.contains("successfully rolled out"));
+    cluster
+        .reaches(DEPLOYMENT, |deployment| deployment["spec"]["template"]["spec"]["containers"][0]["image"].clone(), json!("v1"))
+        .await;
+    cluster.reaches(PODS, |list| list["items"].as_array().map_or(0, Vec::len), 3).await;
+
+    // While it is paused a new template waits; scaling does not.
+    cluster.kubectl(&["rollout", "pause", "deployment/web"]).await;
+    cluster.kubectl(&["set", "image", "deployment/web", "main=v3"]).await;
+    cluster.kubectl(&["scale", "deployment/web", "--replicas=4"]).await;
+    cluster.reaches(DEPLOYMENT, |deployment| deployment["status"]["readyReplicas"].clone(), json!(4)).await;
+    assert_eq!(condition(&cluster.get(DEPLOYMENT).await, "Progressing"), "Unknown DeploymentPaused");
+    assert!(cluster.items(PODS).await.iter().all(|pod| pod["spec"]["containers"][0]["image"] == "v1"));
+    cluster.kubectl(&["rollout", "resume", "deployment/web"]).await;
+    assert!(cluster.kubectl(&status).await.contains("successfully rolled out"));
+    cluster.reaches(PODS, |list| list["items"].as_array().map_or(0, Vec::len), 4).await;
+    assert!(cluster.items(PODS).await.iter().all(|pod| pod["spec"]["containers"][0]["image"] == "v3"));
+    let events = cluster.kubectl(&["events", "--for", "deployment/web"]).await;
+    assert!(events.contains("Scaled up replica set"), "{events}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn controllers_outlive_the_server() {
+    let mut cluster = two_nodes().await;
+    cluster.deploy("default", "web", 2, "v1").await;
+    cluster.until(DEPLOYMENT, |deployment| complete(deployment).then_some(())).await;
+    cluster.stop_server().await;
+    assert_eq!(cluster.call("GET", DEPLOYMENT, &Value::Null).await.0, 0, "the server is away");
+    cluster.start_server().await;
+    scale(&cluster, 4).await;
+    cluster.until(DEPLOYMENT, |deployment| complete(deployment).then_some(())).await;
+    cluster.reaches(&slices("default", "web"), |list| ready_addresses(list).len(), 4).await;
+    assert_eq!(cluster.items(SETS).await.len(), 1);
+    cluster.stop().await;
+}

@@ -99,12 +99,13 @@ impl<K: Resource<DynamicType = ()>> Table<K> {
             return None;
         }
         match self.age(&key, &object) {
-            Age::Older => return None,
+            // A list that is older than what we have is that of a store that was set back: it is right, unless we just wrote.
+            Age::Older if self.listing.is_none() || self.ahead.contains_key(&key) => return None,
             Age::Same => {
                 self.ahead.remove(&key);
                 return None;
             }
-            Age::Newer => self.ahead.remove(&key),
+            Age::Older | Age::Newer => self.ahead.remove(&key),
         };
         Some(self.put(key, object))
     }
@@ -272,6 +273,18 @@ mod tests {
         assert_eq!(gone, ["c", "d"]);
         assert_eq!(content(&table), ["a@1", "b@4", "e@5"]);
         assert!(table.listed());
+    }
+
+    #[test]
+    fn a_store_that_was_set_back_is_believed() {
+        let mut table = Table::default();
+        table.seen(pod("a", "a", 90, ""));
+        table.list_begins();
+        table.wrote(pod("b", "b", 99, ""), Instant::now());
+        assert!(table.seen(pod("a", "a", 5, "")).is_some());
+        assert!(table.seen(pod("b", "b", 5, "")).is_none(), "written after the list began");
+        table.list_ends();
+        assert_eq!(content(&table), ["a@5", "b@99"]);
     }
 
     #[test]

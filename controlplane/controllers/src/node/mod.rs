@@ -31,7 +31,7 @@ pub struct View {
     pub missing_since: Timestamp,
     /// The API server confirmed that the node is not there.
     pub surely_missing: bool,
-    /// No node is healthy: the fault is more likely ours than theirs.
+    /// No node is well: the fault is more likely ours than theirs, and nothing is taken away because of it.
     pub all_sick: bool,
 }
 
@@ -65,19 +65,23 @@ impl Pulse {
 // === impl View ===
 
 impl View {
-    pub fn of(state: &State, name: &str, heard: Timestamp, missing_since: Timestamp, surely_missing: bool) -> Self {
+    /// `heard` tells when we last had a sign of life of a node.
+    pub fn of(state: &State, name: &str, heard: impl Fn(&str) -> Option<Timestamp>, times: Times, now: Timestamp) -> Self {
         let node = state.nodes.get(&Key::new("", name)).cloned();
         let all = || state.pods.iter().filter(|one| pod::node(one) == name).cloned().collect();
         // Those of a node that is well are many, change often, and are none of our business. One that has just fallen silent is not.
         let pods = if node.as_deref().is_none_or(|node| concerns_pods(node) || !healthy(node)) { all() } else { Vec::new() };
+        // Half of the grace: when nobody is heard any more, the first whose time is over must not look like the only one.
+        let recent = |node: &str| heard(node).is_some_and(|heard| meta::remaining(heard, times.grace / 2, now).is_some());
+        let well = |node: &Arc<Node>| healthy(node) && recent(meta::name(&node.metadata));
         Self {
             name: name.to_owned(),
             node,
             pods,
-            heard,
-            missing_since,
-            surely_missing,
-            all_sick: !state.nodes.iter().any(|node| healthy(node)),
+            heard: heard(name).unwrap_or(now),
+            missing_since: now,
+            surely_missing: false,
+            all_sick: !state.nodes.iter().any(well),
         }
     }
 }
@@ -118,9 +122,13 @@ pub fn reconcile(view: &View, times: Times, now: Timestamp) -> Vec<Action> {
     health::set_taints(&mut tainted, now);
     actions.extend(Op::edit(node, &tainted).map(Into::into));
     // A node that only says that it is not ready still speaks for its pods.
-    if condition(node, "Ready").is_some_and(|condition| condition.status == "Unknown") {
+    if !view.all_sick && condition(node, "Ready").is_some_and(|condition| condition.status == "Unknown") {
         let message = format!("node {} does not answer", view.name);
         actions.extend(view.pods.iter().filter_map(|one| health::not_ready(one, &message, now)));
+    }
+    if view.all_sick && !healthy(node) {
+        // Somebody may be heard again, and this one not.
+        actions.push(Action::After(times.grace / 4));
     }
     let (evicted, next) = evict::evict(view, &tainted, times.eviction, now);
     actions.extend(evicted);

@@ -43,6 +43,29 @@ fn text(view: &View) -> Vec<String> {
     reconcile(view, TIMES, at(NOW)).iter().map(ToString::to_string).collect()
 }
 
+#[test]
+fn who_is_well() {
+    // `name ready seconds since it was heard`; expects whether all count as sick when looking at node a.
+    let check = |nodes: &[(&str, &str, i64)], all_sick: bool| {
+        let mut state = State::default();
+        for (name, ready, _) in nodes {
+            let mut node = node(ready, &json!({}));
+            node.metadata.name = Some((*name).to_owned());
+            state.insert(node);
+        }
+        let heard = |name: &str| {
+            let found = nodes.iter().find(|(node, ..)| *node == name)?;
+            Some(at(NOW) - jiff::SignedDuration::from_secs(found.2))
+        };
+        assert_eq!(View::of(&state, "a", heard, TIMES, at(NOW)).all_sick, all_sick, "{nodes:?}");
+    };
+    check(&[("a", "True", 41), ("b", "True", 9)], false);
+    check(&[("a", "Unknown", 41), ("b", "Unknown", 9)], true);
+    // Nobody has been heard for a while, though only one is over its time.
+    check(&[("a", "True", 41), ("b", "True", 33)], true);
+    check(&[("a", "True", 41)], true);
+}
+
 /// Keys and effects of the taints that a pass leaves.
 fn taints_after(node: Node) -> Vec<String> {
     let mut tainted = node;
@@ -164,7 +187,7 @@ fn pods_of_a_silent_node() {
         false,
         &["Pod conditions p", "Pod conditions p", "event TaintManagerEviction: Marking for deletion Pod n/p", "Pod remove p"],
     );
-    check(300, true, &["Pod conditions p"]);
+    check(300, true, &["after 10s"]);
 }
 
 #[test]

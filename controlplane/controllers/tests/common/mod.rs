@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thalweg_controllers::Config;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// Everything a test waits for happens within this, also on a busy machine.
@@ -26,9 +27,11 @@ const BEAT: Duration = Duration::from_millis(300);
 pub struct Cluster {
     pub client: Client,
     pub kubelet: Arc<Kubelet>,
-    _dir: TempDir,
+    dir: TempDir,
     tasks: JoinSet<()>,
     shutdown: CancellationToken,
+    address: SocketAddr,
+    server: Option<(JoinHandle<anyhow::Result<()>>, CancellationToken)>,
 }
 
 /// What the pretended kubelets do.
@@ -42,21 +45,11 @@ pub struct Kubelet {
 impl Cluster {
     pub async fn start(config: Config) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let server = thalweg_apiserver::Config {
-            data: dir.path().join("data"),
-            listen: vec!["127.0.0.1:0".parse().expect("an address")],
-            inherit: false,
-            advertise: "172.30.0.1:6443".parse().expect("an address"),
-            service_cidr: "10.96.0.0/16".parse().expect("a network"),
-            node_ports: (30000, 32767),
-            sans: Vec::new(),
-            token_file: None,
-        };
         let shutdown = CancellationToken::new();
-        let (ready, is_ready) = oneshot::channel();
         let mut tasks = JoinSet::new();
-        tasks.spawn(end(thalweg_apiserver::run(server, ready, shutdown.clone())));
-        tokio::time::timeout(WAIT, is_ready).await.expect("ready in time").expect("the server starts");
+        // A port that is free now, so that a second start finds it again.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let server = serve(&dir, address).await;
         let kubeconfig = Kubeconfig::read_from(dir.path().join("data/admin.kubeconfig")).expect("a kubeconfig");
         let options = KubeConfigOptions::default();
         let options = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a configuration");
@@ -67,13 +60,39 @@ impl Cluster {
         let kubelet = Arc::new(Kubelet::default());
         tasks.spawn(run_pods(client.clone(), Arc::clone(&kubelet)));
         tasks.spawn(beat(client.clone(), Arc::clone(&kubelet)));
-        Self { client, kubelet, _dir: dir, tasks, shutdown }
+        Self { client, kubelet, dir, tasks, shutdown, address, server: Some(server) }
     }
 
+    /// Ends everything; a part that ended before, and badly, fails the test here.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.stop_server().await;
+        while let Some(ended) = self.tasks.try_join_next() {
+            ended.expect("no panic");
+        }
         self.tasks.shutdown().await;
+    }
+
+    pub async fn stop_server(&mut self) {
+        if let Some((task, shutdown)) = self.server.take() {
+            shutdown.cancel();
+            tokio::time::timeout(WAIT, task).await.expect("stops in time").expect("no panic").expect("no error");
+        }
+    }
+
+    pub async fn start_server(&mut self) {
+        self.server = Some(serve(&self.dir, self.address).await);
+    }
+
+    /// Runs the real kubectl and returns what it printed.
+    pub async fn kubectl(&self, arguments: &[&str]) -> String {
+        let mut command = tokio::process::Command::new("kubectl");
+        command.arg("--kubeconfig").arg(self.dir.path().join("data/admin.kubeconfig"));
+        command.arg("--cache-dir").arg(self.dir.path().join("cache")).args(arguments).kill_on_drop(true);
+        let output = tokio::time::timeout(WAIT, command.output()).await.expect("kubectl ends in time").expect("kubectl runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments:?}: {errors}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Any request: status code and body.
@@ -218,6 +237,26 @@ pub fn names(items: &[Value]) -> Vec<String> {
     items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
+async fn serve(dir: &TempDir, address: SocketAddr) -> (JoinHandle<anyhow::Result<()>>, CancellationToken) {
+    let config = thalweg_apiserver::Config {
+        data: dir.path().join("data"),
+        listen: vec![address],
+        inherit: false,
+        advertise: "172.30.0.1:6443".parse().expect("an address"),
+        service_cidr: "10.96.0.0/16".parse().expect("a network"),
+        node_ports: (30000, 32767),
+        sans: Vec::new(),
+        token_file: None,
+    };
+    let shutdown = CancellationToken::new();
+    let (ready, is_ready) = oneshot::channel();
+    let task = tokio::spawn(thalweg_apiserver::run(config, ready, shutdown.clone()));
+    if tokio::time::timeout(WAIT, is_ready).await.expect("ready in time").is_err() {
+        panic!("the server did not start: {:?}", task.await);
+    }
+    (task, shutdown)
+}
+
 async fn end(task: impl Future<Output = anyhow::Result<()>>) {
     if let Err(error) = task.await {
         panic!("a part of the cluster ended: {error:#}");
@@ -232,7 +271,8 @@ async fn call(client: &Client, method: &str, path: &str, body: &Value) -> (u16, 
     match client.request::<Value>(request).await {
         Ok(answer) => (200, answer),
         Err(kube::Error::Api(status)) => (status.code, json!(status)),
-        Err(error) => panic!("{method} {path}: {error}"),
+        // The server is away, as a test may want it.
+        Err(error) => (0, json!(error.to_string())),
     }
 }
 
