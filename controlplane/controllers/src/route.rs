@@ -79,14 +79,12 @@ impl Routed for Pod {
     fn route(state: &State, old: Option<&Self>, new: Option<&Self>, work: &mut Vec<Work>) {
         left(state, meta_of(old), meta_of(new), work);
         for one in [old, new].into_iter().flatten() {
-            let key = Key::of(&one.metadata);
             sets_of(state, one, new.is_none(), work);
             services_of(state, one, work);
             let name = pod::node(one);
             if !name.is_empty() && state.nodes.get(&Key::new("", name)).is_none_or(|node| node::concerns_pods(node)) {
                 work.push(Work::Node(name.to_owned()));
             }
-            debug_assert!(!key.name.is_empty());
         }
     }
 }
