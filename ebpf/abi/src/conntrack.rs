@@ -76,8 +76,8 @@ impl CtFlags {
     pub const DIRECT: u16 = 1 << 5;
     /// TCP: the flow's first packet was not its SYN: it is older than its entry.
     pub const PICKED_UP: u16 = 1 << 6;
-    /// TCP: a packet of another, untracked connection came by the reply tuple before this flow was answered. The
-    /// client's next SYN takes another source port.
+    /// TCP: an acknowledgement of another, untracked connection came by the reply tuple before this flow was answered.
+    /// The client's next SYN takes another source port.
     pub const CONTENDED: u16 = 1 << 7;
 
     #[inline(always)]

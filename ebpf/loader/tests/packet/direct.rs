@@ -322,11 +322,22 @@ fn flow_that_meets_a_live_direct_connection_moves_with_its_second_syn() -> Resul
     let node = node()?;
     assert_untouched(&node, &direct(SYN))?;
     node.pod_sends(&service(SYN))?;
-    for flags in [ACK, FIN | ACK] {
-        let out = node.pod_sends(&answer(PORT, flags))?;
-        assert_frame("the direct one's", &out.packet, &into_a(&answer(PORT, flags)));
+    let data = answer(PORT, ACK).payload(b"data");
+    let out = node.pod_sends(&data)?;
+    assert_frame("the direct one's", &out.packet, &into_a(&data));
+    assert_eq!(node.pair(&service(SYN))?.0.flags.0, 0);
+    // The client shall see that this is no answer to it. What it says to that would hurt the other.
+    let out = node.pod_sends(&answer(PORT, ACK))?;
+    assert_frame("shown", &out.packet, &into_a(&answer(PORT, ACK).from(at(VIP, 80))));
+    assert_eq!(node.pod_sends(&service(RST))?.verdict, DROP);
+    assert_eq!(node.drops()?, [(DropReason::NoFlow, 1)]);
+    for packet in [answer(PORT, ACK), data, answer(PORT, FIN | ACK)] {
+        let out = node.pod_sends(&packet)?;
+        assert_frame("the direct one's", &out.packet, &into_a(&packet));
     }
-    assert_eq!(node.pair(&service(SYN))?.0.state, CtState::NEW);
+    let (forward, reply) = node.pair(&service(SYN))?;
+    assert_eq!((forward.state, forward.flags, reply.state), (CtState::NEW, reply.flags, CtState::NEW));
+    assert_eq!(forward.flags.0, CtFlags::CONTENDED);
 
     let out = node.pod_sends(&service(SYN))?;
     let port = source_port(&out.packet);
@@ -340,7 +351,9 @@ fn flow_that_meets_a_live_direct_connection_moves_with_its_second_syn() -> Resul
     assert_eq!(node.counter(Counter::TcPortRealloc)?, 1);
     // A third SYN is a stray of the handshake.
     assert_eq!(source_port(&node.pod_sends(&service(SYN))?.packet), port);
-    assert_eq!(node.drops()?, []);
+    // Established, its reset is its own.
+    assert_eq!(node.pod_sends(&service(RST))?.verdict, REDIRECT);
+    assert_eq!(node.drops()?, [(DropReason::NoFlow, 1)]);
     Ok(())
 }
 

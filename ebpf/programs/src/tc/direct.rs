@@ -7,10 +7,11 @@
 //!
 //! - A direct packet that opens a connection looks whether a flow has its reply tuple. If that is over it is removed;
 //!   if it lives, the direct connection is tracked too, from another source port ([`beside_a_flow`]).
-//! - A flow that begins while the direct connection lives meets it at the backend, which answers the SYN with
-//!   something else than a SYN. That passes untouched to the connection that it belongs to, and the client's next SYN
-//!   gets another source port ([`is_unowned`]).
-//! - A flow that is over does not catch the answer to a direct SYN ([`is_unowned`]).
+//! - A flow that begins while the direct connection lives (or is remembered: TIME-WAIT) meets it at the backend, which
+//!   answers the SYN with a bare acknowledgement. That is shown to the flow's client once, whose kernel then tries
+//!   again at once, and gets another source port; its reset of what it has not asked for ends here. All else that is no
+//!   SYN passes untouched to the connection that it belongs to ([`owner`]).
+//! - A flow that is over does not catch the answer to a direct SYN ([`owner`]).
 //!
 //! What is left: a flow whose SYN leaves between a direct SYN from the same port and its answer takes that answer, and
 //! both clients try again (telling the two answers apart would need the sequence numbers of both). Of UDP, a
@@ -21,6 +22,7 @@
 use thalweg_abi::{
     Counter, CtDirection, CtEntry, CtFlags, CtState, TCP_CLOSED_SECONDS, Tuple,
     flow::{idle, idle_limit, is_anothers},
+    header::TcpFlags,
 };
 
 use super::{
@@ -47,23 +49,35 @@ pub fn beside_a_flow(packet: &Packet, from_wire: bool, now: u32) -> Option<New> 
     Some(New { to: packet.tuple, service: 0, backend: 0, generation: 0, flags: CtFlags::DIRECT, needs_port: true })
 }
 
-/// Whether a packet that has met a reply entry is not that flow's but an untracked connection's. The flow is marked,
-/// or removed when it is over.
+/// Whose a packet is that has met a reply entry.
+pub enum Owner {
+    Flow,
+    /// An untracked connection's, but the flow's client has to see it. It tells nothing of the flow's state.
+    Shown,
+    /// An untracked connection's.
+    Another,
+}
+
+/// Marks the flow when it has met an untracked connection, and removes it when it is over.
 #[inline(always)]
-pub fn is_unowned(packet: &Packet, entry: *mut CtEntry, seen: &CtEntry) -> bool {
+pub fn owner(packet: &Packet, entry: *mut CtEntry, seen: &CtEntry) -> Owner {
     if !is_anothers(seen, packet.tuple.proto, packet.tcp) {
-        return false;
+        return Owner::Flow;
     }
     if seen.state == CtState::CLOSED {
         forget(packet.tuple, seen);
-    } else if !seen.flags.has(CtFlags::CONTENDED) {
-        let flags = CtFlags(seen.flags.0 | CtFlags::CONTENDED);
-        set_state(entry, seen.state, flags);
-        if let Some(forward) = CONNTRACK.get_ptr_mut(seen.to.reversed()) {
-            set_state(forward, seen.state, flags);
-        }
+        return Owner::Another;
     }
-    true
+    // A connection can do without an acknowledgement, but not without what it carries.
+    if seen.flags.has(CtFlags::CONTENDED) || packet.payload != packet.header || packet.tcp.has(TcpFlags::FIN) {
+        return Owner::Another;
+    }
+    let flags = CtFlags(seen.flags.0 | CtFlags::CONTENDED);
+    set_state(entry, seen.state, flags);
+    if let Some(forward) = CONNTRACK.get_ptr_mut(seen.to.reversed()) {
+        set_state(forward, seen.state, flags);
+    }
+    Owner::Shown
 }
 
 /// The forward entry of a reply entry, unless the client's tuple has become another flow's since.

@@ -12,7 +12,7 @@ use thalweg_abi::{
 };
 
 use super::{
-    direct,
+    direct::{self, Owner},
     packet::Packet,
     select::{self, Found},
 };
@@ -45,6 +45,8 @@ enum Tracked {
     Gone,
     /// The packet is no translated flow's.
     Untracked,
+    /// A reset of what is not the sender's.
+    Stray,
 }
 
 /// What a packet without an entry leads to.
@@ -99,6 +101,7 @@ pub fn decide(ctx: &TcContext, packet: &Packet, from_wire: bool) -> Decision {
             }
             Tracked::Again { elsewhere: moves } => (was_ours, elsewhere) = (true, moves),
             Tracked::Untracked => {}
+            Tracked::Stray => return Decision::Drop(DropReason::NoFlow),
         }
     }
     let new = match meet(packet, from_wire, was_ours, now) {
@@ -179,11 +182,15 @@ pub fn decide_reply(ctx: &TcContext, packet: &Packet) -> Option<Tuple> {
     let entry = CONNTRACK.get_ptr_mut(packet.tuple)?;
     // SAFETY: as in `track`.
     let seen = unsafe { *entry };
-    if seen.direction != CtDirection::REPLY || direct::is_unowned(packet, entry, &seen) {
+    if seen.direction != CtDirection::REPLY {
         return None;
     }
+    match direct::owner(packet, entry, &seen) {
+        Owner::Flow => note(ctx, packet, entry, &seen, now()),
+        Owner::Shown => {}
+        Owner::Another => return None,
+    }
     count(Counter::TcTracked);
-    note(ctx, packet, entry, &seen, now());
     Some(seen.to)
 }
 
@@ -215,8 +222,18 @@ fn track(ctx: &TcContext, packet: &Packet, entry: *mut CtEntry, now: u32) -> Tra
             let elsewhere = seen.state == CtState::NEW && seen.flags.has(CtFlags::CONTENDED);
             return Tracked::Again { elsewhere };
         }
-    } else if direct::is_unowned(packet, entry, &seen) {
-        return Tracked::Untracked;
+        if seen.state == CtState::NEW && seen.flags.has(CtFlags::CONTENDED) && packet.tcp.has(TcpFlags::RST) {
+            return Tracked::Stray;
+        }
+    } else {
+        match direct::owner(packet, entry, &seen) {
+            Owner::Flow => {}
+            Owner::Shown => {
+                count(Counter::TcTracked);
+                return Tracked::To(seen.to);
+            }
+            Owner::Another => return Tracked::Untracked,
+        }
     }
     count(Counter::TcTracked);
     note(ctx, packet, entry, &seen, now);
@@ -314,7 +331,7 @@ fn yield_to_other(tuple: &Tuple, ours: Tuple) -> Tuple {
 /// flow has it, and from the start if it must have one (with the node's source address, for example).
 ///
 /// A direct connection has no entry and reserves nothing. What begins on the tuple of one that lives is found out
-/// with its answer, see [`direct::is_unowned`].
+/// with its answer, see [`direct::owner`].
 #[inline(always)]
 fn claim_reply(to: &mut Tuple, reply: &CtEntry, needs_port: bool) -> Result<(), DropReason> {
     let random = select::random();
