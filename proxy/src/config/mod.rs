@@ -1,0 +1,22 @@
+//! The configuration of the service proxy: kube-proxy's file and flags, taken unchanged.
+//!
+//! - [`decode`]: text to [`KubeProxyConfiguration`], strictly. [`merge`]: with the command line's [`Flags`].
+//! - [`Settings`]: what the proxy needs of it, checked, with notes on what means nothing here.
+//!
+//! Pure: whoever calls reads the file.
+
+mod decode;
+mod duration;
+mod error;
+mod flags;
+mod model;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use decode::decode;
+pub use duration::GoDuration;
+pub use error::{ConfigError, FieldError};
+pub use flags::{Flags, merge};
+pub use model::{API_VERSION, HEALTHZ_PORT, KIND, KubeProxyConfiguration, METRICS_PORT};
+pub use settings::{Mode, NodePortAddresses, Settings};
