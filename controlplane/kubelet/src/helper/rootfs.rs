@@ -2,7 +2,8 @@
 //!
 //! An overlay with an empty upper layer in memory stands over the node's root, so that mount points can be made that the
 //! node does not have; then it is made read-only. The node's other disks are overlaid (or bound) the same way. /proc, /sys,
-//! /dev, /tmp and /run are the container's own, and the kubelet's state is hidden.
+//! /dev, /tmp and /run are the container's own, and the kubelet's state is hidden. Folders of the node's PATH stay visible
+//! wherever they are: they are where a container's programs come from.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ pub(super) fn enter(dir: &Path, record: &ContainerRecord) -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("make the mounts private")?;
     let mounts = resolve(&record.config.mounts)?;
+    let programs = hidden_programs(&std::env::var_os("PATH").unwrap_or_default());
     let disks = disks(&std::fs::read_to_string("/proc/self/mountinfo")?, &record.state_root);
     let scratch = dir.join("rootfs");
     std::fs::create_dir_all(&scratch)?;
@@ -66,6 +68,10 @@ pub(super) fn enter(dir: &Path, record: &ContainerRecord) -> Result<()> {
     std::env::set_current_dir("/")?;
     let old = Path::new("/").join(OLD);
     own_file_systems(&old, record.config.security.privileged)?;
+    for folder in &programs {
+        let item = Mount { source: folder.clone(), target: folder.clone(), read_only: true };
+        bind(&old, &item).with_context(|| format!("show the programs in {}", folder.display()))?;
+    }
     for item in &mounts {
         bind(&old, item).with_context(|| format!("mount {} at {}", item.source.display(), item.target.display()))?;
     }
@@ -75,6 +81,14 @@ pub(super) fn enter(dir: &Path, record: &ContainerRecord) -> Result<()> {
     umount2(&old, MntFlags::MNT_DETACH).context("leave the node's mounts")?;
     std::fs::remove_dir(&old)?;
     read_only(Path::new("/")).context("make the root file system read-only")
+}
+
+/// Folders of a PATH that the container's own /tmp and /run would hide.
+fn hidden_programs(path: &std::ffi::OsStr) -> Vec<PathBuf> {
+    std::env::split_paths(path)
+        .filter(|folder| folder.starts_with("/tmp") || folder.starts_with("/run"))
+        .filter(|folder| folder.canonicalize().is_ok_and(|real| real == *folder && real.is_dir()))
+        .collect()
 }
 
 /// Sources by their real paths: afterwards a link in them would lead through the container's root.
@@ -238,6 +252,14 @@ fn within(root: &Path, path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn only_existing_folders_below_tmp_and_run_need_to_be_shown() {
+        let folder = tempfile::tempdir_in("/tmp").expect("a folder in /tmp");
+        let path = std::env::join_paths(["/usr/bin".as_ref(), folder.path(), "/tmp/thalweg-missing".as_ref(), "tmp".as_ref()])
+            .expect("a PATH");
+        assert_eq!(super::hidden_programs(&path), [folder.path()]);
+    }
+
     use super::*;
 
     #[test]
