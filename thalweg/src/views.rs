@@ -1,12 +1,13 @@
 //! What is in the kernel, read from the pinned maps: `services`, `conntrack`, `status`; and `cleanup`, which removes it.
 //! None of them needs a running agent.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use thalweg_abi::StateKey;
+use thalweg_abi::{Backend, Frontend, FrontendKey, Slot, StateKey};
 use thalweg_loader::{Maps, Table};
 use thalweg_proxy::inspect::{self, CountRow, Row, Status};
 
@@ -68,13 +69,11 @@ struct FullStatus {
 
 pub fn services(args: &ServicesArgs) -> Result<()> {
     let maps = open(&args.view.bpffs)?;
-    let mut rows = inspect::services(
-        &maps.frontends.entries()?,
-        &maps.slots.entries()?,
-        &maps.backends.entries()?,
-        &maps.services.entries()?,
-    );
-    rows.retain(|row| args.view.wants(&row.service) && args.vip.is_none_or(|vip| *row.address.ip() == vip));
+    let mut frontends = maps.frontends.entries()?;
+    frontends.retain(|(key, _)| args.vip.is_none_or(|vip| key.vip == vip.into()));
+    let (slots, backends) = behind(&maps, &frontends)?;
+    let mut rows = inspect::services(&frontends, &slots, &backends, &maps.services.entries()?);
+    rows.retain(|row| args.view.wants(&row.service));
     print(args.view.output, &rows)
 }
 
@@ -141,6 +140,29 @@ pub fn cleanup(args: &CleanupArgs) -> Result<()> {
         println!("removed {what}");
     }
     Ok(())
+}
+
+type Entries<V> = Vec<(u32, V)>;
+
+/// The slots of these frontends and the backends of those slots: few, where the arrays themselves are long.
+fn behind(maps: &Maps, frontends: &[(FrontendKey, Frontend)]) -> Result<(Entries<Slot>, Entries<Backend>)> {
+    let mut slots = BTreeMap::new();
+    let mut backends = BTreeMap::new();
+    for (_, frontend) in frontends {
+        for index in frontend.base..frontend.base.saturating_add(frontend.count) {
+            if slots.contains_key(&index) {
+                continue;
+            }
+            let Some(slot) = maps.slots.get(&index)? else { continue };
+            if !backends.contains_key(&slot.backend)
+                && let Some(backend) = maps.backends.get(&slot.backend)?
+            {
+                backends.insert(slot.backend, backend);
+            }
+            slots.insert(index, slot);
+        }
+    }
+    Ok((slots.into_iter().collect(), backends.into_iter().collect()))
 }
 
 // === impl ViewArgs ===

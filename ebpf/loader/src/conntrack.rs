@@ -3,10 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
-use thalweg_abi::{
-    CtDirection, CtEntry, CtState, Proto, TCP_CLOSED_SECONDS, TCP_CLOSING_SECONDS, TCP_ESTABLISHED_SECONDS, TCP_NEW_SECONDS,
-    Tuple, UDP_NEW_SECONDS, UDP_STREAM_SECONDS,
-};
+use thalweg_abi::{CtDirection, CtEntry, TCP_CLOSED_SECONDS, Tuple, flow::idle_limit};
 
 use crate::{Error, Maps, Table};
 
@@ -83,7 +80,7 @@ fn judge(entries: Vec<(Tuple, CtEntry)>, now: u32) -> Verdicts {
                 // The flow is as far as its further direction, and as fresh as its fresher one.
                 let state = entry.state.max(reply.state);
                 let idle = idle(entry, now).min(idle(reply, now));
-                if idle > timeout(key.proto, state) {
+                if idle > idle_limit(key.proto, state) {
                     verdicts.expired.push([*key, other]);
                 } else {
                     verdicts.kept += 1;
@@ -102,18 +99,6 @@ fn judge(entries: Vec<(Tuple, CtEntry)>, now: u32) -> Verdicts {
 /// Seconds since the last packet; the kernel's clock may be a moment ahead of ours.
 fn idle(entry: &CtEntry, now: u32) -> u32 {
     now.saturating_sub(entry.last_seen)
-}
-
-/// How long a flow of this state may be idle, in seconds.
-fn timeout(proto: Proto, state: CtState) -> u32 {
-    match (proto, state) {
-        (Proto::TCP, CtState::NEW) => TCP_NEW_SECONDS,
-        (Proto::TCP, CtState::ESTABLISHED) => TCP_ESTABLISHED_SECONDS,
-        (Proto::TCP, CtState::CLOSING) => TCP_CLOSING_SECONDS,
-        (Proto::TCP, _) => TCP_CLOSED_SECONDS,
-        (_, CtState::NEW) => UDP_NEW_SECONDS,
-        (_, _) => UDP_STREAM_SECONDS,
-    }
 }
 
 #[cfg(test)]

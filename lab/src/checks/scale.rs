@@ -63,12 +63,14 @@ pub fn follows(cluster: &mut Cluster) -> Result<String> {
     Ok(format!("{requests} requests, none failed; followed within {} ms", slowest.as_millis()))
 }
 
-/// How long it takes from now until the service has `count` backends in the maps of every node.
+/// How long it takes from now until the service has `count` backends in the maps of every node. The views are
+/// processes of their own, so this is an upper bound.
 fn backends_reach(cluster: &Cluster, count: usize) -> Result<Duration> {
+    let vip = vip(cluster)?;
     let started = Instant::now();
     for node in &cluster.nodes {
         loop {
-            let held = backends(cluster, &node.name)?;
+            let held = backends(cluster, &node.name, &vip)?;
             if held == count {
                 break;
             }
@@ -79,9 +81,9 @@ fn backends_reach(cluster: &Cluster, count: usize) -> Result<Duration> {
 }
 
 /// Backends of `web` port http, from the pinned maps.
-fn backends(cluster: &Cluster, node: &str) -> Result<usize> {
-    let address = format!("{}:80", vip(cluster)?);
-    let rows: serde_json::Value = serde_json::from_str(&cluster.thalweg(node, &["services", "-o", "json"])?)?;
+fn backends(cluster: &Cluster, node: &str, vip: &str) -> Result<usize> {
+    let address = format!("{vip}:80");
+    let rows: serde_json::Value = serde_json::from_str(&cluster.thalweg(node, &["services", "-o", "json", "--vip", vip])?)?;
     Ok(rows
         .as_array()
         .into_iter()

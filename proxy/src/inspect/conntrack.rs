@@ -20,7 +20,8 @@ pub struct ConntrackRow {
     pub source: SocketAddrV4,
     pub backend: SocketAddrV4,
     pub service: String,
-    /// `snat`, `hairpin`, `external`; `half` when one of the two directions has no entry.
+    /// `snat`, `hairpin`, `external`, `direct` (to a backend itself, kept apart from a service's flow), `picked-up` (seen in
+    /// the middle), `contended` (met another connection at its backend); `half` when one of the two directions has no entry.
     pub traits: Vec<&'static str>,
     /// Seconds since the last packet in either direction.
     pub idle_seconds: u32,
@@ -70,6 +71,9 @@ fn traits(flags: CtFlags, half: bool) -> Vec<&'static str> {
         (flags.has(CtFlags::SNAT), "snat"),
         (flags.has(CtFlags::HAIRPIN), "hairpin"),
         (flags.has(CtFlags::EXTERNAL), "external"),
+        (flags.has(CtFlags::DIRECT), "direct"),
+        (flags.has(CtFlags::PICKED_UP), "picked-up"),
+        (flags.has(CtFlags::CONTENDED), "contended"),
         (half, "half"),
     ]
     .into_iter()
