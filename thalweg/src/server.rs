@@ -91,10 +91,13 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     };
 
     let client = client(&args).await?;
+    let authority = args.data.join("pki/ca.crt");
+    let root_ca = std::fs::read_to_string(&authority).with_context(|| format!("read {}", authority.display()))?;
     let controllers = thalweg_controllers::Config {
         cluster_cidr: args.cluster_cidr,
         node_mask: args.node_mask,
         node_grace: Duration::from_secs(args.node_grace),
+        root_ca: Some(root_ca),
         ..thalweg_controllers::Config::default()
     };
     let mut controllers = tokio::spawn(thalweg_controllers::run(client.clone(), controllers, shutdown.clone()));
