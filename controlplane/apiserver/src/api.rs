@@ -96,6 +96,13 @@ impl Api {
         if !self.authorizer.allowed(&attributes) {
             return Err(authz::forbidden(&attributes));
         }
+        if matches!(&route, Ok(Route::Objects(call)) if call.is_stream()) {
+            // Whoever may only read must not run commands, though a WebSocket begins with a GET.
+            let create = Attributes { verb: Verb::Create.as_str(), ..attributes };
+            if !self.authorizer.allowed(&create) {
+                return Err(authz::forbidden(&create));
+            }
+        }
         let show = Show::of(header(ACCEPT), &query);
         match route? {
             // Answered above; here for those who are known.
@@ -125,6 +132,7 @@ impl Api {
                 let review = review::answer(&user, self.authorizer.as_ref(), &group, &resource, asked.value)?;
                 show?.value(StatusCode::CREATED, &review)
             }
+            Route::Objects(call) if call.is_stream() => self.stream(&call, parts, &query).await,
             Route::Objects(call) => {
                 let context = Context { headers: &parts.headers, query, show: show? };
                 self.objects(&call, &context, incoming).await

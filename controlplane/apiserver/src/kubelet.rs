@@ -1,4 +1,4 @@
-//! The way to kubelets: logs are asked of the node that runs the pod, and streamed through.
+//! The way to kubelets: what a request about a container of a pod means, and the connection to the node that runs it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result as AnyResult;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderValue};
-use http::{Response, StatusCode};
+use http::header::{HOST, HeaderValue};
+use http::{HeaderMap, Method, Response};
 use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -48,7 +49,19 @@ impl Kubelet {
         Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
     }
 
-    async fn get(&self, address: SocketAddr, target: &str) -> std::result::Result<Response<Body>, String> {
+    pub(crate) async fn get(&self, address: SocketAddr, target: &str) -> std::result::Result<Response<Body>, String> {
+        let (parts, body) = self.send(address, Method::GET, target, HeaderMap::new()).await?.into_parts();
+        Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+    }
+
+    /// One request without a body, on a connection of its own. An upgrade that the kubelet agrees to is the caller's.
+    pub(crate) async fn send(
+        &self,
+        address: SocketAddr,
+        method: Method,
+        target: &str,
+        headers: HeaderMap,
+    ) -> std::result::Result<Response<Incoming>, String> {
         let dial = async {
             let tcp = TcpStream::connect(address).await?;
             self.tls.connect(ServerName::from(address.ip()), tcp).await
@@ -58,14 +71,16 @@ impl Kubelet {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
         // Ends with the answer's body, or when the client goes away and the body is dropped.
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to a kubelet ended");
             }
         });
-        let request = http::Request::get(target).header(HOST, address.to_string()).body(Empty::<Bytes>::new());
-        let response = sender.send_request(request.map_err(|error| error.to_string())?).await;
-        let (parts, body) = response.map_err(|error| error.to_string())?.into_parts();
-        Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+        let request = http::Request::builder().method(method).uri(target).body(Empty::<Bytes>::new());
+        let mut request = request.map_err(|error| error.to_string())?;
+        *request.headers_mut() = headers;
+        let host = HeaderValue::try_from(address.to_string()).map_err(|error| error.to_string())?;
+        request.headers_mut().insert(HOST, host);
+        sender.send_request(request).await.map_err(|error| error.to_string())
     }
 }
 
@@ -111,39 +126,30 @@ impl ServerCertVerifier for AnyKubelet {
     }
 }
 
+/// The pod's kubelet: where the container is that a request names, and who runs it.
+pub(crate) struct Place {
+    pub pod: Value,
+    pub container: String,
+    /// None before the pod is bound to a node.
+    pub address: Option<SocketAddr>,
+}
+
 // === impl Api ===
 
 impl Api {
-    /// `pods/x/log`: the kubelet's answer, streamed.
-    pub(crate) async fn log(&self, call: &Call, query: &Query) -> Result<Response<Body>> {
+    /// Finds what a request about a container of a pod means.
+    pub(crate) async fn place(&self, call: &Call, query: &Query) -> Result<Place> {
         let pod = object::decode_item(&self.find(call.kind, &call.namespace, &call.name).await?)?;
         let container = container(&pod, query.get("container"))?;
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         if node.is_empty() {
-            // Nothing ran yet, so nothing was said.
-            return Ok(crate::respond::text(StatusCode::OK, Bytes::new()));
+            return Ok(Place { pod, container, address: None });
         }
         let node_kind = kinds::by_kind("", "v1", "Node").ok_or_else(|| ApiError::internal("nodes are not served"))?;
         let node = object::decode_item(&self.find(node_kind, "", node).await?)?;
         let address = address(&node)
             .ok_or_else(|| ApiError::internal(format!("node {} has no InternalIP in its status", object::name(&node))))?;
-        let target = format!("/containerLogs/{}/{}/{container}{}", call.namespace, call.name, options(query));
-        let mut response = self
-            .kubelet
-            .get(address, &target)
-            .await
-            .map_err(|error| ApiError::internal(format!("Get \"https://{address}{target}\": {error}")))?;
-        if response.status().is_success() {
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-            return Ok(response);
-        }
-        let code = response.status();
-        let text = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).trim().to_owned();
-        Err(match code {
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => ApiError::bad_request(text),
-            _ => ApiError::internal(format!("the kubelet on {address} answered {code}: {text}")),
-        })
+        Ok(Place { pod, container, address: Some(address) })
     }
 }
 
@@ -177,20 +183,6 @@ fn address(node: &Value) -> Option<SocketAddr> {
     Some(SocketAddr::new(internal["address"].as_str()?.parse().ok()?, port))
 }
 
-/// The options that kubelets take, as a query string.
-fn options(query: &Query) -> String {
-    let mut out = String::new();
-    for name in ["follow", "previous", "timestamps", "tailLines", "sinceSeconds", "sinceTime", "limitBytes"] {
-        if query.has(name) {
-            let value: String = query.get(name).chars().filter(|c| c.is_ascii_alphanumeric() || "-:.".contains(*c)).collect();
-            let value = if value.is_empty() { "true" } else { &value };
-            out.push(if out.is_empty() { '?' } else { '&' });
-            out.push_str(&format!("{name}={value}"));
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,12 +212,5 @@ mod tests {
         let endpoint = json!({"kubeletEndpoint": {"Port": 4444}});
         check(json!({"addresses": addresses, "daemonEndpoints": endpoint}), Some("172.30.0.11:4444"));
         check(json!({}), None);
-    }
-
-    #[test]
-    fn log_options_are_passed_on() {
-        let query = Query::parse("follow=true&tailLines=5&container=a&sinceTime=2026-01-01T00%3A00%3A00Z&previous");
-        assert_eq!(options(&query), "?follow=true&previous=true&tailLines=5&sinceTime=2026-01-01T00:00:00Z");
-        assert_eq!(options(&Query::default()), "");
     }
 }

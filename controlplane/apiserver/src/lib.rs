@@ -22,6 +22,7 @@ mod respond;
 mod review;
 mod route;
 mod status;
+mod stream;
 
 // The verbs.
 mod api;
@@ -29,6 +30,7 @@ mod apply;
 mod change;
 mod delete;
 mod kubelet;
+mod logs;
 mod object;
 mod patching;
 mod pods;

@@ -21,6 +21,11 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
+    /// Every value of a parameter that may be repeated.
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(key, _)| key == name)
     }
@@ -69,6 +74,18 @@ pub(crate) fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// The reverse of [`unescape`]: everything but letters, digits and `-._~` becomes `%xx`.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +102,13 @@ mod tests {
         assert!(!Query::parse("watch=false").flag("watch"));
         assert!(Query::parse("dryRun=All").dry_run().unwrap());
         assert!(Query::parse("dryRun=Some").dry_run().is_err());
+    }
+
+    #[test]
+    fn escapes_are_undone() {
+        let text = "sh -c 'echo \"ä+b\" & %41'";
+        assert_eq!(unescape(&escape(text)), text);
+        assert_eq!(escape("a b/é"), "a%20b%2F%C3%A9");
+        assert_eq!(Query::parse("command=a&x=1&command=b+c").all("command").collect::<Vec<_>>(), ["a", "b c"]);
     }
 }

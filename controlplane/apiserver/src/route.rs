@@ -58,6 +58,17 @@ pub(crate) enum Route {
     Objects(Call),
 }
 
+/// Subresources of pods that upgrade the connection.
+pub(crate) const STREAMS: &[&str] = &["attach", "exec", "portforward"];
+
+// === impl Call ===
+
+impl Call {
+    pub(crate) fn is_stream(&self) -> bool {
+        STREAMS.contains(&self.subresource.as_str())
+    }
+}
+
 // === impl Verb ===
 
 impl Verb {
@@ -151,6 +162,8 @@ fn objects(method: &Method, group: &str, version: &str, rest: &[&str], query: &Q
             ("status" | "scale" | "finalize", &Method::PUT) => Verb::Update,
             ("status" | "scale", &Method::PATCH) => Verb::Patch,
             ("binding" | "eviction" | "token", &Method::POST) => Verb::Create,
+            (stream, &Method::GET) if STREAMS.contains(&stream) => Verb::Get,
+            (stream, &Method::POST) if STREAMS.contains(&stream) => Verb::Create,
             _ => return Err(not_allowed()),
         },
         _ => return Err(not_allowed()),
@@ -205,6 +218,8 @@ mod tests {
         check("POST", "/api/v1/namespaces/x/pods/a/binding", "create pods ns=x name=a sub=binding");
         check("POST", "/api/v1/namespaces/x/bindings", "create pods ns=x name= sub=binding");
         check("GET", "/api/v1/namespaces/x/pods/a/log?follow=true", "get pods ns=x name=a sub=log");
+        check("GET", "/api/v1/namespaces/x/pods/a/exec?command=sh", "get pods ns=x name=a sub=exec");
+        check("POST", "/api/v1/namespaces/x/pods/a/portforward", "create pods ns=x name=a sub=portforward");
         check("PATCH", "/apis/apps/v1/namespaces/x/deployments/d/scale", "patch deployments.apps ns=x name=d sub=scale");
         check("DELETE", "/apis/apps/v1/namespaces/x/deployments", "deletecollection deployments.apps ns=x name= sub=");
         check("DELETE", "/api/v1/nodes/n", "delete nodes ns= name=n sub=");
@@ -233,6 +248,7 @@ mod tests {
         check("DELETE", "/api/v1/pods", "405");
         check("POST", "/api/v1/namespaces/x/pods/a", "405");
         check("DELETE", "/api/v1/namespaces/x/pods/a/status", "405");
+        check("PUT", "/api/v1/namespaces/x/pods/a/exec", "405");
         check("POST", "/version", "404");
         check("GET", "/", "404");
     }

@@ -194,7 +194,7 @@ async fn connection(
         let (api, certificate) = (api.clone(), certificate.clone());
         async move { Ok::<_, std::convert::Infallible>(api.serve(&certificate, request).await) }
     });
-    let serving = server.serve_connection(TokioIo::new(stream), service);
+    let serving = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
     watcher.watch(serving).await.map_err(|error| anyhow::anyhow!(error))
 }
 

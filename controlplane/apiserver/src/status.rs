@@ -106,6 +106,12 @@ impl ApiError {
         Self::invalid_as("ListOptions.meta.k8s.io", "meta.k8s.io", "ListOptions", "", &[(field, reason, message)])
     }
 
+    /// Wrong options of `pods/log`, which Kubernetes reports as an invalid PodLogOptions object.
+    pub fn invalid_log_options(field: &str, message: &str) -> Self {
+        let reason = if message.starts_with("Forbidden") { "FieldValueForbidden" } else { "FieldValueInvalid" };
+        Self::invalid_as("PodLogOptions", "", "PodLogOptions", "", &[(field, reason, message)])
+    }
+
     /// A patch without an option that it needs.
     pub fn required_option(field: &str, message: &str) -> Self {
         let cause = (field, "FieldValueRequired", &*format!("Required value: {message}"));

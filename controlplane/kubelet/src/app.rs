@@ -72,11 +72,12 @@ pub async fn run(config: Config, ready: oneshot::Sender<()>, shutdown: Cancellat
         max_pods: config.max_pods,
         machine,
     };
+    let commands = registration.runtime.clone();
     let manager = Manager::new(node).await.context("find the pods of the last run")?;
 
     let serve = async {
         match server {
-            Some(server) => server.run(logs).await,
+            Some(server) => server.run(logs, commands).await,
             None => std::future::pending().await,
         }
     };

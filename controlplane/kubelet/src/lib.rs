@@ -19,6 +19,7 @@ pub mod process;
 pub mod runtime;
 mod server;
 pub mod services;
+pub mod session;
 mod volumes;
 pub mod worker;
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::session::{Session, SessionRequest};
+
 /// What a pod's sandbox is made of: identity, namespaces, names, network.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SandboxConfig {
@@ -222,4 +224,7 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Runs a command inside a running container.
     fn exec(&self, id: &str, command: &[String], timeout: Duration) -> impl Future<Output = Result<ExecOutput>> + Send;
+
+    /// Starts a command inside a running container and hands out its streams.
+    fn open_session(&self, id: &str, request: &SessionRequest) -> impl Future<Output = Result<Session>> + Send;
 }

@@ -1,97 +1,22 @@
 //! The whole kubelet against the real API server: the node becomes ready, pods run, logs are read, and both sides may restart.
 
 mod common;
+#[path = "common/live.rs"]
+mod live;
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::Node as Machine;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use live::{client, condition, kubelet, server, until};
 use serde_json::{Value, json};
-use thalweg_kubelet::Config;
-use thalweg_kubelet::process::Helper;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-/// Something that runs until it is told to stop.
-struct Running {
-    shutdown: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Running {
-    async fn stop(self) {
-        self.shutdown.cancel();
-        let result = tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("stops in time").expect("task");
-        result.expect("ends well");
-    }
-}
-
-async fn server(data: &Path) -> Running {
-    let listen: SocketAddr = "127.0.0.1:6443".parse().expect("address");
-    let config = thalweg_apiserver::Config {
-        data: data.to_owned(),
-        listen: vec![listen],
-        inherit: false,
-        advertise: listen,
-        service_cidr: "10.96.0.0/16".parse().expect("cidr"),
-        node_ports: (30000, 32767),
-        sans: vec![],
-        token_file: None,
-    };
-    let (ready, started) = oneshot::channel();
-    let shutdown = CancellationToken::new();
-    let task = tokio::spawn(thalweg_apiserver::run(config, ready, shutdown.clone()));
-    tokio::time::timeout(Duration::from_secs(30), started).await.expect("server starts").expect("server");
-    Running { shutdown, task }
-}
-
-async fn kubelet(machine: &Machine, kubeconfig: PathBuf, stop_pods_on_exit: bool) -> Running {
-    let address = "10.77.0.1".parse().expect("address");
-    let options = machine.options();
-    let mut config = Config::new(kubeconfig, "node1".into(), address, options.root, options.cgroup);
-    config.cni_bin_dir = options.cni_bin_dir;
-    config.cni_conf_dir = options.cni_conf_dir;
-    config.helper = Some(Helper::of(env!("CARGO_BIN_EXE_thalweg-kubelet-helper").into()));
-    config.labels = [("zone".to_owned(), "a".to_owned())].into();
-    config.stop_pods_on_exit = stop_pods_on_exit;
-    let (ready, started) = oneshot::channel();
-    let shutdown = CancellationToken::new();
-    let task = tokio::spawn(thalweg_kubelet::run(config, ready, shutdown.clone()));
-    tokio::time::timeout(Duration::from_secs(30), started).await.expect("kubelet starts").expect("kubelet");
-    Running { shutdown, task }
-}
-
-async fn client(kubeconfig: &Path) -> kube::Client {
-    let file = Kubeconfig::read_from(kubeconfig).expect("kubeconfig");
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("config");
-    kube::Client::try_from(config).expect("client")
-}
 
 fn pod(name: &str, script: &str) -> Pod {
     let json = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"nodeName": "node1",
         "terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": "none", "command": ["/bin/sh", "-c", script]}]}});
     serde_json::from_value(json).expect("pod")
-}
-
-/// Asks until the answer fits; whatever goes wrong on the way is asked again.
-async fn until<T>(what: &str, seconds: u64, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..seconds * 20 {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("not within {seconds} s: {what}");
-}
-
-fn condition(status: &Value, kind: &str) -> bool {
-    status["conditions"].as_array().is_some_and(|c| c.iter().any(|c| c["type"] == kind && c["status"] == "True"))
 }
 
 async fn ready(pods: &Api<Pod>, name: &str) -> Value {

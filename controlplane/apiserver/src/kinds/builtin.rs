@@ -135,7 +135,7 @@ pub(super) static KINDS: &[Kind] = &[
         status: true,
         graceful: true,
         generation: true,
-        subresources: &["binding", "eviction", "log"],
+        subresources: &["attach", "binding", "eviction", "exec", "log", "portforward"],
         fields: &[
             "spec.hostNetwork",
             "spec.nodeName",

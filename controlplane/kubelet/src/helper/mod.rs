@@ -2,13 +2,15 @@
 //! processes: the kubelet itself is multi-threaded and never forks without executing.
 //!
 //! `pause` makes a sandbox's namespaces and holds them. `shim` is the parent of one container: it keeps the log, outlives the
-//! kubelet and records the exit. `init` becomes the container's program. `exec` runs a command inside a container.
+//! kubelet and records the exit. `init` becomes the container's program. `exec` and `session` run a command inside a
+//! container.
 
 mod capabilities;
 mod exec;
 mod init;
 mod pause;
 mod rootfs;
+mod session;
 mod shim;
 
 use std::ffi::OsString;
@@ -38,7 +40,10 @@ pub fn container_main(args: Vec<OsString>) -> ExitCode {
         [verb, dir] if verb == "shim" => shim::run(Path::new(dir), &subcommand(&args)),
         [verb, dir] if verb == "init" => init::run(Path::new(dir)),
         [verb, dir, command @ ..] if verb == "exec" && !command.is_empty() => exec::run(Path::new(dir), command),
-        _ => Err(anyhow::anyhow!("kubelet-container is run by the kubelet: shim|init|exec DIR [COMMAND…]")),
+        [verb, dir, cgroup, wanted, command @ ..] if verb == "session" && !command.is_empty() => {
+            session::run(Path::new(dir), Path::new(cgroup), &wanted.to_string_lossy(), command)
+        }
+        _ => Err(anyhow::anyhow!("kubelet-container is run by the kubelet: shim|init|exec|session DIR [COMMAND…]")),
     };
     finish(result)
 }

@@ -19,6 +19,8 @@ pub struct LogPlace {
     pub previous: Option<PathBuf>,
     /// The latest instance runs.
     pub running: bool,
+    /// Why there is none running, in the words of the container's status: `PodInitializing`.
+    pub waiting: Option<String>,
 }
 
 /// By pod and container; a pod of the same name made later takes the name over.

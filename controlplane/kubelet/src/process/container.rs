@@ -200,7 +200,7 @@ impl ProcessRuntime {
         }
     }
 
-    fn container_record(&self, id: &str) -> Result<ContainerRecord> {
+    pub(super) fn container_record(&self, id: &str) -> Result<ContainerRecord> {
         state::read(&self.container_dir(id).join(state::CONTAINER))
             .map_err(|e| failed("read the container's record", e))?
             .ok_or_else(|| RuntimeError::NotFound { kind: "container", id: id.to_owned() })

@@ -6,10 +6,13 @@ mod container;
 mod network;
 mod pid;
 mod sandbox;
+mod session;
 pub(crate) mod state;
+mod terminal;
 
 pub use cgroup::Cgroup;
 pub use pid::ProcessRef;
+pub(crate) use session::STREAMS;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -21,6 +24,7 @@ use crate::cni::Cni;
 use crate::runtime::{
     Container, ContainerConfig, ExecOutput, Result, Runtime, RuntimeError, Sandbox, SandboxConfig, SandboxState,
 };
+use crate::session::{Session, SessionRequest};
 
 /// The pod's cgroup for the shims of its containers: what ends the kubelet's own cgroup does not end them.
 pub(crate) const SHIMS: &str = "shims";
@@ -209,6 +213,10 @@ impl Runtime for ProcessRuntime {
 
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
         self.run_inside(id, command, timeout).await
+    }
+
+    async fn open_session(&self, id: &str, request: &SessionRequest) -> Result<Session> {
+        self.begin_session(id, request).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! `GET /containerLogs/NAMESPACE/POD/CONTAINER`: the log of a container, as it is or as it grows.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,18 +33,26 @@ pub(super) async fn serve(index: Arc<LogIndex>, namespace: &str, pod: &str, cont
     let Some(place) = index.get(&key) else {
         return text(StatusCode::NOT_FOUND, format!("container {container:?} in pod {namespace}/{pod} is not on this node"));
     };
+    let waits = |reason: Option<&str>| {
+        let reason = reason.unwrap_or("ContainerCreating");
+        text(StatusCode::BAD_REQUEST, format!("container {container:?} in pod {pod:?} is waiting to start: {reason}"))
+    };
     let path = match (wanted.previous, place.latest, place.previous) {
         (true, _, Some(path)) | (false, Some(path), _) => path,
         (true, ..) => {
             let words = format!("previous terminated container {container:?} in pod {pod:?} not found");
             return text(StatusCode::BAD_REQUEST, words);
         }
-        (false, ..) => {
-            return text(StatusCode::BAD_REQUEST, format!("container {container:?} in pod {pod:?} is waiting to start"));
-        }
+        (false, ..) => return waits(place.waiting.as_deref()),
     };
     let reader = match LogReader::open(&path, wanted.options.clone()) {
         Ok(reader) => reader,
+        // The instance is there, its log is not yet.
+        Err(e) if e.kind() == ErrorKind::NotFound && (place.running || place.waiting.is_some()) && !wanted.previous => {
+            return waits(place.waiting.as_deref());
+        }
+        // It ended before it could say anything.
+        Err(e) if e.kind() == ErrorKind::NotFound => return text(StatusCode::OK, ""),
         Err(e) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{}: {e}", path.display())),
     };
     let follow = wanted.options.follow && !wanted.previous;
@@ -140,9 +149,17 @@ mod tests {
         let index = Arc::new(LogIndex::default());
         check(&index, "", 404, "not on this node").await;
         index.set("u1", key(), LogPlace::default());
-        check(&index, "", 400, "waiting to start").await;
+        check(&index, "", 400, "container \"c\" in pod \"web\" is waiting to start: ContainerCreating").await;
+        check(&index, "previous=true", 400, "previous terminated container \"c\" in pod \"web\" not found").await;
+        let early = LogPlace { latest: Some(dir.path().join("not-yet.log")), running: true, ..LogPlace::default() };
+        index.set("u1", key(), early.clone());
+        check(&index, "follow=true", 400, "is waiting to start: ContainerCreating").await;
+        index.set("u1", key(), LogPlace { running: false, waiting: Some("PodInitializing".into()), ..early.clone() });
+        check(&index, "", 400, "is waiting to start: PodInitializing").await;
+        index.set("u1", key(), LogPlace { running: false, ..early });
+        check(&index, "", 200, "").await;
         let (old, new) = (write("0.log", "old words"), write("1.log", "new words"));
-        index.set("u1", key(), LogPlace { latest: Some(new), previous: Some(old), running: true });
+        index.set("u1", key(), LogPlace { latest: Some(new), previous: Some(old), running: true, waiting: None });
         check(&index, "", 200, "new words\n").await;
         check(&index, "previous=true", 200, "old words\n").await;
 

@@ -5,6 +5,21 @@ use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 
 use super::*;
+use crate::runtime::RuntimeError;
+use crate::session::{Session, SessionRequest};
+
+/// A node without containers.
+struct Nothing;
+
+impl Commands for Nothing {
+    async fn find(&self, _: &str, _: &str, _: &str) -> crate::runtime::Result<Option<String>> {
+        Ok(None)
+    }
+
+    async fn begin(&self, id: &str, _: &SessionRequest) -> crate::runtime::Result<Session> {
+        Err(RuntimeError::NotFound { kind: "container", id: id.to_owned() })
+    }
+}
 
 struct Authority(CertificateParams, KeyPair);
 
@@ -53,10 +68,12 @@ async fn only_clients_of_the_cluster_are_served() {
     let local: SocketAddr = "127.0.0.1:0".parse().expect("address");
     let server = Server::bind(local, "node1", local.ip(), &[ours.der()]).await.expect("bind");
     let address = server.local_addr().expect("address");
-    tokio::spawn(server.run(Arc::new(LogIndex::default())));
+    tokio::spawn(server.run(Arc::new(LogIndex::default()), Arc::new(Nothing)));
     assert_eq!(get(address, "/healthz", Some(&ours)).await.expect("answer"), (200, "ok".to_owned()));
     assert_eq!(get(address, "/containerLogs/ns/pod/c", Some(&ours)).await.expect("answer").0, 404);
-    assert_eq!(get(address, "/exec/ns/pod/c", Some(&ours)).await.expect("answer").0, 501);
+    assert_eq!(get(address, "/exec/ns/pod/c?command=sh&output=1", Some(&ours)).await.expect("answer").0, 404);
+    assert_eq!(get(address, "/exec/ns/pod/c", Some(&ours)).await.expect("answer").0, 400);
+    assert_eq!(get(address, "/attach/ns/pod/c", Some(&ours)).await.expect("answer").0, 501);
     assert_eq!(get(address, "/", Some(&ours)).await.expect("answer").0, 404);
     assert!(get(address, "/healthz", None).await.is_err(), "without a certificate");
     assert!(get(address, "/healthz", Some(&theirs)).await.is_err(), "with a stranger's certificate");

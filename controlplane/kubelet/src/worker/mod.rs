@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -379,8 +379,8 @@ impl<R: Runtime, A: ClusterApi> Worker<R, A> {
     }
 
     fn publish(&mut self) {
-        self.index_logs();
         if self.records.is_empty() && spec::is_terminal(&self.pod) {
+            self.index_logs(&PodStatus::default());
             return; // nothing of it is left here, and what the API server knows is more
         }
         let runtime = self.node.runtime.version();
@@ -399,14 +399,18 @@ impl<R: Runtime, A: ClusterApi> Worker<R, A> {
         };
         let status = pod_status(&facts, Timestamp::now());
         self.conditions = status.conditions.clone().unwrap_or_default();
+        self.index_logs(&status);
         self.publisher.publish(status);
     }
 
     /// Tells the server where the logs are.
-    fn index_logs(&self) {
+    fn index_logs(&self, status: &PodStatus) {
+        let statuses = [&status.init_container_statuses, &status.container_statuses].into_iter().flatten().flatten();
+        let waiting: HashMap<_, _> =
+            statuses.filter_map(|s| Some((s.name.as_str(), s.state.as_ref()?.waiting.as_ref()?.reason.clone()?))).collect();
         for name in self.pod.spec.iter().flat_map(spec::containers).map(|(c, _)| &c.name) {
             let key = LogKey { namespace: self.id.namespace.clone(), pod: self.id.name.clone(), container: name.clone() };
-            let place = self.records.get(name).map_or_else(LogPlace::default, |record| {
+            let mut place = self.records.get(name).map_or_else(LogPlace::default, |record| {
                 let log = |attempt| Some(self.log_path(name, attempt));
                 let latest = if record.id.is_some() || record.last.is_some() { log(record.restarts) } else { None };
                 let previous = match (&record.id, &record.last) {
@@ -414,8 +418,9 @@ impl<R: Runtime, A: ClusterApi> Worker<R, A> {
                     (None, Some(_)) => log(record.restarts),
                     (_, None) => None,
                 };
-                LogPlace { latest, previous, running: record.running() }
+                LogPlace { latest, previous, running: record.running(), waiting: None }
             });
+            place.waiting = waiting.get(name.as_str()).cloned();
             self.node.logs.set(&self.id.uid, key, place);
         }
     }
