@@ -1,5 +1,7 @@
 //! What the kubelet asks of the API server, as a trait, so that pods can be run in tests without one; and the real one.
 
+pub(crate) mod told;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 
@@ -7,6 +9,10 @@ use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, T
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod, Secret, ServiceAccount};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::Value;
+
+/// How long a watch of the node and its pods lasts, in seconds. After a network failure a watch can be deaf without knowing;
+/// the next one begins where it stopped hearing.
+pub(crate) const WATCH_LASTS: u32 = 30;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ApiError {
@@ -48,8 +54,8 @@ pub trait ClusterApi: Send + Sync + 'static {
         seconds: i64,
     ) -> impl Future<Output = Result<String, ApiError>> + Send;
 
-    /// Strategic merge patch of the pod's status; a pod of another uid is a conflict.
-    fn patch_status(&self, pod: &PodId, status: Value) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// Strategic merge patch of the pod's status; a pod of another uid is a conflict. Returns the pod's resourceVersion after it.
+    fn patch_status(&self, pod: &PodId, status: Value) -> impl Future<Output = Result<String, ApiError>> + Send;
 
     /// Takes the stopped pod away for good (grace 0), if it still has this uid.
     fn delete_pod(&self, pod: &PodId) -> impl Future<Output = Result<(), ApiError>> + Send;
@@ -95,11 +101,11 @@ impl ClusterApi for KubeApi {
         answer.status.and_then(|s| s.token).ok_or_else(|| ApiError::Refused("the token request has no status".into()))
     }
 
-    async fn patch_status(&self, pod: &PodId, status: Value) -> Result<(), ApiError> {
+    async fn patch_status(&self, pod: &PodId, status: Value) -> Result<String, ApiError> {
         let patch = serde_json::json!({ "metadata": { "uid": pod.uid }, "status": status });
         let api = Api::<Pod>::namespaced(self.0.clone(), &pod.namespace);
         let result = api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
-        result.map(|_| ()).map_err(classify)
+        result.map(|pod| pod.metadata.resource_version.unwrap_or_default()).map_err(classify)
     }
 
     async fn delete_pod(&self, pod: &PodId) -> Result<(), ApiError> {

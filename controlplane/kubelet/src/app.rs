@@ -10,7 +10,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::KubeApi;
+use crate::api::{KubeApi, WATCH_LASTS};
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::logs::LogIndex;
@@ -108,7 +108,7 @@ async fn connect(config: &Config) -> Result<(kube::Client, Vec<Vec<u8>>)> {
 
 /// The pods bound to this node, for ever: a watch that breaks begins again with a growing pause.
 fn pods(client: kube::Client, node: &str) -> impl futures::Stream<Item = watcher::Event<Pod>> + use<> {
-    let selector = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let selector = watcher::Config::default().fields(&format!("spec.nodeName={node}")).timeout(WATCH_LASTS);
     watcher(kube::Api::<Pod>::all(client), selector)
         .default_backoff()
         .filter_map(|event| async { event.inspect_err(|e| tracing::debug!(error = %e, "the watch of pods begins again")).ok() })

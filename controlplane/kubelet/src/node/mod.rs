@@ -1,6 +1,8 @@
 //! The Node object: registered, kept ready while a pod network is there, and its Lease renewed.
 
+mod keep;
 mod machine;
+mod view;
 
 pub use machine::Machine;
 
@@ -19,16 +21,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use crate::events::{Kind, Recorder};
+use crate::events::Recorder;
 use crate::runtime::Runtime;
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_RENEW: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
-/// How often the machine and the network are looked at, and the status is sent when something changed.
-const LOOK: Duration = Duration::from_millis(500);
-/// The status is sent this often though nothing changed.
-const HEARTBEAT: Duration = Duration::from_secs(300);
+/// A request that takes longer has lost its connection; the next one gets another.
+const REQUEST: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the node says of itself.
@@ -49,74 +49,38 @@ pub struct Registration<R> {
 impl<R: Runtime> Registration<R> {
     /// Makes the Node object, or takes over the one that is there. Returns when the API server has it.
     pub async fn register(&self) {
+        self.registered().await;
+    }
+
+    /// The same, and the object as it is now.
+    async fn registered(&self) -> Node {
         loop {
-            match self.try_register().await {
-                Ok(()) => return,
+            match bounded(self.try_register()).await {
+                Ok(node) => return node,
                 Err(e) => tracing::warn!(node = self.name, error = %e, "the node is not registered yet"),
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    async fn try_register(&self) -> kube::Result<()> {
+    async fn try_register(&self) -> kube::Result<Node> {
         let api = Api::<Node>::all(self.client.clone());
         let status = self.status(&[], Timestamp::now());
         let metadata = ObjectMeta { name: Some(self.name.clone()), labels: Some(self.all_labels()), ..ObjectMeta::default() };
         let node = Node { metadata, status: Some(status), ..Node::default() };
         match api.create(&PostParams::default(), &node).await {
-            Ok(_) => Ok(()),
             Err(kube::Error::Api(e)) if e.code == 409 => {
                 let patch = json!({ "metadata": { "labels": self.all_labels() } });
-                api.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
+                api.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await
             }
-            Err(e) => Err(e),
+            other => other,
         }
-    }
-
-    /// Keeps the status true, for as long as it is polled.
-    pub async fn keep_status(&self) {
-        let mut conditions: Vec<NodeCondition> = Vec::new();
-        let mut sent: Option<tokio::time::Instant> = None;
-        self.recorder.node(Kind::Normal, "Starting", "Starting kubelet.");
-        loop {
-            let status = self.status(&conditions, Timestamp::now());
-            let now = status.conditions.clone().unwrap_or_default();
-            let changed = states(&now) != states(&conditions);
-            if changed || sent.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
-                if changed && let Some(ready) = now.iter().find(|c| c.type_ == "Ready") {
-                    let reason = if ready.status == "True" { "NodeReady" } else { "NodeNotReady" };
-                    let text =
-                        format!("Node {} status is now: {reason}: {}", self.name, ready.message.as_deref().unwrap_or_default());
-                    self.recorder.node(Kind::Normal, reason, text);
-                }
-                match self.send_status(&status).await {
-                    Ok(()) => (conditions, sent) = (now, Some(tokio::time::Instant::now())),
-                    Err(kube::Error::Api(e)) if e.code == 404 => {
-                        tracing::warn!(node = self.name, "the Node object was deleted; registering again");
-                        self.register().await;
-                        continue;
-                    }
-                    Err(e) => {
-                        tracing::warn!(node = self.name, error = %e, "the node's status was not taken");
-                        tokio::time::sleep(RETRY).await;
-                        continue;
-                    }
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    async fn send_status(&self, status: &NodeStatus) -> kube::Result<()> {
-        let patch = json!({ "status": status });
-        let api = Api::<Node>::all(self.client.clone());
-        api.patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(|_| ())
     }
 
     /// Renews the node's lease, for as long as it is polled.
     pub async fn keep_lease(&self) {
         loop {
-            let wait = match self.renew_lease().await {
+            let wait = match bounded(self.renew_lease()).await {
                 Ok(()) => LEASE_RENEW,
                 Err(e) => {
                     tracing::warn!(node = self.name, error = %e, "the node's lease was not renewed");
@@ -229,9 +193,12 @@ fn conditions(network: Result<(), String>, before: &[NodeCondition], now: Timest
         .collect()
 }
 
-/// What makes a status worth sending.
-fn states(conditions: &[NodeCondition]) -> Vec<(&str, &str, Option<&str>)> {
-    conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.message.as_deref())).collect()
+/// The request, or an error after [`REQUEST`].
+async fn bounded<T>(request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    tokio::time::timeout(REQUEST, request).await.unwrap_or_else(|_| {
+        let text = format!("the API server did not answer within {} s", REQUEST.as_secs());
+        Err(kube::Error::Service(text.into()))
+    })
 }
 
 #[cfg(test)]
@@ -250,7 +217,7 @@ mod tests {
         let third = conditions(Ok(()), &second, at(30));
         assert_eq!(ready(&third).last_transition_time, Some(Time(at(20))));
         assert_eq!(ready(&third).last_heartbeat_time, Some(Time(at(30))));
-        assert_eq!(states(&second), states(&third));
-        assert_ne!(states(&first), states(&second));
+        let unknown = second.iter().map(|c| NodeCondition { status: "Unknown".into(), ..c.clone() }).collect::<Vec<_>>();
+        assert_eq!(ready(&conditions(Ok(()), &unknown, at(40))).last_transition_time, Some(Time(at(40))));
     }
 }

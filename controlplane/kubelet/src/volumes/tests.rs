@@ -26,7 +26,7 @@ impl ClusterApi for Shelf {
         Ok(format!("{account}@{}", audience.unwrap_or("default")))
     }
 
-    async fn patch_status(&self, _: &PodId, _: serde_json::Value) -> Result<(), ApiError> {
+    async fn patch_status(&self, _: &PodId, _: serde_json::Value) -> Result<String, ApiError> {
         Err(ApiError::NotFound)
     }
 

@@ -146,7 +146,7 @@ impl<R: Runtime, A: ClusterApi> Worker<R, A> {
         let pod = updates.borrow().pod.clone();
         let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
         let (messages, inbox) = mpsc::channel(64);
-        let publisher = Publisher::start(node.api.clone(), id.clone(), &pod);
+        let publisher = Publisher::start(node.api.clone(), id.clone(), updates.clone());
         Self {
             backoffs: Backoffs::new(node.settings.backoff),
             id,

@@ -97,12 +97,12 @@ impl ClusterApi for Fake {
         Ok(account.to_owned())
     }
 
-    async fn patch_status(&self, pod: &PodId, status: Value) -> Result<(), ApiError> {
+    async fn patch_status(&self, pod: &PodId, status: Value) -> Result<String, ApiError> {
         if !self.exists(&pod.name) {
             return Err(ApiError::NotFound);
         }
         self.apply(&pod.name, |p| p.status = serde_json::from_value(status).expect("status"));
-        Ok(())
+        Ok(String::new())
     }
 
     async fn delete_pod(&self, pod: &PodId) -> Result<(), ApiError> {
