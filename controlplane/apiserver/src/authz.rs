@@ -25,6 +25,29 @@ pub struct Resource<'a> {
 
 pub trait Authorizer: Send + Sync {
     fn allowed(&self, attributes: &Attributes<'_>) -> bool;
+
+    /// Everything that a user may do, as far as it can be listed.
+    fn rules(&self, user: &User) -> Rules;
+}
+
+/// `*` stands for all.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    pub resources: Vec<ResourceRule>,
+    pub paths: Vec<PathRule>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ResourceRule {
+    pub verbs: &'static [&'static str],
+    pub groups: &'static [&'static str],
+    pub resources: &'static [&'static str],
+}
+
+#[derive(Clone, Debug)]
+pub struct PathRule {
+    pub verbs: &'static [&'static str],
+    pub paths: Vec<String>,
 }
 
 /// Administrators, nodes and the control plane may do everything; everybody else may learn what the API serves.
@@ -39,10 +62,7 @@ const OPEN_PATHS: &[&str] = &["/api", "/apis", "/openapi", "/version", "/healthz
 
 impl Authorizer for ByGroup {
     fn allowed(&self, attributes: &Attributes<'_>) -> bool {
-        let user = attributes.user;
-        if TRUSTED_USERS.contains(&user.name.as_str())
-            || user.groups.iter().any(|group| TRUSTED_GROUPS.contains(&group.as_str()))
-        {
+        if trusted(attributes.user) {
             return true;
         }
         let below =
@@ -55,6 +75,28 @@ impl Authorizer for ByGroup {
             }
         }
     }
+
+    fn rules(&self, user: &User) -> Rules {
+        if trusted(user) {
+            return Rules {
+                resources: vec![ResourceRule { verbs: &["*"], groups: &["*"], resources: &["*"] }],
+                paths: vec![PathRule { verbs: &["*"], paths: vec!["*".into()] }],
+            };
+        }
+        let paths = OPEN_PATHS.iter().flat_map(|path| [(*path).to_owned(), format!("{path}/*")]).collect();
+        Rules {
+            resources: vec![ResourceRule {
+                verbs: &["create"],
+                groups: &["authorization.k8s.io", "authentication.k8s.io"],
+                resources: &["selfsubjectaccessreviews", "selfsubjectreviews", "selfsubjectrulesreviews"],
+            }],
+            paths: vec![PathRule { verbs: &["get"], paths }],
+        }
+    }
+}
+
+fn trusted(user: &User) -> bool {
+    TRUSTED_USERS.contains(&user.name.as_str()) || user.groups.iter().any(|group| TRUSTED_GROUPS.contains(&group.as_str()))
 }
 
 /// The refusal, as Kubernetes words it.

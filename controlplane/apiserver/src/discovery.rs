@@ -190,9 +190,16 @@ fn entries() -> Vec<Entry> {
                 "binding" | "eviction" | "token" => &["create"],
                 "finalize" => &["update"],
                 "log" => &["get"],
+                "attach" | "exec" | "portforward" => &["create", "get"],
                 _ => &["get", "patch", "update"],
             };
-            let speaks = kinds::of_subresource(subresource).map_or_else(|| own.clone(), gvk);
+            let options = |kind: &str| (String::new(), "v1".to_owned(), kind.to_owned());
+            let speaks = match subresource {
+                "attach" => options("PodAttachOptions"),
+                "exec" => options("PodExecOptions"),
+                "portforward" => options("PodPortForwardOptions"),
+                _ => kinds::of_subresource(subresource).map_or_else(|| own.clone(), gvk),
+            };
             entries.push(entry(format!("{}/{subresource}", kind.plural), speaks, verbs));
         }
     }

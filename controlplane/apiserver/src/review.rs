@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::authn::User;
-use crate::authz::{Attributes, Authorizer, Resource};
+use crate::authz::{Attributes, Authorizer, Resource, Rules};
 use crate::status::{ApiError, Result};
 
 /// Reviews as discovery lists them: group, resource, kind, namespaced.
@@ -11,6 +11,7 @@ pub(crate) const REVIEWS: &[(&str, &str, &str, bool)] = &[
     ("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview", false),
     ("authorization.k8s.io", "localsubjectaccessreviews", "LocalSubjectAccessReview", true),
     ("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview", false),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview", false),
     ("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview", false),
 ];
 
@@ -23,6 +24,18 @@ pub(crate) fn answer(user: &User, authorizer: &dyn Authorizer, group: &str, reso
     let status = match *kind {
         "SelfSubjectReview" => json!({"userInfo": {"username": user.name, "uid": user.uid, "groups": user.groups}}),
         "SelfSubjectAccessReview" => access(user, authorizer, &asked["spec"])?,
+        "SelfSubjectRulesReview" => {
+            let Rules { resources, paths } = authorizer.rules(user);
+            let resources: Vec<_> = resources
+                .iter()
+                .map(|rule| {
+                    json!({"verbs": rule.verbs, "apiGroups": rule.groups,
+                "resources": rule.resources})
+                })
+                .collect();
+            let paths: Vec<_> = paths.iter().map(|rule| json!({"verbs": rule.verbs, "nonResourceURLs": rule.paths})).collect();
+            json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+        }
         _ => {
             let strings =
                 |list: &Value| list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
@@ -93,6 +106,10 @@ mod tests {
         check(&eve, "subjectaccessreviews", &about_admin, "/status/allowed", json!(true));
         let me = answer(&eve, &ByGroup, "authentication.k8s.io", "selfsubjectreviews", json!({})).unwrap();
         assert_eq!(me["status"]["userInfo"]["username"], "eve");
+        check(&admin, "selfsubjectrulesreviews", &asked, "/status/resourceRules/0/resources", json!(["*"]));
+        check(&admin, "selfsubjectrulesreviews", &asked, "/status/nonResourceRules/0/nonResourceURLs", json!(["*"]));
+        let mine = json!(["selfsubjectaccessreviews", "selfsubjectreviews", "selfsubjectrulesreviews"]);
+        check(&eve, "selfsubjectrulesreviews", &asked, "/status/resourceRules/0/resources", mine);
         assert!(answer(&eve, &ByGroup, "authorization.k8s.io", "pies", json!({})).is_err());
         assert!(answer(&eve, &ByGroup, "authorization.k8s.io", "selfsubjectaccessreviews", json!({"spec": {}})).is_err());
     }

@@ -267,7 +267,7 @@ pub(super) static KINDS: &[Kind] = &[
     },
 ];
 
-/// Kinds that have no storage of their own. DeleteOptions comes first: [`super::delete_options`].
+/// Kinds that have no storage of their own: the bodies of subresources, and reviews. DeleteOptions comes first: [`super::delete_options`].
 pub(super) static SUBRESOURCE_KINDS: &[Kind] = &[
     Kind {
         kind: "DeleteOptions",
@@ -303,6 +303,41 @@ pub(super) static SUBRESOURCE_KINDS: &[Kind] = &[
         kind: "TokenRequest",
         component: "io.k8s.api.authentication.v1.TokenRequest",
         schema: schema::<api::authentication::v1::TokenRequest>,
+        ..BASE
+    },
+    Kind {
+        group: "authentication.k8s.io",
+        kind: "SelfSubjectReview",
+        component: "io.k8s.api.authentication.v1.SelfSubjectReview",
+        schema: schema::<api::authentication::v1::SelfSubjectReview>,
+        ..BASE
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "LocalSubjectAccessReview",
+        component: "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+        schema: schema::<api::authorization::v1::LocalSubjectAccessReview>,
+        ..BASE
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectAccessReview",
+        component: "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+        schema: schema::<api::authorization::v1::SelfSubjectAccessReview>,
+        ..BASE
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectRulesReview",
+        component: "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+        schema: schema::<api::authorization::v1::SelfSubjectRulesReview>,
+        ..BASE
+    },
+    Kind {
+        group: "authorization.k8s.io",
+        kind: "SubjectAccessReview",
+        component: "io.k8s.api.authorization.v1.SubjectAccessReview",
+        schema: schema::<api::authorization::v1::SubjectAccessReview>,
         ..BASE
     },
 ];
