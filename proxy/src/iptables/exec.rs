@@ -1,0 +1,284 @@
+//! The shell: runs the iptables programs with a bounded wait. What they say is turned into errors here.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+
+/// Who runs scripts against the kernel: the programs, or a test's own kernel.
+pub trait Executor {
+    /// Runs a script of `iptables-restore --noflush`: one transaction per table.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when a rule is at fault; then nothing has been changed.
+    fn restore(&mut self, script: &str) -> Result<(), Error>;
+
+    /// All tables in the format of `iptables-save`.
+    ///
+    /// # Errors
+    /// When the program cannot be run or fails.
+    fn save(&mut self) -> Result<String, Error>;
+
+    /// At least these chains (table, name), those of them that are there, in the format of `iptables-save`.
+    ///
+    /// # Errors
+    /// When the program cannot be run or fails.
+    fn look(&mut self, chains: &[(&str, String)]) -> Result<String, Error>;
+
+    /// Removes flows from the kernel's connection table: arguments of `conntrack -D`.
+    ///
+    /// # Errors
+    /// When there is no such program. That no flow matched is no error.
+    fn forget_flows(&mut self, arguments: &[String]) -> Result<(), Error>;
+
+    /// Lines that one script should have at most.
+    fn script_lines(&mut self) -> usize;
+}
+
+/// Which of the two kinds of iptables: rules of one are not seen by the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Variant {
+    /// The machine's choice.
+    Default,
+    Nft,
+    Legacy,
+}
+
+/// The programs as installed. They work on the network namespace of the calling thread.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    restore: PathBuf,
+    save: PathBuf,
+    iptables: PathBuf,
+    conntrack: PathBuf,
+    timeout: Duration,
+    script_lines: Option<usize>,
+}
+
+struct Ran {
+    status: ExitStatus,
+    stdout: String,
+    stderr: String,
+}
+
+/// Seconds to wait for the lock that all users of legacy iptables share.
+const LOCK_SECONDS: &str = "10";
+/// How long one program may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The legacy program writes the whole table back with every script, so one long script it is.
+const LEGACY_LINES: usize = 1_000_000;
+/// The nft program's time grows with the square of a script's length; its every start costs some 10 ms.
+const NFT_LINES: usize = 3_000;
+
+// === impl Programs ===
+
+impl Programs {
+    /// Found on the PATH when they are used.
+    pub fn new(variant: Variant) -> Self {
+        let infix = match variant {
+            Variant::Default => "",
+            Variant::Nft => "-nft",
+            Variant::Legacy => "-legacy",
+        };
+        let program = |suffix: &str| PathBuf::from(format!("iptables{infix}{suffix}"));
+        Self {
+            restore: program("-restore"),
+            save: program("-save"),
+            iptables: program(""),
+            conntrack: PathBuf::from("conntrack"),
+            timeout: TIMEOUT,
+            script_lines: None,
+        }
+    }
+
+    /// How long one program may take; then it is killed.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// True when the programs are there.
+    pub fn installed(&self) -> bool {
+        self.run(&self.restore, &["--version"], "").is_ok_and(|ran| ran.status.success())
+    }
+
+    fn run(&self, program: &Path, arguments: &[&str], input: &str) -> Result<Ran, Error> {
+        let start = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => Error::Missing { program: program.to_owned() },
+            _ => Error::Start { program: program.to_owned(), source },
+        };
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(start)?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        std::thread::scope(|scope| {
+            // A program that ends early closes its input; its exit status says more than our failed write.
+            scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
+            let stdout = scope.spawn(move || drain(stdout));
+            let stderr = scope.spawn(move || drain(stderr));
+            let status = wait(&mut child, self.timeout);
+            if status.is_err() {
+                // Without this the threads would wait for it; that it is gone already is fine.
+                let _ = child.kill();
+            }
+            let read = |handle: std::thread::ScopedJoinHandle<'_, String>| handle.join().unwrap_or_default();
+            let (stdout, stderr) = (read(stdout), read(stderr));
+            match status.map_err(start)? {
+                Some(status) => Ok(Ran { status, stdout, stderr }),
+                None => Err(Error::TimedOut { program: program.to_owned(), timeout: self.timeout }),
+            }
+        })
+    }
+}
+
+impl Executor for Programs {
+    fn restore(&mut self, script: &str) -> Result<(), Error> {
+        let ran = self.run(&self.restore, &["-w", LOCK_SECONDS, "--noflush"], script)?;
+        if ran.status.success() { Ok(()) } else { Err(explain(&self.restore, script, &ran.stderr)) }
+    }
+
+    fn save(&mut self) -> Result<String, Error> {
+        let ran = self.run(&self.save, &[], "")?;
+        if ran.status.success() {
+            return Ok(ran.stdout);
+        }
+        Err(Error::Failed { program: self.save.clone(), message: tidy(&ran.stderr) })
+    }
+
+    fn look(&mut self, chains: &[(&str, String)]) -> Result<String, Error> {
+        // The legacy program reads the whole table, whatever it is asked for: once is enough.
+        if self.script_lines() == LEGACY_LINES {
+            return self.save();
+        }
+        let mut found = String::new();
+        for (table, chain) in chains {
+            let ran = self.run(&self.iptables, &["-w", LOCK_SECONDS, "-t", table, "-S", chain], "")?;
+            if ran.status.success() {
+                found += &format!("*{table}\n:{chain} - [0:0]\n{}", ran.stdout);
+            }
+        }
+        Ok(found)
+    }
+
+    fn forget_flows(&mut self, arguments: &[String]) -> Result<(), Error> {
+        let mut all = vec!["-D"];
+        all.extend(arguments.iter().map(String::as_str));
+        // It exits with 1 when no flow matched.
+        self.run(&self.conntrack, &all, "").map(drop)
+    }
+
+    fn script_lines(&mut self) -> usize {
+        if let Some(lines) = self.script_lines {
+            return lines;
+        }
+        let legacy = self.run(&self.restore, &["--version"], "").is_ok_and(|ran| ran.stdout.contains("legacy"));
+        let lines = if legacy { LEGACY_LINES } else { NFT_LINES };
+        self.script_lines = Some(lines);
+        lines
+    }
+}
+
+fn drain(from: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(mut from) = from {
+        // What was read before an error is what there is to say.
+        let _ = from.read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// `None` when the time is over; the child is gone in any case.
+fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + timeout;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
+
+fn tidy(stderr: &str) -> String {
+    let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
+/// Which line a program complained of. The two kinds word it differently, and legacy iptables, when it is the kernel
+/// that refuses, can only name the line of the COMMIT.
+pub(super) fn explain(program: &Path, script: &str, stderr: &str) -> Error {
+    let message = tidy(stderr);
+    let Some(at) = stderr.match_indices("line").find_map(|(index, word)| number(&stderr[index + word.len()..])) else {
+        return Error::Failed { program: program.to_owned(), message };
+    };
+    // The nft kind has read on by the time it looks a chain up: what it complains of is in the line before.
+    let text = |line: usize| script.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let quoted = stderr.split(['`', '\'']).nth(1).filter(|word| !word.is_empty() && !word.contains('\n'));
+    let before = quoted.is_some_and(|word| !text(at).contains(word) && text(at.saturating_sub(1)).contains(word));
+    let line = if before { at - 1 } else { at };
+    let rule = text(line).to_owned();
+    Error::Refused { program: program.to_owned(), line, rule, message }
+}
+
+/// The number in `: 12`, ` 12 failed` or ` 12: …`.
+fn number(text: &str) -> Option<usize> {
+    let text = text.trim_start_matches([':', ' ']);
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text[..end].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(stderr: &str, expected: Option<(usize, &str)>) {
+        let script = "*nat\n:TW-MASQ - [0:0]\n-A TW-MASQ -j NOPE\n-A TW-MASQ -j ACCEPT\nCOMMIT\n";
+        let found = match explain(Path::new("iptables-restore"), script, stderr) {
+            Error::Refused { line, rule, .. } => Some((line, rule)),
+            _ => None,
+        };
+        assert_eq!(found.as_ref().map(|(line, rule)| (*line, rule.as_str())), expected, "{stderr}");
+    }
+
+    #[test]
+    fn the_line_at_fault_is_named() {
+        check(
+            "iptables-restore v1.8.9 (legacy): Couldn't load target `NOPE':No such file or directory\n\nError occurred at line: 3\nTry `x'\n",
+            Some((3, "-A TW-MASQ -j NOPE")),
+        );
+        check(
+            "iptables-nft-restore v1.8.9 (nf_tables): Chain 'NOPE' does not exist\nError occurred at line: 4\n",
+            Some((3, "-A TW-MASQ -j NOPE")),
+        );
+        check(
+            "iptables-nft-restore v1.8.9 (nf_tables): \nline 4: CHAIN_DEL failed (Device or resource busy): chain x\n",
+            Some((4, "-A TW-MASQ -j ACCEPT")),
+        );
+        check("iptables-restore: line 5 failed\n", Some((5, "COMMIT")));
+        check("Another app is currently holding the xtables lock.\n", None);
+    }
+
+    #[test]
+    fn waits_are_bounded_and_a_missing_program_is_named() {
+        let programs = Programs::new(Variant::Default).with_timeout(Duration::from_millis(50));
+        let started = Instant::now();
+        let stopped = programs.run(Path::new("sleep"), &["30"], "unread");
+        assert!(matches!(stopped, Err(Error::TimedOut { .. })) && started.elapsed() < Duration::from_secs(20));
+        let missing = programs.run(Path::new("/nonexistent/iptables-restore"), &[], "");
+        let Err(error @ Error::Missing { .. }) = missing else { panic!("it is missing") };
+        assert!(error.to_string().contains("apt-get install iptables"), "{error}");
+    }
+}

@@ -1,0 +1,424 @@
+//! Desired chains, the chains the kernel has, and the scripts that lead from one to the other. Pure.
+//!
+//! Only chains that may differ are looked at, and only those that do differ are written: `:CHAIN - [0:0]` empties one
+//! chain and leaves every other alone. A script is one transaction. Long ones are cut: what is jumped to is written
+//! before what jumps, and removed after it, so that every cut leaves complete services.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
+
+use thalweg_cluster::Name;
+
+use super::chain::{COMMENT, ChainId, Fixed, JUMPS, Jump, Table, Tree, hash};
+use super::dispatch::Dispatch;
+use super::rules::{self, Action, Compiled, Endpoint, EntryKey, Options, Rules, Set};
+use super::save::Saved;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Ruleset {
+    options: Options,
+    inside: Dispatch,
+    outside: Dispatch,
+    /// With the number of services that use each.
+    sets: HashMap<u64, Set>,
+    endpoints: HashMap<u64, (Endpoint, usize)>,
+    kernel: BTreeMap<ChainId, Held>,
+    /// Chains that may not be in the kernel as they should.
+    touched: BTreeSet<ChainId>,
+    /// Chains in the kernel that are ours and nobody's.
+    stale: BTreeSet<(Table, String)>,
+    jumps: BTreeSet<JumpChange>,
+}
+
+/// What the kernel has in one chain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Held {
+    hash: u64,
+    rules: usize,
+    next: Vec<ChainId>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum JumpChange {
+    /// A jump of ours that is there twice, or looks otherwise: the table, and the rule as it was listed.
+    Remove(Table, String),
+    Insert(Jump),
+}
+
+/// One transaction, and what the kernel has after it.
+#[derive(Debug)]
+pub(super) struct Script {
+    pub text: String,
+    changes: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(ChainId, Rules),
+    /// Empties a chain that goes later; it may still be jumped to.
+    Empty(String),
+    Delete(ChainId),
+    DeleteStale(Table, String),
+    Jump(JumpChange),
+}
+
+/// What an apply wrote.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Written {
+    pub chains: usize,
+    /// Chains of endpoint sets, in endpoints.
+    pub set_members: usize,
+    pub endpoints: usize,
+    pub removed: usize,
+    pub jumps: usize,
+}
+
+// === impl Ruleset ===
+
+impl Ruleset {
+    pub fn new(options: Options) -> Self {
+        let mut this = Self {
+            options,
+            inside: Dispatch::new(Tree::Inside),
+            outside: Dispatch::new(Tree::Outside),
+            sets: HashMap::new(),
+            endpoints: HashMap::new(),
+            kernel: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            stale: BTreeSet::new(),
+            jumps: BTreeSet::new(),
+        };
+        this.touched.extend(always());
+        this
+    }
+
+    /// Replaces what a service wants. Returns how many frontends are new or different and how many are gone, and the
+    /// first that another service has.
+    pub fn stage(&mut self, name: &Name, old: &Compiled, new: &Compiled) -> (usize, usize, Option<EntryKey>) {
+        let before: BTreeMap<EntryKey, Action> = old.entries.iter().copied().collect();
+        let after: BTreeMap<EntryKey, Action> = new.entries.iter().copied().collect();
+        let (mut written, mut removed, mut taken) = (0, 0, None);
+        for (key, action) in &after {
+            if before.get(key) != Some(action) {
+                written += 1;
+                if !self.tree(key.tree).claim(key.vip, key.port, name, *action) {
+                    taken = taken.or(Some(*key));
+                }
+                self.touch(key);
+            }
+        }
+        for key in before.keys().filter(|key| !after.contains_key(key)) {
+            removed += 1;
+            self.tree(key.tree).release(key.vip, key.port, name);
+            self.touch(key);
+        }
+        for (id, endpoint) in &new.endpoints {
+            self.endpoints.entry(*id).or_insert((*endpoint, 0)).1 += 1;
+            self.touched.insert(ChainId::Sep(*id));
+        }
+        for id in old.endpoints.keys() {
+            if let Some(held) = self.endpoints.get_mut(id) {
+                held.1 -= 1;
+                if held.1 == 0 {
+                    self.endpoints.remove(id);
+                }
+            }
+            self.touched.insert(ChainId::Sep(*id));
+        }
+        for id in old.sets.keys().filter(|id| !new.sets.contains_key(id)) {
+            self.sets.remove(id);
+            self.touched.insert(ChainId::Svc(*id));
+        }
+        for (id, set) in &new.sets {
+            self.sets.insert(*id, set.clone());
+            self.touched.insert(ChainId::Svc(*id));
+        }
+        (written, removed, taken)
+    }
+
+    /// Believes a listing of the kernel: chains that are not as they were left are written again, chains of ours that
+    /// nobody wants go, jumps are as they should be. True when something is not as it should be.
+    pub fn believe(&mut self, saved: &Saved) -> bool {
+        let mut wrong = false;
+        let known: Vec<ChainId> = self.kernel.keys().copied().collect();
+        for chain in known {
+            let found = saved.chains.get(&(chain.table(), chain.to_string())).copied();
+            if self.kernel.get(&chain).map(|held| held.rules) != found {
+                // `next` stays with the record: what the chain led to is to be looked at as well.
+                wrong = true;
+                self.touched.insert(chain);
+                match (found, self.kernel.get_mut(&chain)) {
+                    (Some(_), Some(held)) => (held.hash, held.rules) = (0, usize::MAX),
+                    _ => drop(self.kernel.remove(&chain)),
+                }
+            }
+        }
+        let ours: BTreeSet<(Table, String)> = self.kernel.keys().map(|chain| (chain.table(), chain.to_string())).collect();
+        self.stale = saved.chains.keys().filter(|key| !ours.contains(key)).cloned().collect();
+        wrong |= !self.stale.is_empty();
+        self.believe_jumps(saved) || wrong
+    }
+
+    /// As [`Self::believe`], of the jumps alone.
+    pub fn believe_jumps(&mut self, saved: &Saved) -> bool {
+        let mark = self.options.refuse_mark();
+        self.jumps.clear();
+        let mut missing: BTreeSet<Jump> = JUMPS.into();
+        // Without our comment it is somebody else's rule, wherever it leads.
+        for (table, from, rule) in saved.jumps.iter().filter(|(_, _, rule)| rule.contains(COMMENT)) {
+            let is = |jump: &&Jump| jump.table == *table && jump.from == from && same_words(&jump.rule(mark), rule);
+            if let Some(jump) = missing.iter().find(is).copied() {
+                missing.remove(&jump);
+            } else {
+                self.jumps.insert(JumpChange::Remove(*table, format!("{from} {rule}")));
+            }
+        }
+        self.jumps.extend(missing.into_iter().map(JumpChange::Insert));
+        !self.jumps.is_empty()
+    }
+
+    /// Chains whose loss shows that somebody flushed the tables, with their number of rules.
+    pub fn sentinels(&self) -> impl Iterator<Item = (ChainId, usize)> {
+        always().filter_map(|chain| Some((chain, self.kernel.get(&chain)?.rules)))
+    }
+
+    /// Transactions of at most about `lines` lines each.
+    pub fn scripts(&mut self, lines: usize) -> Vec<Script> {
+        let mut writes = Vec::new();
+        let mut deletes = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut queue: Vec<ChainId> = self.touched.iter().copied().collect();
+        self.touched.clear();
+        while let Some(chain) = queue.pop() {
+            if !seen.insert(chain) {
+                continue;
+            }
+            let held = self.kernel.get(&chain);
+            let Some(rules) = self.rules(chain) else {
+                if let Some(held) = held {
+                    queue.extend(&held.next);
+                    self.touched.insert(chain);
+                    deletes.push(chain);
+                }
+                continue;
+            };
+            if held.is_some_and(|held| *held == Held::of(&rules)) {
+                continue;
+            }
+            // What it leads to now may have to be made, what it led to before may have to go.
+            queue.extend(rules.next.iter().chain(held.iter().flat_map(|held| &held.next)));
+            self.touched.insert(chain);
+            writes.push((chain, rules));
+        }
+        writes.sort_by_key(|(chain, _)| (chain.table(), chain.order(), *chain));
+        deletes.sort_by_key(|chain| (chain.table(), std::cmp::Reverse(chain.order()), *chain));
+
+        // A chain that comes back is no stale one.
+        for (chain, _) in &writes {
+            self.stale.remove(&(chain.table(), chain.to_string()));
+        }
+        let mut scripts = Vec::new();
+        for table in [Table::Filter, Table::Nat] {
+            let mut changes: Vec<Change> = Vec::new();
+            let mut mine = Vec::new();
+            writes.retain_mut(|(chain, rules)| {
+                let here = chain.table() == table;
+                if here {
+                    mine.push(Change::Write(*chain, std::mem::take(rules)));
+                }
+                !here
+            });
+            changes.append(&mut mine);
+            changes.extend(self.jumps.iter().filter(|jump| jump.table() == table).cloned().map(Change::Jump));
+            let gone = || deletes.iter().filter(|chain| chain.table() == table);
+            let stale = || self.stale.iter().filter(|(of, _)| *of == table);
+            changes.extend(gone().map(|chain| Change::Empty(chain.to_string())));
+            changes.extend(stale().map(|(_, name)| Change::Empty(name.clone())));
+            changes.extend(gone().map(|chain| Change::Delete(*chain)));
+            changes.extend(stale().map(|(_, name)| Change::DeleteStale(table, name.clone())));
+            cut(&mut scripts, table, changes, lines, self.options.refuse_mark());
+        }
+        scripts
+    }
+
+    /// A script has been run: this is what the kernel holds now.
+    pub fn done(&mut self, script: Script, written: &mut Written) {
+        for change in script.changes {
+            match change {
+                Change::Write(chain, rules) => {
+                    written.chains += 1;
+                    match chain {
+                        ChainId::Sep(_) => written.endpoints += 1,
+                        ChainId::Svc(id) => written.set_members += self.sets.get(&id).map_or(0, |set| set.endpoints.len()),
+                        _ => {}
+                    }
+                    self.touched.remove(&chain);
+                    self.kernel.insert(chain, Held::of(&rules));
+                }
+                Change::Empty(_) => {}
+                Change::Delete(chain) => {
+                    written.removed += 1;
+                    self.touched.remove(&chain);
+                    self.kernel.remove(&chain);
+                }
+                Change::DeleteStale(table, name) => {
+                    written.removed += 1;
+                    self.stale.remove(&(table, name));
+                }
+                Change::Jump(jump) => {
+                    written.jumps += 1;
+                    self.jumps.remove(&jump);
+                }
+            }
+        }
+    }
+
+    /// A script was cut short: whether the kernel took it is not known.
+    pub fn doubt(&mut self, script: Script) {
+        for change in script.changes {
+            if let Change::Write(chain, rules) = change {
+                self.touched.insert(chain);
+                let held = self.kernel.entry(chain).or_insert_with(|| Held::of(&rules));
+                (held.hash, held.rules) = (0, usize::MAX);
+            }
+        }
+    }
+
+    /// What a chain should hold; `None` when it should not be.
+    pub fn rules(&self, chain: ChainId) -> Option<Rules> {
+        match chain {
+            ChainId::Fixed(fixed) => Some(rules::fixed(fixed, &self.options)),
+            ChainId::Sep(id) => self.endpoints.get(&id).map(|(endpoint, _)| rules::endpoint(id, endpoint)),
+            ChainId::Svc(id) => self.sets.get(&id).map(rules::set),
+            ChainId::Ports { tree, .. } | ChainId::Node { tree, .. } => match tree {
+                Tree::Inside => self.inside.rules(chain),
+                Tree::Outside => self.outside.rules(chain),
+            },
+        }
+    }
+
+    fn tree(&mut self, tree: Tree) -> &mut Dispatch {
+        match tree {
+            Tree::Inside => &mut self.inside,
+            Tree::Outside => &mut self.outside,
+        }
+    }
+
+    /// Chains that change with this entry; what they lead to or no longer lead to is found from them.
+    fn touch(&mut self, key: &EntryKey) {
+        let tree = self.tree(key.tree);
+        let chains = tree.path(key.vip).chain(tree.port_chain(key.vip, key.port)).collect::<Vec<_>>();
+        self.touched.extend(chains);
+    }
+}
+
+/// Chains that are there even without any service.
+fn always() -> impl Iterator<Item = ChainId> {
+    [
+        Fixed::Masquerade,
+        Fixed::Refuse,
+        Fixed::Drop,
+        Fixed::Postrouting,
+        Fixed::Prerouting,
+        Fixed::Output,
+        Fixed::Filter,
+        Fixed::Forward,
+    ]
+    .into_iter()
+    .map(ChainId::Fixed)
+    .chain([ChainId::root(Tree::Inside), ChainId::root(Tree::Outside)])
+}
+
+/// The same rule, whatever order and quotation marks a version of iptables lists it with.
+fn same_words(left: &str, right: &str) -> bool {
+    let words = |rule: &str| {
+        let mut words: Vec<String> = rule.split_whitespace().map(|word| word.replace('"', "")).collect();
+        words.sort_unstable();
+        words
+    };
+    words(left) == words(right)
+}
+
+fn cut(scripts: &mut Vec<Script>, table: Table, changes: Vec<Change>, lines: usize, mark: u32) {
+    let mut pending = Vec::new();
+    let mut size = 0;
+    for change in changes {
+        size += match &change {
+            Change::Write(_, rules) => rules.lines.len() + 1,
+            _ => 1,
+        };
+        pending.push(change);
+        if size >= lines {
+            scripts.push(Script::new(table, std::mem::take(&mut pending), mark));
+            size = 0;
+        }
+    }
+    if !pending.is_empty() {
+        scripts.push(Script::new(table, pending, mark));
+    }
+}
+
+// === impl Script ===
+
+impl Script {
+    fn new(table: Table, changes: Vec<Change>, mark: u32) -> Self {
+        // Every chain first, once: a line that names it empties it, or makes it.
+        let mut chains = BTreeSet::new();
+        let mut rules = String::new();
+        for change in &changes {
+            // Writing to a String cannot fail.
+            let _ = match change {
+                Change::Write(chain, held) => {
+                    let chain = chain.to_string();
+                    for rule in &held.lines {
+                        let _ = writeln!(rules, "-A {chain} {rule}");
+                    }
+                    chains.insert(chain);
+                    Ok(())
+                }
+                Change::Empty(name) => {
+                    chains.insert(name.clone());
+                    Ok(())
+                }
+                Change::Delete(chain) => {
+                    chains.insert(chain.to_string());
+                    writeln!(rules, "-X {chain}")
+                }
+                Change::DeleteStale(_, name) => {
+                    chains.insert(name.clone());
+                    writeln!(rules, "-X {name}")
+                }
+                Change::Jump(JumpChange::Remove(_, rule)) => writeln!(rules, "-D {rule}"),
+                Change::Jump(JumpChange::Insert(jump)) => writeln!(rules, "-I {} 1 {}", jump.from, jump.rule(mark)),
+            };
+        }
+        let mut text = format!("*{}\n", table.name());
+        for chain in chains {
+            let _ = writeln!(text, ":{chain} - [0:0]");
+        }
+        text += &rules;
+        text += "COMMIT\n";
+        Self { text, changes }
+    }
+}
+
+// === impl JumpChange ===
+
+impl JumpChange {
+    fn table(&self) -> Table {
+        match self {
+            Self::Remove(table, _) => *table,
+            Self::Insert(jump) => jump.table,
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    fn of(rules: &Rules) -> Self {
+        let lines: Vec<&str> = rules.lines.iter().map(String::as_str).collect();
+        Self { hash: hash(&lines), rules: lines.len(), next: rules.next.clone() }
+    }
+}
