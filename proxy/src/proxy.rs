@@ -19,6 +19,8 @@ pub struct Proxy<B> {
     /// Addresses of all nodes: services that use one as an external address depend on them.
     node_addresses: BTreeSet<Ipv4Addr>,
     view_changed: bool,
+    /// NodePorts are served on the view's addresses and no others.
+    only_given: bool,
     /// Services whose plan depends on the addresses of nodes.
     dependents: BTreeSet<Name>,
     /// The world is complete, and everything in it has been planned.
@@ -37,11 +39,19 @@ impl<B: Backend> Proxy<B> {
             view,
             node_addresses: BTreeSet::new(),
             view_changed: true,
+            only_given: false,
             dependents: BTreeSet::new(),
             complete: false,
             synced: false,
             failing: BTreeSet::new(),
         }
+    }
+
+    /// NodePorts are served on the addresses of the view alone. Without it the addresses of the node's own object serve
+    /// them too.
+    #[must_use]
+    pub fn only_given_addresses(self) -> Self {
+        Self { only_given: true, ..self }
     }
 
     /// Every source has listed everything. Before, [`Proxy::update`] leaves the kernel alone: a service whose slices
@@ -115,6 +125,7 @@ impl<B: Backend> Proxy<B> {
         if let Some(node) = world.node(&self.view.node) {
             for address in &node.addresses {
                 if let IpAddr::V4(address) = address
+                    && !self.only_given
                     && !effective.addresses.contains(address)
                 {
                     effective.addresses.push(*address);

@@ -1,9 +1,14 @@
 //! The one binary: subcommands and wiring.
 
 mod agent;
+mod datapath;
 mod echo;
+mod interfaces;
 mod kubelet;
+mod monitor;
+mod proxy;
 mod server;
+mod services;
 mod views;
 
 use std::process::ExitCode;
@@ -27,6 +32,8 @@ struct Cli {
 enum Verb {
     /// The node agent: service proxy, cluster DNS and pod network in one process
     Agent(agent::AgentArgs),
+    /// The service proxy alone, by kube-proxy's flags and configuration file
+    Proxy(Box<proxy::ProxyArgs>),
     /// The control plane: API server, controllers and scheduler in one process
     Server(server::ServerArgs),
     /// Write a kubeconfig with a client certificate signed by the cluster's authority
@@ -80,6 +87,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Cleanup(args) => views::cleanup(&args),
         Verb::Kubeconfig(args) => server::kubeconfig(&args),
         Verb::Agent(args) => daemon(agent::run(args)),
+        Verb::Proxy(args) => daemon(proxy::run(*args)),
         Verb::Server(args) => daemon(server::run(args)),
         Verb::Kubelet(args) => daemon(kubelet::run(args)),
         Verb::Echo(args) => daemon(echo::run(args)),

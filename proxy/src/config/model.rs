@@ -182,6 +182,14 @@ impl KubeProxyConfiguration {
         config
     }
 
+    /// As a file that [`super::decode`] reads.
+    ///
+    /// # Errors
+    /// Never for what was read or defaulted; the serialiser's signature has it.
+    pub fn to_yaml(&self) -> Result<String, serde_yaml_ng::Error> {
+        serde_yaml_ng::to_string(self)
+    }
+
     /// Fills in the defaults of what is empty.
     pub fn complete(&mut self) {
         self.api_version = API_VERSION.to_owned();

@@ -40,6 +40,8 @@ pub struct Settings {
     pub hard_fail: bool,
     pub node_ports: NodePortAddresses,
     pub cluster_cidrs: Vec<IpNetwork>,
+    /// Interfaces that pods are behind, as far as detectLocalMode says: a name, or the start of names with a `*`.
+    pub pod_interfaces: Option<String>,
     /// The bit of the firewall mark that asks for source NAT; iptables mode.
     pub masquerade_bit: u8,
     pub masquerade_all: bool,
@@ -78,6 +80,11 @@ impl Settings {
             hard_fail: config.bind_address_hard_fail,
             node_ports: check.node_ports(&config.node_port_addresses),
             cluster_cidrs: check.cidrs(&config.cluster_cidr),
+            pod_interfaces: match config.detect_local_mode.as_str() {
+                "BridgeInterface" => Some(config.detect_local.bridge_interface.clone()),
+                "InterfaceNamePrefix" => Some(format!("{}*", config.detect_local.interface_name_prefix)),
+                _ => None,
+            },
             masquerade_bit: check.bit("iptables.masqueradeBit", config.iptables.masquerade_bit),
             masquerade_all: config.iptables.masquerade_all,
             health_timeout: config.iptables.sync_period.to_std() * 2,
@@ -112,9 +119,9 @@ fn idle(config: &KubeProxyConfiguration, mode: Mode) -> Vec<String> {
         note(said, "iptables.snatNodeInternalIP", "the eBPF data path always uses the node's own address");
         note(ours.min_sync_period != theirs.min_sync_period, "iptables.minSyncPeriod", "every change takes effect at once");
         note(config.conntrack != default.conntrack, "conntrack", "the eBPF data path has a connection table of its own");
-        let said = !config.cluster_cidr.is_empty() || config.detect_local_mode != default.detect_local_mode;
         let reason = "the eBPF data path tells local traffic by where it enters the node";
-        note(said, "clusterCIDR and detectLocalMode", reason);
+        note(!config.cluster_cidr.is_empty(), "clusterCIDR", reason);
+        note(config.detect_local_mode == "NodeCIDR", "detectLocalMode", reason);
     }
     note(config.ipvs != default.ipvs, "ipvs", "there is no IPVS here");
     note(config.nftables != default.nftables, "nftables", "there is no nftables here");

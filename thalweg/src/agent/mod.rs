@@ -8,21 +8,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use thalweg_abi::StateKey;
-use thalweg_cluster::source::{KubeOptions, Source};
-use thalweg_cluster::{Batch, Dirty, Name, World};
-use thalweg_loader::{Datapath, Maps, Sizes, conntrack};
+use anyhow::{Context, Result};
+use thalweg_cluster::{Batch, Dirty, Name};
 use thalweg_network::PodNetwork;
-use thalweg_proxy::{EbpfBackend, NodeView, Proxy, Redirect, Tables};
+use thalweg_proxy::config::KubeProxyConfiguration;
+use thalweg_proxy::{EbpfBackend, NodeView, Proxy, Redirect};
 use tokio::sync::mpsc;
 
-use crate::shutdown_signal;
+use crate::monitor::{self, Monitor};
+use crate::services::{Services, source_ended, until};
+use crate::{datapath, shutdown_signal};
 use admin::Board;
 use pods::PodAttacher;
 
 /// How long the address of a removed pod rests before another pod may get it.
 const QUARANTINE: Duration = Duration::from_secs(30);
+/// How long a change of services may wait before the node is unhealthy, as with kube-proxy's defaults.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often flows are expired and freed ranges reused.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -76,6 +78,12 @@ pub struct AgentArgs {
     /// Seconds that clients may keep an answer.
     #[arg(long, default_value_t = 30)]
     dns_ttl: u32,
+    /// Address of /healthz and /livez; empty turns them off.
+    #[arg(long, default_value = "0.0.0.0:10256", value_parser = monitor::address)]
+    healthz_bind_address: monitor::Address,
+    /// Address of /metrics; empty turns it off.
+    #[arg(long, default_value = "127.0.0.1:10249", value_parser = monitor::address)]
+    metrics_bind_address: monitor::Address,
     /// Install the CNI configuration here once the node's network is ready.
     #[arg(long, requires = "cni_bin_dir")]
     cni_conf_dir: Option<PathBuf>,
@@ -90,30 +98,24 @@ pub struct AgentArgs {
 /// Everything that one batch of changes is handed to.
 struct Agent {
     args: AgentArgs,
-    world: World,
-    proxy: Proxy<EbpfBackend>,
+    services: Services<EbpfBackend>,
     dns: Option<Arc<thalweg_dns::Server>>,
     network: PodNetwork,
-    /// For expiry and for the STATE map.
-    maps: Maps,
     board: Board,
-    /// What became dirty before the first complete listing.
-    dirty: Dirty,
-    synced: bool,
     /// The CNI configuration has been installed.
     installed: bool,
 }
 
 pub async fn run(args: AgentArgs) -> Result<()> {
     let shutdown = shutdown_signal()?;
-    let source = source(&args)?;
+    let source = datapath::source(args.source.as_deref(), args.kubeconfig.as_deref(), &args.node)?;
     for dir in [&args.state, &args.run] {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     let (mut agent, _socket) = Agent::start(args)?;
 
     let (sink, mut batches) = mpsc::channel(64);
-    let mut watching = tokio::spawn(source.run(sink));
+    let watching = tokio::spawn(source.run(sink));
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -121,13 +123,9 @@ pub async fn run(args: AgentArgs) -> Result<()> {
             () = shutdown.cancelled() => break,
             batch = batches.recv() => match batch {
                 Some(batch) => agent.take(batch, &mut batches),
-                None => {
-                    let ended = (&mut watching).await.context("the source of the cluster's state")?;
-                    ended?;
-                    bail!("the source of the cluster's state ended");
-                }
+                None => return source_ended(watching).await,
             },
-            () = until(agent.proxy.next_deadline()) => agent.apply(&Dirty::default(), None),
+            () = until(agent.services.next_deadline()) => agent.apply(&Dirty::default(), None),
             _ = sweep.tick() => agent.sweep(),
         }
     }
@@ -141,54 +139,18 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     Ok(())
 }
 
-/// Sleeps until `deadline`; for ever without one.
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn source(args: &AgentArgs) -> Result<Source> {
-    match args.source.as_deref() {
-        Some(text) => match text.strip_prefix("file:") {
-            Some(path) => Ok(Source::File(PathBuf::from(path))),
-            None => bail!("--source {text}: use file:PATH with a YAML file or a directory of them"),
-        },
-        None => Ok(Source::Kube(KubeOptions { kubeconfig: args.kubeconfig.clone(), node: args.node.clone(), pods: false })),
-    }
-}
-
 // === impl Agent ===
 
 impl Agent {
     fn start(args: AgentArgs) -> Result<(Self, admin::Socket)> {
-        let cgroup = match &args.cgroup {
-            Some(cgroup) => cgroup.clone(),
-            None => cgroup_root()?,
-        };
-        let options = thalweg_loader::Options {
-            pin_root: args.bpffs.clone(),
-            cgroup,
-            node_addr: args.node_address,
-            sizes: Sizes::default(),
-            socket_lb: args.socket_lb,
-        };
-        let mut datapath = Datapath::open(&options).context("load the kernel programs")?;
-        let adopted = datapath.adopted();
-        tracing::info!(adopted, pins = %args.bpffs.display(), "data path open");
+        let mut datapath = datapath::open(&args.bpffs, args.cgroup.as_deref(), args.node_address, args.socket_lb)?;
 
         let redirect = (args.dns_port != 0).then(|| Redirect {
             service: parse_name(&args.dns_service),
             to: SocketAddrV4::new(args.node_address, args.dns_port),
         });
         let view = NodeView { node: args.node.as_str().into(), addresses: vec![args.node_address], zone: None, redirect };
-        let tables = {
-            let Maps { frontends, slots, backends, services, .. } = datapath.maps()?;
-            Tables::new(frontends, slots, backends, services)
-        };
-        let backend = EbpfBackend::adopt(tables).context("read what an earlier agent left in the maps")?;
-        let proxy = Proxy::new(backend, view);
+        let proxy = Proxy::new(datapath::backend(&datapath)?, view.clone());
 
         let dns = match args.dns_port {
             0 => None,
@@ -238,100 +200,76 @@ impl Agent {
                 };
             }
         })?;
-        let agent = Self {
-            args,
-            world: World::default(),
-            proxy,
-            dns,
-            network,
-            maps,
-            board,
-            dirty: Dirty::default(),
-            synced: false,
-            installed: false,
-        };
+        let monitor = Monitor::start(monitor::Options {
+            node: args.node.clone(),
+            healthz: args.healthz_bind_address.0,
+            metrics: args.metrics_bind_address.0,
+            hard_fail: false,
+            health_timeout: HEALTH_TIMEOUT,
+            mode: "ebpf",
+            config: KubeProxyConfiguration {
+                hostname_override: args.node.clone(),
+                bind_address: args.node_address.to_string(),
+                healthz_bind_address: args.healthz_bind_address.to_string(),
+                metrics_bind_address: args.metrics_bind_address.to_string(),
+                mode: "ebpf".to_owned(),
+                ..KubeProxyConfiguration::defaults()
+            },
+            pins: Some(args.bpffs.clone()),
+        })?;
+        let services = Services::new(proxy, view, Some(maps), monitor);
+        let agent = Self { args, services, dns, network, board, installed: false };
         Ok((agent, socket))
     }
 
     /// Takes in a batch, together with those that wait behind it, and brings everything to it.
     fn take(&mut self, first: Batch, waiting: &mut mpsc::Receiver<Batch>) {
-        let received = first.received;
-        let mut synced = self.synced;
-        let mut next = Some(first);
-        while let Some(batch) = next {
-            synced |= batch.synced;
-            for change in batch.changes {
-                self.world.apply(change, &mut self.dirty);
-            }
-            next = waiting.try_recv().ok();
-        }
-        if !synced {
-            // The first listing takes effect as a whole: nothing half known is ever live, and nothing is removed for it.
-            return;
-        }
-        let dirty = std::mem::take(&mut self.dirty);
-        let first_sync = !self.synced;
-        if first_sync {
-            self.synced = true;
-            self.proxy.synced();
-        }
+        let Some(taken) = self.services.take(first, waiting) else { return };
         if let Some(dns) = &self.dns {
-            dns.publish(&self.world, &dirty);
-            if first_sync {
+            dns.publish(&self.services.world, &taken.dirty);
+            if taken.first {
                 dns.mark_synced();
             }
         }
-        self.apply(&dirty, Some(received));
-        if first_sync {
-            self.first_sync(received);
+        self.apply(&taken.dirty, Some(taken.received));
+        self.services.follow(&taken.dirty);
+        if taken.first {
+            self.first_sync(taken.received);
         }
-        if !dirty.nodes.is_empty() {
+        if !taken.dirty.nodes.is_empty() {
             self.follow_nodes();
         }
     }
 
     /// Brings the maps to the world; `received` is when the cause arrived.
     fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) {
-        let failures = match self.proxy.update(&self.world, dirty) {
-            Ok(applied) => {
-                if applied.changed() {
-                    if let Some(received) = received {
-                        self.board.changed(received.elapsed());
-                    }
-                    self.raise(StateKey::Applies);
-                }
-                applied.failed.iter().map(ToString::to_string).collect()
-            }
-            Err(error) => vec![error.to_string()],
-        };
-        for failure in &failures {
-            tracing::error!("service proxy: {failure}");
+        let outcome = self.services.apply(dirty, received);
+        if let Some(received) = received.filter(|_| outcome.changed) {
+            self.board.changed(received.elapsed());
         }
-        let services = self.world.services().count();
+        let services = self.services.world.services().count();
         self.board.update(|figures| {
-            figures.failures = failures;
+            figures.failures = outcome.failures;
             figures.services = services;
         });
     }
 
     fn first_sync(&mut self, received: Instant) {
         let micros = u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX);
-        if let Err(error) = self.maps.set_state(StateKey::Synced, 1) {
-            tracing::warn!("mark the maps as synced: {error}");
-        }
+        self.services.mark_synced();
         self.board.update(|figures| {
             figures.synced = true;
             figures.first_sync_us = micros;
         });
-        tracing::info!(services = self.world.services().count(), micros, "synced");
+        tracing::info!(services = self.services.world.services().count(), micros, "synced");
     }
 
     /// Routes to the other nodes, and this node's own address ranges; then pods may come.
     fn follow_nodes(&mut self) {
-        if let Err(error) = self.network.update_nodes(&self.world) {
+        if let Err(error) = self.network.update_nodes(&self.services.world) {
             tracing::error!("routes to the other nodes: {error}");
         }
-        let Some(node) = self.world.node(&self.args.node) else { return };
+        let Some(node) = self.services.world.node(&self.args.node) else { return };
         if node.pod_cidrs.is_empty() {
             return;
         }
@@ -360,20 +298,9 @@ impl Agent {
 
     /// Forgets flows that were idle for too long.
     fn sweep(&mut self) {
-        match conntrack::sweep(&mut self.maps, conntrack::now()) {
-            Ok(swept) if swept.expired + swept.strays > 0 => tracing::debug!(?swept, "flows expired"),
-            Ok(_) => {}
-            Err(error) => tracing::warn!("expire flows: {error}"),
-        }
+        self.services.sweep();
         let pods = self.network.pods().len();
         self.board.update(|figures| figures.pods = pods);
-    }
-
-    fn raise(&mut self, key: StateKey) {
-        let raised = self.maps.state(key).and_then(|value| self.maps.set_state(key, value + 1));
-        if let Err(error) = raised {
-            tracing::warn!("state {key:?}: {error}");
-        }
     }
 }
 
@@ -381,17 +308,6 @@ impl Agent {
 fn parse_name(text: &str) -> Name {
     let (namespace, name) = text.split_once('/').unwrap_or(("kube-system", text));
     Name::new(namespace, name)
-}
-
-/// Where cgroup2 is mounted.
-fn cgroup_root() -> Result<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
-    let mut found = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let path = fields.next()?;
-        (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
-    });
-    found.next().context("no cgroup2 is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`) or give --cgroup")
 }
 
 #[cfg(test)]

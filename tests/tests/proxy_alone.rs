@@ -1,0 +1,266 @@
+//! `thalweg proxy` on a node with somebody else's pod network: kubeadm's configuration unchanged, health, metrics, a
+//! healthCheckNodePort, a virtual IP and a NodePort by real requests, and nothing left after `--cleanup`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use thalweg_lab::netns::{Netns, run};
+use thalweg_lab::owner::Owner;
+use thalweg_lab::place::Place;
+use thalweg_lab::probe::HttpReport;
+use thalweg_lab::process::{Process, Spec, wait_until};
+use thalweg_lab::topology::Topology;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const LAB: &str = "proxyalone";
+const NODE: &str = "node-a";
+const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 5);
+const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Another node's pod: nobody is there.
+const FAR: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
+
+/// An address that the node gets while the proxy runs.
+const NEW_ADDR: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 50);
+
+/// What `kubeadm init` writes into the kube-proxy ConfigMap, as the proxy's own crate tests it.
+const KUBEADM: &str = include_str!("../../proxy/src/config/kubeadm.yaml");
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+/// A node whose pods hang on a bridge, and a client outside.
+struct Lab {
+    topology: Topology,
+    pod: Netns,
+    bin: PathBuf,
+    owner: Owner,
+}
+
+/// What the cluster's objects say.
+struct State<'a> {
+    policy: &'a str,
+    /// Where the pod's endpoint is said to be, and whether it is ready.
+    endpoint: (Ipv4Addr, &'a str, bool),
+    node_spec: &'a str,
+}
+
+const NORMAL: State<'static> = State { policy: "Local", endpoint: (POD, NODE, true), node_spec: "{}" };
+
+/// GET by a bare socket from a namespace.
+fn get(netns: &Netns, host: Ipv4Addr, port: u16, path: &str) -> Result<Answer> {
+    netns.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((host, port)), Duration::from_secs(2))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let (head, body) = text.split_once("\r\n\r\n").with_context(|| format!("no HTTP: {text:?}"))?;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no status")?;
+        Ok(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
+    })?
+}
+
+// === impl Lab ===
+
+impl Lab {
+    fn start() -> Result<Self> {
+        let bin = std::env::var_os("THALWEG_BIN")
+            .context("THALWEG_BIN is not set: `cargo xtask test lab` builds and names the binaries")?;
+        let owner = Owner::claim(LAB)?;
+        let topology = Topology::build(LAB, 1)?;
+        let pod = Netns::create(&format!("thalweg-{LAB}-pod"))?;
+        let node = &topology.nodes[0].netns;
+        node.ip("link add cni0 type bridge")?;
+        node.ip("addr add 10.244.0.1/24 dev cni0")?;
+        node.ip("link set cni0 up")?;
+        node.ip(&format!("link add veth1 type veth peer name eth0 netns {}", pod.name()))?;
+        node.ip("link set veth1 master cni0 up")?;
+        pod.ip(&format!("addr add {POD}/24 dev eth0"))?;
+        pod.ip("link set eth0 up")?;
+        pod.ip("route add default via 10.244.0.1")?;
+        node.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
+        fs::create_dir_all(owner.run().join("manifests"))?;
+        fs::create_dir_all(owner.run().join("bpf"))?;
+        fs::create_dir_all(owner.cgroup().join("system"))?;
+        fs::write(owner.run().join("config.yaml"), KUBEADM)?;
+        let lab = Self { topology, pod, bin: bin.into(), owner };
+        lab.apply(&NORMAL)?;
+        Ok(lab)
+    }
+
+    fn node(&self) -> &Netns {
+        &self.topology.nodes[0].netns
+    }
+
+    /// Puts the objects in place as an editor does: written beside, then renamed.
+    fn apply(&self, state: &State<'_>) -> Result<()> {
+        let State { policy, endpoint: (address, node, ready), node_spec } = state;
+        let health = if *policy == "Local" { ", healthCheckNodePort: 30900" } else { "" };
+        let text = format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {NODE}}}\nspec: {node_spec}\n\
+             status: {{addresses: [{{type: InternalIP, address: {node_addr}}}]}}\n\
+             ---\napiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\n\
+             spec: {{type: LoadBalancer, clusterIP: 10.96.7.7, clusterIPs: [10.96.7.7], externalTrafficPolicy: {policy}{health}, \
+             ports: [{{name: http, port: 80, targetPort: 8080, nodePort: 30080}}]}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: web-1, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\n\
+             ports: [{{name: http, port: 8080, protocol: TCP}}]\n\
+             endpoints: [{{addresses: [{address}], conditions: {{ready: {ready}}}, nodeName: {node}}}]\n",
+            node_addr = self.topology.nodes[0].addr,
+        );
+        let fresh = self.owner.run().join("fresh.yaml");
+        fs::write(&fresh, text)?;
+        fs::rename(&fresh, self.owner.run().join("manifests/all.yaml")).context("put the manifest in place")
+    }
+
+    fn process(&self, name: &'static str, netns: &Netns, args: &[&str]) -> Result<Process> {
+        Process::start(Spec {
+            name,
+            netns: netns.path(),
+            cgroup: &self.owner.cgroup().join(name),
+            log: self.owner.run().join(format!("{name}.log")),
+            program: &self.bin.join("thalweg"),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: Vec::new(),
+            listener: None,
+        })
+    }
+
+    fn proxy(&self) -> Result<Process> {
+        let run = self.owner.run().display();
+        self.process(
+            "proxy",
+            self.node(),
+            &[
+                "proxy",
+                "--hostname-override=Node-A",
+                &format!("--config={run}/config.yaml"),
+                &format!("--source=file:{run}/manifests"),
+                &format!("--bpffs={run}/bpf"),
+                &format!("--cgroup={}", self.owner.cgroup().display()),
+            ],
+        )
+    }
+
+    /// A process of the node; its sockets are balanced.
+    fn host(&self) -> Place {
+        Place::at("node", self.node().path(), Some(&self.owner.cgroup().join("system")))
+    }
+
+    fn until(&self, what: &str, proxy: &mut Process, ready: impl Fn() -> Result<bool>) -> Result<()> {
+        wait_until(what, DEADLINE, &mut [proxy], ready)
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn kubeadms_configuration_runs_the_proxy_alone() {
+    let lab = Lab::start().expect("lab");
+    let mut proxy = lab.proxy().expect("proxy");
+    let result = scenario(&lab, &mut proxy);
+    let log = proxy.log_tail(30);
+    drop(proxy);
+    let Lab { owner, topology, pod, .. } = lab;
+    let removed = owner.remove();
+    drop((topology, pod));
+    result.unwrap_or_else(|error| panic!("{error:#}\nproxy:\n{log}"));
+    removed.expect("nothing is left behind");
+}
+
+fn scenario(lab: &Lab, proxy: &mut Process) -> Result<()> {
+    let (node_addr, outside, node) = (lab.topology.nodes[0].addr, &lab.topology.client, lab.node());
+    let mut echo = lab.process("echo", &lab.pod, &["echo", "--name", "backend"])?;
+    wait_until("echo listens", DEADLINE, &mut [&mut echo], || Ok(get(&lab.pod, LOOPBACK, 8080, "/").is_ok()))?;
+    lab.until("the health check opens", proxy, || Ok(get(outside, node_addr, 30900, "/").is_ok()))?;
+
+    health_and_metrics(lab)?;
+    for (place, target) in [(lab.host(), "10.96.7.7:80"), (Place::at("outside", outside.path(), None), "172.30.0.11:30080")] {
+        let report: HttpReport = place.probe(&["http", target, "--count", "20"])?;
+        ensure!(report.failed == 0 && report.pods.contains_key("backend"), "{} to {target}: {report:?}", place.label);
+    }
+
+    node.ip("addr add 172.30.0.50/24 dev eth0")?;
+    lab.until("a NodePort on an address that appears", proxy, || Ok(get(outside, NEW_ADDR, 30080, "/").is_ok()))?;
+
+    let check = || get(outside, node_addr, 30900, "/whatever");
+    let answer = check()?;
+    ensure!(answer.status == 200, "{}", answer.head);
+    for header in ["content-type: application/json", "x-content-type-options: nosniff", "x-load-balancing-endpoint-weight: 1"] {
+        ensure!(answer.head.lines().any(|line| line == header), "{header} is not in {}", answer.head);
+    }
+    let wanted = r#"{"service":{"namespace":"shop","name":"web"},"localEndpoints":1,"serviceProxyHealthy":true}"#;
+    ensure!(answer.body == wanted, "{}", answer.body);
+
+    // cilium#11043, cilium#33547: no ready endpoint here, whatever there is elsewhere.
+    lab.apply(&State { endpoint: (FAR, "node-b", true), ..NORMAL })?;
+    lab.until("503 without a local endpoint", proxy, || Ok(check()?.status == 503))?;
+    let metrics = get(node, LOOPBACK, 10249, "/metrics")?.body;
+    let lonely = "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 1";
+    ensure!(metrics.lines().any(|line| line == lonely), "{lonely} is not in\n{metrics}");
+
+    lab.apply(&State { policy: "Cluster", ..NORMAL })?;
+    lab.until("the health check closes with the policy Cluster", proxy, || Ok(check().is_err()))?;
+    lab.apply(&NORMAL)?;
+    lab.until("the health check opens again", proxy, || Ok(check().is_ok_and(|answer| answer.status == 200)))?;
+
+    let taint = "{taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}";
+    lab.apply(&State { node_spec: taint, ..NORMAL })?;
+    let probe = |path: &str| get(outside, node_addr, 10256, path);
+    lab.until("a node about to be deleted is unhealthy", proxy, || Ok(probe("/healthz")?.status == 503))?;
+    ensure!(probe("/healthz")?.body.contains(r#""nodeEligible":false,"healthy":false"#), "{}", probe("/healthz")?.body);
+    ensure!(probe("/livez")?.status == 200, "{}", probe("/livez")?.body);
+
+    ends_and_is_cleaned_up(lab, proxy)
+}
+
+fn health_and_metrics(lab: &Lab) -> Result<()> {
+    let (node_addr, outside, node) = (lab.topology.nodes[0].addr, &lab.topology.client, lab.node());
+    let healthz = get(outside, node_addr, 10256, "/healthz")?;
+    ensure!(healthz.status == 200 && healthz.body.contains(r#""nodeEligible":true,"healthy":true"#), "{}", healthz.body);
+    ensure!(healthz.body.contains(r#""status":{"IPv4":{"lastUpdated":"#), "{}", healthz.body);
+    ensure!(get(outside, node_addr, 10249, "/metrics").is_err(), "metrics are served to the outside by default");
+
+    let metrics = get(node, LOOPBACK, 10249, "/metrics")?;
+    ensure!(metrics.head.contains("content-type: text/plain; version=0.0.4"), "{}", metrics.head);
+    for line in [
+        "kubeproxy_sync_proxy_rules_service_changes_total 1",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_total 1",
+        "kubeproxy_sync_proxy_rules_service_changes_pending 0",
+        "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
+        "thalweg_services 1",
+        "thalweg_health_checks 1",
+        "thalweg_map_entries{map=\"services\"} 1",
+        "thalweg_drops_total{reason=\"conntrack_full\"} 0",
+    ] {
+        ensure!(metrics.body.lines().any(|found| found == line), "{line} is not in\n{}", metrics.body);
+    }
+    let mode = get(node, LOOPBACK, 10249, "/proxyMode")?;
+    ensure!(mode.status == 200 && mode.body == "ebpf", "{}", mode.body);
+    let configz = get(node, LOOPBACK, 10249, "/configz")?;
+    let value: serde_json::Value = serde_json::from_str(&configz.body)?;
+    let config = &value["kubeproxy.config.k8s.io"];
+    ensure!(config["clusterCIDR"] == "10.244.0.0/16" && config["hostnameOverride"] == "Node-A", "{}", configz.body);
+    Ok(())
+}
+
+/// SIGTERM leaves the data path at work; `--cleanup` removes it.
+fn ends_and_is_cleaned_up(lab: &Lab, proxy: &mut Process) -> Result<()> {
+    ensure!(proxy.stop(Duration::from_secs(10))?, "the proxy had to be killed");
+    let report: HttpReport = lab.host().probe(&["http", "10.96.7.7:80", "--count", "5"])?;
+    ensure!(report.failed == 0, "without the proxy: {report:?}");
+    let pins = lab.owner.run().join("bpf");
+    let mut command = lab.node().command(lab.bin.join("thalweg"));
+    let said = run(command.args(["proxy", "--cleanup", "--bpffs"]).arg(&pins))?;
+    ensure!(said.contains("removed map FRONTENDS") && said.contains("removed link"), "{said}");
+    ensure!(!pins.exists() || fs::read_dir(&pins)?.next().is_none(), "{} is not empty", pins.display());
+    let report: thalweg_lab::probe::ConnectReport = lab.host().probe(&["connect", "10.96.7.7:80"])?;
+    ensure!(report.outcome != "connected", "the virtual IP still answers: {}", report.outcome);
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! The node's own interfaces and addresses: which there are, which serve NodePorts, which the programs belong on.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result};
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use thalweg_proxy::config::NodePortAddresses;
+
+/// Hardware type of interfaces whose packets have Ethernet headers. The programs read no others.
+const ETHERNET: u16 = nix::libc::ARPHRD_ETHER;
+
+/// What there is in this network namespace at one moment.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Local {
+    /// Interfaces with Ethernet headers, but loopback.
+    pub interfaces: Vec<Interface>,
+    /// IPv4 addresses of all interfaces.
+    pub addresses: Vec<LocalAddress>,
+}
+
+/// An interface that is made anew under the same name has another index.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Interface {
+    pub name: String,
+    pub index: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LocalAddress {
+    pub interface: String,
+    pub address: Ipv4Addr,
+}
+
+/// Looks at this network namespace.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn look() -> Result<Local> {
+    let mut local = Local::default();
+    for entry in getifaddrs().context("list the interfaces of this machine")? {
+        let Some(address) = entry.address else { continue };
+        let name = entry.interface_name;
+        if let Some(address) = address.as_sockaddr_in() {
+            local.addresses.push(LocalAddress { interface: name, address: address.ip() });
+        } else if let Some(link) = address.as_link_addr()
+            && link.hatype() == ETHERNET
+            && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+            // Gone since the list was made.
+            && let Ok(index) = if_nametoindex(name.as_str())
+        {
+            local.interfaces.push(Interface { name, index });
+        }
+    }
+    Ok(local)
+}
+
+/// The interfaces that the programs belong on. `wanted` are names, or starts of names with a `*`; without any, every
+/// interface with an address: packets for services come in there, and so do the answers of pods on bridges and tunnels.
+pub fn entries(wanted: &[String], pods: Option<&str>, local: &Local) -> Vec<Interface> {
+    let named = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => pattern == name,
+    };
+    let has_address = |name: &str| local.addresses.iter().any(|address| address.interface == name);
+    let chosen = |name: &str| {
+        let said = wanted.iter().any(|pattern| named(pattern, name));
+        said || wanted.is_empty() && has_address(name) || pods.is_some_and(|pattern| named(pattern, name))
+    };
+    local.interfaces.iter().filter(|interface| chosen(&interface.name)).cloned().collect()
+}
+
+/// The addresses that serve NodePorts, in order. Loopback does not: what is sent to it never passes an interface.
+pub fn node_port_addresses(wanted: &NodePortAddresses, local: &Local) -> Vec<Ipv4Addr> {
+    let mut chosen: Vec<Ipv4Addr> = local
+        .addresses
+        .iter()
+        .map(|local| local.address)
+        .filter(|address| !address.is_loopback())
+        .filter(|address| match wanted {
+            NodePortAddresses::All => true,
+            // They come with the Node object.
+            NodePortAddresses::Primary => false,
+            NodePortAddresses::Ranges(ranges) => ranges.iter().any(|range| range.contains(IpAddr::V4(*address))),
+        })
+        .collect();
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+/// The node's primary address, when nobody says which: that of the interface with the default route, else the first
+/// one that is not loopback. `routes` is the content of /proc/net/route.
+pub fn primary(local: &Local, routes: &str) -> Option<Ipv4Addr> {
+    let addresses = || local.addresses.iter();
+    let on = |interface: &str| addresses().find(|local| local.interface == interface).map(|local| local.address);
+    default_interface(routes)
+        .and_then(on)
+        .or_else(|| addresses().map(|local| local.address).find(|address| !address.is_loopback()))
+}
+
+/// The interface of the default route with the lowest metric.
+fn default_interface(routes: &str) -> Option<&str> {
+    let routes = routes.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [interface, destination, _, _, _, _, metric, mask, ..] = fields.as_slice() else { return None };
+        (*destination == "00000000" && *mask == "00000000").then_some((metric.parse::<u32>().ok()?, *interface))
+    });
+    routes.min().map(|(_, interface)| interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTES: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+        eth1\t00000000\t0101A8C0\t0003\t0\t0\t200\t00000000\t0\t0\t0\n\
+        eth0\t00000000\t01001EAC\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
+        cni0\t0000F40A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+
+    fn local() -> Local {
+        let addresses =
+            [("lo", [127, 0, 0, 1]), ("cni0", [10, 244, 0, 1]), ("eth0", [172, 30, 0, 11]), ("eth1", [192, 168, 1, 5])];
+        let interfaces = [("cni0", 4), ("eth0", 2), ("eth1", 3), ("cali1", 7), ("cali2", 8)];
+        Local {
+            interfaces: interfaces.map(|(name, index)| Interface { name: name.to_owned(), index }).to_vec(),
+            addresses: addresses
+                .map(|(interface, address)| LocalAddress { interface: interface.to_owned(), address: address.into() })
+                .to_vec(),
+        }
+    }
+
+    #[track_caller]
+    fn check(wanted: &NodePortAddresses, chosen: &[[u8; 4]]) {
+        let chosen: Vec<Ipv4Addr> = chosen.iter().map(|address| Ipv4Addr::from(*address)).collect();
+        assert_eq!(node_port_addresses(wanted, &local()), chosen);
+    }
+
+    #[test]
+    fn node_ports_are_served_where_the_configuration_says() {
+        let ranges =
+            |texts: &[&str]| NodePortAddresses::Ranges(texts.iter().map(|text| text.parse().expect("range")).collect());
+        check(&NodePortAddresses::All, &[[10, 244, 0, 1], [172, 30, 0, 11], [192, 168, 1, 5]]);
+        check(&NodePortAddresses::Primary, &[]);
+        check(&ranges(&["172.30.0.0/24", "172.0.0.0/8"]), &[[172, 30, 0, 11]]);
+        check(&ranges(&["127.0.0.0/8", "fd00::/8"]), &[]);
+    }
+
+    #[test]
+    fn programs_belong_where_packets_come_in() {
+        let check = |wanted: &[&str], pods: Option<&str>, names: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+            let found = entries(&wanted, pods, &local());
+            assert_eq!(found.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>(), names);
+        };
+        check(&[], None, &["cni0", "eth0", "eth1"]);
+        check(&[], Some("cali*"), &["cni0", "eth0", "eth1", "cali1", "cali2"]);
+        check(&["eth0"], None, &["eth0"]);
+        check(&["eth*"], None, &["eth0", "eth1"]);
+        check(&["eth0"], Some("cni0"), &["cni0", "eth0"]);
+        check(&["wlan0"], None, &[]);
+    }
+
+    #[test]
+    fn the_primary_address_is_on_the_way_out() {
+        assert_eq!(primary(&local(), ROUTES), Some(Ipv4Addr::new(172, 30, 0, 11)));
+        assert_eq!(primary(&local(), "Iface\n"), Some(Ipv4Addr::new(10, 244, 0, 1)));
+        assert_eq!(primary(&Local::default(), ROUTES), None);
+    }
+
+    #[test]
+    fn this_machine_has_a_loopback_that_is_no_entry() {
+        let local = look().expect("look");
+        assert!(local.addresses.iter().any(|address| address.address.is_loopback()), "{local:?}");
+        assert!(local.interfaces.iter().all(|interface| interface.name != "lo"), "{local:?}");
+    }
+}

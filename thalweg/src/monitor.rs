@@ -1,0 +1,165 @@
+//! What watches a service proxy: health, metrics, and the health checks of services; and the servers that show them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use thalweg_abi::{FrontendFlags, Scope};
+use thalweg_cluster::{Change, Name, TrafficPolicy, World};
+use thalweg_loader::conntrack::Swept;
+use thalweg_proxy::config::KubeProxyConfiguration;
+use thalweg_proxy::health::{self, Health, Moment, ServiceChecks};
+use thalweg_proxy::http::Server;
+use thalweg_proxy::metrics::{self, KernelReader, Metrics, NoLocal, Round};
+use thalweg_proxy::{NodeView, plan};
+
+/// Where a server listens; written as an address, or empty for nowhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Address(pub Option<SocketAddr>);
+
+pub struct Options {
+    /// Name of this node.
+    pub node: String,
+    /// `None` turns a server off.
+    pub healthz: Option<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
+    /// End when one of them cannot listen; otherwise it tries again.
+    pub hard_fail: bool,
+    /// How long a change may wait before the proxy is unhealthy.
+    pub health_timeout: Duration,
+    /// Shown by /proxyMode.
+    pub mode: &'static str,
+    /// Shown by /configz.
+    pub config: KubeProxyConfiguration,
+    /// Pins of the maps whose figures are shown; `None` when there are none.
+    pub pins: Option<PathBuf>,
+}
+
+/// Told by the loop what happens; the servers tell everybody else.
+pub struct Monitor {
+    node: String,
+    health: Health,
+    metrics: Metrics,
+    checks: ServiceChecks,
+    /// Services with a Local policy that leaves them without endpoints: internal, external.
+    lonely: BTreeMap<Name, [bool; 2]>,
+    _servers: Vec<Server>,
+}
+
+// === impl Address ===
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |address| address.fmt(f))
+    }
+}
+
+/// Reads an [`Address`].
+///
+/// # Errors
+/// When the text is neither empty nor `IP:PORT`.
+pub fn address(text: &str) -> Result<Address, String> {
+    if text.is_empty() {
+        return Ok(Address(None));
+    }
+    text.parse().map(|address| Address(Some(address))).map_err(|_| format!("{text:?}: must be IP:PORT, or empty for none"))
+}
+
+// === impl Monitor ===
+
+impl Monitor {
+    /// Starts the servers. Call it inside the runtime, with the maps already made.
+    ///
+    /// # Errors
+    /// When the maps cannot be opened, or, with `hard_fail`, a server cannot listen.
+    pub fn start(options: Options) -> Result<Self> {
+        let Options { node, healthz, metrics: metrics_address, hard_fail, health_timeout, mode, config, pins } = options;
+        let (health, metrics) = (Health::new(health_timeout), Metrics::default());
+        let mut servers = Vec::new();
+        if let Some(address) = healthz {
+            let handler = health::handler(health.clone(), metrics.clone());
+            servers.push(Server::listen("health", address, hard_fail, handler)?);
+        }
+        if let Some(address) = metrics_address {
+            let reader = pins.as_deref().map(open_maps).transpose()?;
+            let kernel = move || reader.as_ref().and_then(KernelReader::status);
+            let handler = metrics::handler(metrics.clone(), mode, config, kernel);
+            servers.push(Server::listen("metrics", address, hard_fail, handler)?);
+        }
+        let checks = ServiceChecks::new(node.as_str(), health.clone());
+        Ok(Self { node, health, metrics, checks, lonely: BTreeMap::new(), _servers: servers })
+    }
+
+    /// Changes arrived that are not in the kernel yet.
+    pub fn queued(&self, changes: &[Change]) {
+        self.metrics.queued(changes);
+        if changes.iter().any(|change| matches!(change, Change::Service(..) | Change::EndpointSlice(..))) {
+            self.health.update(|state| state.queued(Moment::now()));
+        }
+    }
+
+    /// The kernel was brought to the world, as far as `round` says.
+    pub fn synced(&self, round: &Round, services: usize) {
+        self.metrics.synced(round, services);
+        if round.complete {
+            self.health.update(|state| state.updated(Moment::now()));
+        }
+    }
+
+    /// Follows what became of these services, and of this node.
+    pub fn follow(&mut self, world: &World, services: &BTreeSet<Name>, view: &NodeView) {
+        if let Some(node) = world.node(&self.node) {
+            self.health.update(|state| state.sync_node(node));
+        }
+        self.checks.update(world, services);
+        self.metrics.health_checks(self.checks.len());
+        for name in services {
+            match lonely(world, name, view) {
+                [false, false] => self.lonely.remove(name),
+                lonely => self.lonely.insert(name.clone(), lonely),
+            };
+        }
+        let count = |side: usize| self.lonely.values().filter(|sides| sides[side]).count();
+        self.metrics.no_local_endpoints(NoLocal { internal: count(0), external: count(1) });
+    }
+
+    /// Flows were expired: a good moment to try again what could not listen.
+    pub fn swept(&mut self, swept: &Swept) {
+        self.metrics.swept(swept.kept, swept.expired);
+        self.retry();
+    }
+
+    /// Tries again to open health checks that could not listen.
+    pub fn retry(&mut self) {
+        self.checks.sync();
+        self.metrics.health_checks(self.checks.len());
+    }
+
+    /// Where health checks of services listen; empty: on every address.
+    pub fn set_check_addresses(&mut self, addresses: &[IpAddr]) {
+        self.checks.set_addresses(addresses);
+        self.retry();
+    }
+}
+
+fn open_maps(pins: &Path) -> Result<KernelReader> {
+    KernelReader::open(pins).with_context(|| format!("open the maps below {}", pins.display()))
+}
+
+/// Whether a Local policy, internal or external, makes this node drop what it is sent.
+fn lonely(world: &World, name: &Name, view: &NodeView) -> [bool; 2] {
+    let local = |object: &thalweg_cluster::Service| {
+        object.internal_policy == TrafficPolicy::Local || object.external_policy == TrafficPolicy::Local
+    };
+    if !world.service(name).is_some_and(|object| local(object)) {
+        return [false; 2];
+    }
+    let plan = plan::plan(world, name, view);
+    let drops = |scope: Scope| {
+        let drops = |flags: FrontendFlags| flags.0 & FrontendFlags::DROP_WHEN_EMPTY != 0;
+        plan.frontends.iter().any(|frontend| frontend.scope == scope && drops(frontend.flags))
+    };
+    [drops(Scope::INTERNAL), drops(Scope::EXTERNAL)]
+}

@@ -1,0 +1,170 @@
+//! The loop's share of a service proxy: takes in what the source sends, brings the kernel to it, says how it went.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use thalweg_abi::StateKey;
+use thalweg_cluster::{Batch, Dirty, World};
+use thalweg_loader::{Maps, conntrack};
+use thalweg_proxy::metrics::Round;
+use thalweg_proxy::{Backend, NodeView, Proxy};
+use tokio::sync::mpsc;
+
+use crate::monitor::Monitor;
+
+/// The cluster's state, the proxy that follows it, and what watches both.
+pub struct Services<B> {
+    pub world: World,
+    pub monitor: Monitor,
+    proxy: Proxy<B>,
+    view: NodeView,
+    /// For expiry and for the STATE map; `None` when the backend has no maps.
+    maps: Option<Maps>,
+    /// What became dirty before the first complete listing.
+    dirty: Dirty,
+    synced: bool,
+}
+
+/// What a batch brought.
+pub struct Taken {
+    pub dirty: Dirty,
+    /// When the first of the changes arrived.
+    pub received: Instant,
+    /// The world is complete for the first time.
+    pub first: bool,
+}
+
+/// How an apply went.
+pub struct Outcome {
+    pub changed: bool,
+    /// One text each.
+    pub failures: Vec<String>,
+}
+
+// === impl Services ===
+
+impl<B: Backend> Services<B> {
+    pub fn new(proxy: Proxy<B>, view: NodeView, maps: Option<Maps>, monitor: Monitor) -> Self {
+        Self { world: World::default(), monitor, proxy, view, maps, dirty: Dirty::default(), synced: false }
+    }
+
+    /// Takes in a batch, together with those that wait behind it. `None` until everything has been listed: the first
+    /// listing takes effect as a whole, so that nothing half known is ever live, and nothing is removed for it.
+    pub fn take(&mut self, first: Batch, waiting: &mut mpsc::Receiver<Batch>) -> Option<Taken> {
+        let received = first.received;
+        let mut synced = self.synced;
+        let mut next = Some(first);
+        while let Some(batch) = next {
+            synced |= batch.synced;
+            self.monitor.queued(&batch.changes);
+            for change in batch.changes {
+                self.world.apply(change, &mut self.dirty);
+            }
+            next = waiting.try_recv().ok();
+        }
+        if !synced {
+            return None;
+        }
+        let first = !self.synced;
+        if first {
+            self.synced = true;
+            self.proxy.synced();
+        }
+        Some(Taken { dirty: std::mem::take(&mut self.dirty), received, first })
+    }
+
+    /// Brings the kernel to the world; `received` is when the cause arrived.
+    pub fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) -> Outcome {
+        let started = Instant::now();
+        let result = self.proxy.update(&self.world, dirty);
+        let mut round = Round { took: started.elapsed(), ..Round::default() };
+        let outcome = match result {
+            Ok(applied) => {
+                round = Round { apply: applied.took, complete: true, failing: applied.failed.len(), ..round };
+                if applied.changed() {
+                    round.latency = received.map(|received| received.elapsed());
+                    self.raise(StateKey::Applies);
+                }
+                Outcome { changed: applied.changed(), failures: applied.failed.iter().map(ToString::to_string).collect() }
+            }
+            Err(error) => Outcome { changed: false, failures: vec![error.to_string()] },
+        };
+        for failure in &outcome.failures {
+            tracing::error!("service proxy: {failure}");
+        }
+        self.monitor.synced(&round, self.world.services().count());
+        outcome
+    }
+
+    /// Health checks follow what has become dirty, and is in effect now.
+    pub fn follow(&mut self, dirty: &Dirty) {
+        self.monitor.follow(&self.world, &dirty.services, &self.view);
+    }
+
+    /// The kernel holds a complete snapshot.
+    pub fn mark_synced(&mut self) {
+        let Some(maps) = &mut self.maps else { return };
+        if let Err(error) = maps.set_state(StateKey::Synced, 1) {
+            tracing::warn!("mark the maps as synced: {error}");
+        }
+    }
+
+    /// Forgets flows that were idle for too long.
+    pub fn sweep(&mut self) {
+        let Some(maps) = &mut self.maps else { return self.monitor.retry() };
+        match conntrack::sweep(maps, conntrack::now()) {
+            Ok(swept) => {
+                if swept.expired + swept.strays > 0 {
+                    tracing::debug!(?swept, "flows expired");
+                }
+                self.monitor.swept(&swept);
+            }
+            Err(error) => tracing::warn!("expire flows: {error}"),
+        }
+    }
+
+    /// The node's addresses are these from now on; true when that is news, and an apply is due.
+    pub fn set_view(&mut self, view: NodeView) -> bool {
+        let news = view != self.view;
+        if news {
+            self.view = view.clone();
+            self.proxy.set_view(view);
+        }
+        news && self.synced
+    }
+
+    pub fn view(&self) -> &NodeView {
+        &self.view
+    }
+
+    /// When to apply although nothing changed.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.proxy.next_deadline()
+    }
+
+    fn raise(&mut self, key: StateKey) {
+        let Some(maps) = &mut self.maps else { return };
+        let raised = maps.state(key).and_then(|value| maps.set_state(key, value + 1));
+        if let Err(error) = raised {
+            tracing::warn!("state {key:?}: {error}");
+        }
+    }
+}
+
+/// Sleeps until `deadline`; for ever without one.
+pub async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Why the channel of the source ended.
+///
+/// # Errors
+/// Always: a source does not end by itself.
+pub async fn source_ended(watching: tokio::task::JoinHandle<Result<(), thalweg_cluster::SourceError>>) -> Result<()> {
+    use anyhow::Context;
+    watching.await.context("the source of the cluster's state")??;
+    anyhow::bail!("the source of the cluster's state ended");
+}
