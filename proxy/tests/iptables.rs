@@ -5,11 +5,11 @@
 #[path = "support/wire.rs"]
 mod wire;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use thalweg_cluster::Name;
-use thalweg_proxy::Backend as _;
+use thalweg_cluster::{Dirty, Name, Source, World};
 use thalweg_proxy::iptables::{Error, Executor as _, Inside, IptablesBackend, Options, Programs, Repaired, Variant, cleanup};
+use thalweg_proxy::{Backend as _, NodeView, Proxy};
 use wire::{Wire, plan};
 
 const BOTH: [Variant; 2] = [Variant::Nft, Variant::Legacy];
@@ -107,6 +107,8 @@ fn packets_reach_who_they_should() {
 fn a_change_leaves_others_and_foreign_rules_alone() {
     for (index, variant) in BOTH.into_iter().enumerate() {
         let wire = Wire::new(&format!("c{index}"));
+        let conntrack = wire.node.command("conntrack").arg("--version").output().expect("nsenter runs");
+        assert!(conntrack.status.success(), "install the Debian package conntrack");
         let foreign = "*nat\n:MINE - [0:0]\n-A PREROUTING -m comment --comment \"mine; -j TW-FILTER \\\"x\\\"\" -j MINE\n\
                        -A MINE -s 192.0.2.0/24 -p tcp -m tcp --dport 7 -j REDIRECT --to-ports 9\nCOMMIT\n\
                        *filter\n:MINE - [0:0]\n:TW-NOTOURS - [0:0]\n-A FORWARD -j MINE\n-A MINE -j TW-NOTOURS\nCOMMIT\n";
@@ -182,4 +184,81 @@ fn what_is_refused_is_named() {
         }
         assert!(!rules(&wire, variant).contains("TW-PROBE"), "{variant:?}: nothing of it was done");
     }
+}
+
+/// nf_tables refuses a chain that is more than 15 jumps deep. Addresses that part at every digit, and ports that part too, make the longest way.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_deepest_tree_is_shallow_enough() {
+    for (index, variant) in BOTH.into_iter().enumerate() {
+        let wire = Wire::new(&format!("d{index}"));
+        let inside = Inside::Sources(vec!["10.244.0.0/16".parse().expect("a network")]);
+        let options = Options { inside, masquerade_all: true, ..Options::default() };
+        let mut backend = IptablesBackend::new(Programs::new(variant), options).expect("valid");
+        backend.retain_only_known();
+        let deep = u32::from(std::net::Ipv4Addr::new(10, 96, 0, 7));
+        let parting = (0..7).map(|digit| deep ^ (0x1000_0000 >> (4 * digit)));
+        let neighbours = (0..16).map(|last| (deep & !15) | last);
+        for vip in parting.chain(neighbours).map(std::net::Ipv4Addr::from) {
+            let lines: Vec<String> = (0..20)
+                .flat_map(|port| ["", "ext"].map(|scope| format!("{vip}:{}/tcp {scope} -> 10.244.0.5:8080", 80 + port * 300)))
+                .chain([format!("ours {vip}")])
+                .collect();
+            backend.set(plan(&format!("deep/{vip}"), &lines.iter().map(String::as_str).collect::<Vec<_>>()));
+        }
+        apply(&wire, &mut backend);
+        for from in [&wire.a, &wire.client, &wire.node] {
+            assert_eq!(wire.dial(from, "10.96.0.7:5780"), "a saw 172.30.0.11", "{variant:?}: from {}", from.name());
+            assert_eq!(wire.dial(from, "10.96.0.7:5781"), "refused", "{variant:?}: from {}", from.name());
+        }
+        assert_eq!(wire.dial(&wire.a, "10.244.0.6:8080"), "b saw 10.244.0.5", "{variant:?}: no service");
+    }
+}
+
+const CLUSTER: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 172.30.0.11}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, externalTrafficPolicy: Local, clusterIP: 10.96.0.7, ports: [{name: http, port: 80, nodePort: 30080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.244.0.5], nodeName: n1}, {addresses: [10.244.0.6], nodeName: n2}]
+";
+
+/// From Kubernetes objects to packets, by the same proxy that the eBPF backend has.
+#[tokio::test]
+#[ignore = "needs root: run by cargo xtask test"]
+async fn objects_become_packets() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let manifest = dir.path().join("cluster.yaml");
+    std::fs::write(&manifest, CLUSTER).expect("write");
+    let (sink, mut batches) = tokio::sync::mpsc::channel(8);
+    let watching = tokio::spawn(Source::File(manifest).run(sink));
+    let batch = tokio::time::timeout(Duration::from_secs(10), batches.recv()).await.expect("in time").expect("a batch");
+    let (mut world, mut dirty) = (World::default(), Dirty::default());
+    for change in batch.changes {
+        world.apply(change, &mut dirty);
+    }
+    watching.abort();
+
+    let wire = Wire::new("o");
+    let inside = Inside::Sources(vec!["10.244.0.0/16".parse().expect("a network")]);
+    let options = Options { inside, ..Options::default() };
+    let backend = IptablesBackend::new(Programs::new(Variant::Default), options).expect("valid");
+    let view = NodeView { node: "n1".into(), addresses: Vec::new(), zone: None, redirect: None };
+    let mut proxy = Proxy::new(backend, view);
+    let applied = wire.node.enter(|| proxy.first_sync(&world)).expect("the node's namespace").expect("applies");
+    assert!(applied.failed.is_empty() && applied.services == 1, "{applied:?}");
+    assert_eq!(wire.dial_often(&wire.node, "10.96.0.7:80", 40), ["a saw 172.30.0.11", "b saw 172.30.0.11"]);
+    assert_eq!(wire.dial(&wire.node, "10.96.0.7:81"), "refused");
+    assert_eq!(wire.dial_often(&wire.client, "172.30.0.11:30080", 10), ["a saw 172.30.0.100"], "Local: the endpoint here");
 }

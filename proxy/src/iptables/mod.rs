@@ -47,7 +47,7 @@ use thalweg_cluster::Name;
 
 use crate::backend::{Applied, Backend, Failure};
 use crate::plan::ServicePlan;
-use chain::JUMPS;
+use chain::{JUMPS, Table};
 use rules::{Compiled, compile};
 use ruleset::{Ruleset, Written};
 use save::{Saved, removal};
@@ -174,6 +174,11 @@ impl IptablesBackend {
             "somebody changed the service proxy's rules; they are back"
         );
         Ok(Repaired { chains: written.chains + written.removed, jumps: written.jumps })
+    }
+
+    /// Rules in our chains as last written, by table: what kube-proxy counts as `sync_proxy_rules_iptables_total`.
+    pub fn rule_counts(&self) -> [(&'static str, usize); 2] {
+        [Table::Filter, Table::Nat].map(|table| (table.name(), self.ruleset.rules_in(table)))
     }
 
     /// The tell-tales: the jumps, and the few chains that every packet meets.

@@ -149,13 +149,15 @@ fn plain(name: &str) -> String {
     name.chars().take(200).map(harmless).collect()
 }
 
-pub(super) fn endpoint(id: u64, endpoint: &Endpoint) -> Rules {
+pub(super) fn endpoint(id: u64, endpoint: &Endpoint, options: &Options) -> Rules {
+    let mark = options.masquerade_mark();
     let Endpoint { to, protocol, affinity } = *endpoint;
     let protocol = protocol_name(protocol);
     let remember = if affinity { format!(" -m recent --name {} --set", ChainId::Sep(id)) } else { String::new() };
     Rules::of([
-        // Who dials itself must get the answer from the address it dialled: by way of this node.
-        format!("-s {}/32 -j {}", to.ip(), ChainId::Fixed(Fixed::Masquerade)),
+        // Who dials itself must get the answer from the address it dialled: by way of this node. No jump to the chain that
+        // does the same: nf_tables allows 16 in a row, and the deepest tree of addresses has come here by 15.
+        format!("-s {}/32 -j MARK --set-xmark {mark:#x}/{mark:#x}", to.ip()),
         format!("-p {protocol} -m {protocol}{remember} -j DNAT --to-destination {to}"),
     ])
 }

@@ -183,6 +183,12 @@ impl Ruleset {
         always().filter_map(|chain| Some((chain, self.kernel.get(&chain)?.rules)))
     }
 
+    /// Rules that the kernel has of ours; those of a chain in doubt are not counted.
+    pub fn rules_in(&self, table: Table) -> usize {
+        let held = self.kernel.iter().filter(|(chain, _)| chain.table() == table);
+        held.map(|(_, held)| held.rules).filter(|rules| *rules != usize::MAX).sum()
+    }
+
     /// Transactions of at most about `lines` lines each.
     pub fn scripts(&mut self, lines: usize) -> Vec<Script> {
         let mut writes = Vec::new();
@@ -289,7 +295,7 @@ impl Ruleset {
     pub fn rules(&self, chain: ChainId) -> Option<Rules> {
         match chain {
             ChainId::Fixed(fixed) => Some(rules::fixed(fixed, &self.options)),
-            ChainId::Sep(id) => self.endpoints.get(&id).map(|(endpoint, _)| rules::endpoint(id, endpoint)),
+            ChainId::Sep(id) => self.endpoints.get(&id).map(|(endpoint, _)| rules::endpoint(id, endpoint, &self.options)),
             ChainId::Svc(id) => self.sets.get(&id).map(rules::set),
             ChainId::Ports { tree, .. } | ChainId::Node { tree, .. } => match tree {
                 Tree::Inside => self.inside.rules(chain),

@@ -154,6 +154,8 @@ fn what_packets_meet() {
         .map(|(packet, expected)| (packet.trim_start_matches("hairpin: "), expected)),
     );
     assert!(backend.next_deadline().is_none());
+    let listed = |table: &str, jumps: usize| kernel.rules(table).iter().filter(|line| line.starts_with("-A")).count() - jumps;
+    assert_eq!(backend.rule_counts(), [("filter", listed("filter", 4)), ("nat", listed("nat", 3))]);
 }
 
 #[test]
@@ -265,7 +267,7 @@ fn one_bad_service_does_not_hold_up_the_others() {
     let applied = backend.sync(Instant::now()).expect("applies");
     let [failure] = &applied.failed[..] else { panic!("{:?}", applied.failed) };
     assert_eq!(failure.service, name("bad"));
-    assert!(failure.error.to_string().contains("-s 10.244.6.7/32 -j TW-MASQ"), "the rule is named: {failure}");
+    assert!(failure.error.to_string().contains("-s 10.244.6.7/32 -j MARK"), "the rule is named: {failure}");
     check(
         &kernel,
         &[
