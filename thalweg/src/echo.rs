@@ -92,6 +92,7 @@ pub async fn run(args: EchoArgs) -> Result<()> {
         let socket = UdpSocket::bind(address).await.with_context(|| format!("listen on UDP {address}"))?;
         tokio::spawn(serve_datagrams(socket, Arc::clone(&echo)));
     }
+    println!("thalweg echo: {} listens on {}: http {}, tcp {}, udp {}", echo.pod, args.bind, args.http, args.tcp, args.udp);
     tokio::select! {
         _ = terminate.recv() => tokio::time::sleep(Duration::from_secs_f64(args.lameduck.max(0.0))).await,
         _ = interrupt.recv() => {}

@@ -2,6 +2,7 @@
 
 mod agent;
 mod errors;
+mod kubectl;
 mod names;
 mod pods;
 mod scale;
@@ -48,8 +49,10 @@ pub fn all() -> Vec<Check> {
         check("300 requests to the NodePort of each node from outside", traffic::node_port_from_outside),
         check("a pod reaches itself through its own service", traffic::hairpin),
         check("UDP to the VIP and to the NodePort", traffic::udp),
+        check("kubectl: get, describe, explain, logs, exec, selectors, who am I", kubectl::speaks),
         check("scale to 1, 5 and back under load: VIP follows within a second, no failed request", scale::follows),
         check("a deleted pod under load: no failed request", scale::delete_under_load),
+        check("a rolling restart under load: no failed request", kubectl::rollout_under_load),
         check("scale to 0: connection refused at once", scale::zero_refuses),
         check("kill -9 of the agents under load: no failed request, maps adopted", agent::killed_and_restarted),
         check("services, conntrack and status read from the pinned maps", agent::views),
