@@ -24,7 +24,7 @@ pub const LAB: &[Tool] = &[
 
 /// What the tests need besides: real peers and tools to look at the kernel.
 pub const TESTS: &[Tool] =
-    &[Tool { program: "iptables-save", package: "iptables" }, Tool { program: "ping", package: "iputils-ping" }];
+    &[Tool { program: "iptables-save", package: "iptables" }, Tool { program: "conntrack", package: "conntrack" }];
 
 /// Installs the packages of the tools that are not on the PATH, and says so.
 ///
