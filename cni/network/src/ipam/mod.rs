@@ -105,37 +105,29 @@ impl Ipam {
         {
             return Err(IpamError::NotInCidr(*stranger));
         }
+        // Every family chooses before any takes: what one has to offer stays as it is, at rest too, if the other has nothing.
         let mut given = Vec::with_capacity(2);
         for v4 in [true, false] {
-            if !self.pools.iter().any(|pool| pool.cidr().is_ipv4() == v4) {
-                continue;
+            if self.pools.iter().any(|pool| pool.cidr().is_ipv4() == v4) {
+                let wanted = requested.iter().copied().find(|address| address.is_ipv4() == v4);
+                given.push(self.choose(v4, wanted, now)?);
             }
-            let wanted = requested.iter().copied().find(|address| address.is_ipv4() == v4);
-            match self.allocate_family(v4, wanted, now) {
-                Ok(address) => given.push(address),
-                Err(error) => {
-                    // Nobody has seen these, so they need no quarantine.
-                    for address in given {
-                        self.held.remove(&address);
-                        self.pools.iter_mut().for_each(|pool| pool.give_back(address));
-                    }
-                    return Err(error);
-                }
-            }
+        }
+        for address in &given {
+            self.hold(*address);
         }
         Ok(given)
     }
 
-    fn allocate_family(&mut self, v4: bool, wanted: Option<IpAddr>, now: Instant) -> Result<IpAddr, IpamError> {
-        let quarantine = self.quarantine;
-        let mut pools = self.pools.iter_mut().filter(|pool| pool.cidr().is_ipv4() == v4);
-        let found = match wanted {
-            Some(address) if !self.held.contains(&address) && pools.any(|pool| pool.take(address)) => address,
-            Some(address) => return Err(IpamError::Taken(address)),
-            None => pools.find_map(|pool| pool.allocate(now, quarantine)).ok_or_else(|| self.exhausted(v4, now))?,
-        };
-        self.held.insert(found);
-        Ok(found)
+    /// What this family would give now.
+    fn choose(&self, v4: bool, wanted: Option<IpAddr>, now: Instant) -> Result<IpAddr, IpamError> {
+        let mut pools = self.pools.iter().filter(|pool| pool.cidr().is_ipv4() == v4);
+        match wanted {
+            // What nobody holds is free or rests, and a wish ends the rest.
+            Some(address) if !self.held.contains(&address) && pools.any(|pool| pool.has(address)) => Ok(address),
+            Some(address) => Err(IpamError::Taken(address)),
+            None => pools.find_map(|pool| pool.next(now, self.quarantine)).ok_or_else(|| self.exhausted(v4, now)),
+        }
     }
 
     fn exhausted(&self, v4: bool, now: Instant) -> IpamError {

@@ -19,8 +19,6 @@ pub struct Pool {
     capacity: u32,
     taken: Vec<u64>,
     count: u32,
-    /// Where the search for an address that was never given begins.
-    cursor: u32,
     /// Released addresses, oldest first.
     resting: VecDeque<(u32, Instant)>,
 }
@@ -42,7 +40,7 @@ impl Pool {
         };
         let capacity = usable.min(u128::from(LARGEST)) as u32;
         let taken = vec![0; capacity.div_ceil(64) as usize];
-        Self { cidr, first, capacity, taken, count: 0, cursor: 0, resting: VecDeque::new() }
+        Self { cidr, first, capacity, taken, count: 0, resting: VecDeque::new() }
     }
 
     pub fn cidr(&self) -> IpNetwork {
@@ -75,37 +73,25 @@ impl Pool {
         self.taken[offset as usize / 64] |= 1 << (offset % 64);
     }
 
-    /// An address that was never given, else the one that rests longest, if long enough.
-    pub fn allocate(&mut self, now: Instant, quarantine: Duration) -> Option<IpAddr> {
-        let offset = match self.search(self.cursor, self.capacity).or_else(|| self.search(0, self.cursor)) {
-            Some(offset) => {
-                self.mark(offset);
-                self.cursor = offset + 1;
-                offset
-            }
-            None => {
-                let (_, released) = self.resting.front()?;
-                if now.saturating_duration_since(*released) < quarantine {
-                    return None;
-                }
-                self.resting.pop_front()?.0
-            }
-        };
-        self.count += 1;
-        Some(self.address(offset))
+    /// Whether this is an address to give, taken or not.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.offset(address).is_some()
     }
 
-    /// The first offset in the range whose bit is clear, word by word.
-    fn search(&self, from: u32, to: u32) -> Option<u32> {
-        let mut offset = from;
-        while offset < to {
-            let free = !self.taken[offset as usize / 64] >> (offset % 64);
-            if free != 0 {
-                return Some(offset + free.trailing_zeros()).filter(|found| *found < to);
-            }
-            offset = (offset / 64 + 1) * 64;
-        }
-        None
+    /// The first address that was never given, else the one that rests longest, if long enough. [`Pool::take`] takes it.
+    pub fn next(&self, now: Instant, quarantine: Duration) -> Option<IpAddr> {
+        let rested = || {
+            let (offset, released) = self.resting.front()?;
+            (now.saturating_duration_since(*released) >= quarantine).then_some(*offset)
+        };
+        self.fresh().or_else(rested).map(|offset| self.address(offset))
+    }
+
+    /// The first offset whose bit is clear, word by word. The last word has bits to spare.
+    fn fresh(&self) -> Option<u32> {
+        let (index, word) = self.taken.iter().enumerate().find(|(_, word)| **word != u64::MAX)?;
+        let offset = index as u32 * 64 + word.trailing_ones();
+        (offset < self.capacity).then_some(offset)
     }
 
     /// Takes this address, also one that rests. False when it is taken, or not one of ours.

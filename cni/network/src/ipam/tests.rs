@@ -102,6 +102,26 @@ fn reuse_is_first_in_first_out_after_the_quarantine() {
     assert_eq!(ipam.allocate(&[], at(32)), Ok(vec![ip("10.244.1.1")]));
 }
 
+/// A request that fails for want of the other family leaves the address it asked for at rest.
+#[test]
+fn a_failed_request_does_not_end_the_quarantine() {
+    let mut ipam = ipam(&["10.244.1.0/30", "fd00::6/127"]);
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let (first, second) = (vec![ip("10.244.1.1"), ip("fd00::6")], vec![ip("10.244.1.2"), ip("fd00::7")]);
+    assert_eq!(ipam.allocate(&[], at(0)), Ok(first.clone()));
+    assert_eq!(ipam.allocate(&[], at(0)), Ok(second.clone()));
+    second.iter().for_each(|address| assert!(ipam.release(*address, at(0))));
+    first.iter().for_each(|address| assert!(ipam.release(*address, at(10))));
+    let before = ipam.usage(at(11));
+    let error = ipam.allocate(&[ip("10.244.1.1")], at(11)).unwrap_err();
+    assert!(matches!(error, IpamError::Exhausted { family: "IPv6", .. }), "{error}");
+    assert_eq!(ipam.usage(at(11)), before, "10.244.1.1 rests as if nobody had asked for it");
+    assert_eq!(ipam.allocate(&[], at(30)), Ok(second), "not 10.244.1.1, released 20 s ago");
+    assert!(ipam.allocate(&[], at(39)).is_err());
+    assert_eq!(ipam.allocate(&[], at(40)), Ok(first));
+}
+
 #[test]
 fn without_a_cidr() {
     let mut ipam = Ipam::new(QUARANTINE);
@@ -177,7 +197,11 @@ proptest! {
                         Step::Request(last) => vec![IpAddr::from([10, 0, 0, last])],
                         _ => vec![],
                     };
-                    let Ok(given) = ipam.allocate(&wanted, now) else { continue };
+                    let before = ipam.usage(now);
+                    let Ok(given) = ipam.allocate(&wanted, now) else {
+                        prop_assert_eq!(ipam.usage(now), before, "a failure takes nothing and frees nothing");
+                        continue;
+                    };
                     let mut families: Vec<bool> = ipam.cidrs().map(|cidr| cidr.is_ipv4()).collect();
                     families.sort_by_key(|v4| !v4);
                     families.dedup();
