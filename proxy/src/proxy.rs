@@ -115,6 +115,11 @@ impl<B: Backend> Proxy<B> {
         &self.backend
     }
 
+    /// For what only one backend can do; desired state is the proxy's to set.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
     /// True when addresses or the zone of this node, or the addresses of any node, are not what they were.
     fn follow_nodes(&mut self, world: &World, dirty: &Dirty) -> bool {
         if dirty.nodes.is_empty() && !self.view_changed && self.complete {

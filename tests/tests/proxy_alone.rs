@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -89,7 +89,8 @@ impl Lab {
         fs::create_dir_all(owner.run().join("manifests"))?;
         fs::create_dir_all(owner.run().join("bpf"))?;
         fs::create_dir_all(owner.cgroup().join("system"))?;
-        fs::write(owner.run().join("config.yaml"), KUBEADM)?;
+        fs::write(owner.run().join("kubeadm.yaml"), KUBEADM)?;
+        fs::write(owner.run().join("iptables.yaml"), KUBEADM.replace("\nmode: \"\"", "\nmode: iptables"))?;
         let lab = Self { topology, pod, bin: bin.into(), owner };
         lab.apply(&NORMAL)?;
         Ok(lab)
@@ -133,7 +134,7 @@ impl Lab {
         })
     }
 
-    fn proxy(&self) -> Result<Process> {
+    fn proxy(&self, config: &str) -> Result<Process> {
         let run = self.owner.run().display();
         self.process(
             "proxy",
@@ -141,7 +142,7 @@ impl Lab {
             &[
                 "proxy",
                 "--hostname-override=Node-A",
-                &format!("--config={run}/config.yaml"),
+                &format!("--config={run}/{config}"),
                 &format!("--source=file:{run}/manifests"),
                 &format!("--bpffs={run}/bpf"),
                 &format!("--cgroup={}", self.owner.cgroup().display()),
@@ -154,6 +155,12 @@ impl Lab {
         Place::at("node", self.node().path(), Some(&self.owner.cgroup().join("system")))
     }
 
+    /// `thalweg proxy --cleanup`: what it says.
+    fn cleanup(&self) -> Result<String> {
+        let mut command = self.node().command(self.bin.join("thalweg"));
+        run(command.args(["proxy", "--cleanup", "--bpffs"]).arg(self.owner.run().join("bpf")))
+    }
+
     fn until(&self, what: &str, proxy: &mut Process, ready: impl Fn() -> Result<bool>) -> Result<()> {
         wait_until(what, DEADLINE, &mut [proxy], ready)
     }
@@ -163,7 +170,7 @@ impl Lab {
 #[ignore = "needs root: run by cargo xtask test"]
 fn kubeadms_configuration_runs_the_proxy_alone() {
     let lab = Lab::start().expect("lab");
-    let mut proxy = lab.proxy().expect("proxy");
+    let mut proxy = lab.proxy("kubeadm.yaml").expect("proxy");
     let result = scenario(&lab, &mut proxy);
     let log = proxy.log_tail(30);
     drop(proxy);
@@ -181,10 +188,7 @@ fn scenario(lab: &Lab, proxy: &mut Process) -> Result<()> {
     lab.until("the health check opens", proxy, || Ok(get(outside, node_addr, 30900, "/").is_ok()))?;
 
     health_and_metrics(lab)?;
-    for (place, target) in [(lab.host(), "10.96.7.7:80"), (Place::at("outside", outside.path(), None), "172.30.0.11:30080")] {
-        let report: HttpReport = place.probe(&["http", target, "--count", "20"])?;
-        ensure!(report.failed == 0 && report.pods.contains_key("backend"), "{} to {target}: {report:?}", place.label);
-    }
+    served(lab)?;
 
     node.ip("addr add 172.30.0.50/24 dev eth0")?;
     lab.until("a NodePort on an address that appears", proxy, || Ok(get(outside, NEW_ADDR, 30080, "/").is_ok()))?;
@@ -250,16 +254,66 @@ fn health_and_metrics(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// The virtual IP from the node, and the NodePort from outside, reach the pod.
+fn served(lab: &Lab) -> Result<()> {
+    let outside = Place::at("outside", lab.topology.client.path(), None);
+    for (place, target) in [(lab.host(), "10.96.7.7:80"), (outside, "172.30.0.11:30080")] {
+        let report: HttpReport = place.probe(&["http", target, "--count", "20"])?;
+        ensure!(report.failed == 0 && report.pods.contains_key("backend"), "{} to {target}: {report:?}", place.label);
+    }
+    Ok(())
+}
+
+/// The same node by rules, after eBPF: what that had left goes, the services stay.
+fn by_iptables(lab: &Lab) -> Result<()> {
+    lab.apply(&NORMAL)?;
+    let mut proxy = lab.proxy("iptables.yaml")?;
+    let node_addr = lab.topology.nodes[0].addr;
+    let check = || get(&lab.topology.client, node_addr, 30900, "/");
+    lab.until("the health check opens by iptables", &mut proxy, || Ok(check().is_ok_and(|answer| answer.status == 200)))?;
+    served(lab).with_context(|| format!("by iptables:\n{}", proxy.log_tail(10)))?;
+    let mode = get(lab.node(), LOOPBACK, 10249, "/proxyMode")?.body;
+    ensure!(mode == "iptables", "{mode}");
+    let metrics = get(lab.node(), LOOPBACK, 10249, "/metrics")?.body;
+    ensure!(metrics.contains("thalweg_services 1") && !metrics.contains("thalweg_map_entries"), "{metrics}");
+    ensure!(empty(&lab.owner.run().join("bpf"))?, "what eBPF had left is still there:\n{}", proxy.log_tail(10));
+    ensure!(proxy.stop(Duration::from_secs(10))?, "the proxy had to be killed");
+    served(lab).context("without the proxy")
+}
+
+/// Whether there are rules of ours.
+fn rules(lab: &Lab) -> Result<bool> {
+    Ok(run(&mut lab.node().command("iptables-save"))?.contains("TW-"))
+}
+
+fn empty(folder: &Path) -> Result<bool> {
+    Ok(!folder.exists() || fs::read_dir(folder)?.next().is_none())
+}
+
 /// SIGTERM leaves the data path at work; `--cleanup` removes it.
 fn ends_and_is_cleaned_up(lab: &Lab, proxy: &mut Process) -> Result<()> {
     ensure!(proxy.stop(Duration::from_secs(10))?, "the proxy had to be killed");
     let report: HttpReport = lab.host().probe(&["http", "10.96.7.7:80", "--count", "5"])?;
     ensure!(report.failed == 0, "without the proxy: {report:?}");
-    let pins = lab.owner.run().join("bpf");
-    let mut command = lab.node().command(lab.bin.join("thalweg"));
-    let said = run(command.args(["proxy", "--cleanup", "--bpffs"]).arg(&pins))?;
+    by_iptables(lab)?;
+    let said = lab.cleanup()?;
+    ensure!(said.contains("removed rules and chains of iptables"), "{said}");
+    ensure!(!rules(lab)?, "rules stay behind");
+    ensure!(lab.cleanup()?.contains("nothing was there"), "cleaned up twice");
+
+    // By rules again, and on to eBPF, which takes the rules away.
+    by_iptables(lab)?;
+    ensure!(rules(lab)?, "the proxy took its rules with it");
+    let mut proxy = lab.proxy("kubeadm.yaml")?;
+    let probe = || get(&lab.topology.client, lab.topology.nodes[0].addr, 30900, "/");
+    lab.until("the health check opens by eBPF again", &mut proxy, || Ok(probe().is_ok_and(|answer| answer.status == 200)))?;
+    ensure!(!rules(lab)?, "the rules are still there");
+    served(lab).context("by eBPF again")?;
+    ensure!(proxy.stop(Duration::from_secs(10))?, "the proxy had to be killed");
+
+    let said = lab.cleanup()?;
     ensure!(said.contains("removed map FRONTENDS") && said.contains("removed link"), "{said}");
-    ensure!(!pins.exists() || fs::read_dir(&pins)?.next().is_none(), "{} is not empty", pins.display());
+    ensure!(empty(&lab.owner.run().join("bpf"))?, "pins stay behind: {said}");
     let report: thalweg_lab::probe::ConnectReport = lab.host().probe(&["connect", "10.96.7.7:80"])?;
     ensure!(report.outcome != "connected", "the virtual IP still answers: {}", report.outcome);
     Ok(())

@@ -1,22 +1,26 @@
 //! `thalweg proxy`: the service proxy alone, for clusters that keep their pod network and their DNS. It takes
 //! kube-proxy's flags and its configuration file.
 
-use std::collections::BTreeSet;
+mod links;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use thalweg_cluster::{Batch, Dirty};
-use thalweg_loader::Datapath;
+use ipnetwork::{IpNetwork, Ipv4Network};
+use thalweg_cluster::{Batch, Dirty, Source};
+use thalweg_loader::{Datapath, Maps};
 use thalweg_proxy::config::{self, Flags, KubeProxyConfiguration, Mode, NodePortAddresses, Settings};
-use thalweg_proxy::{EbpfBackend, NodeView, Proxy};
+use thalweg_proxy::iptables::{self, Inside, Programs, Variant};
+use thalweg_proxy::{Backend, EbpfBackend, IptablesBackend, NodeView, Proxy};
 use tokio::sync::mpsc;
 
-use crate::interfaces::{self, Interface, Local};
+use crate::interfaces::{self, Local};
 use crate::monitor::{self, Monitor};
 use crate::services::{Services, source_ended, until};
 use crate::{datapath, shutdown_signal};
+use links::Links;
 
 /// How often flows are expired.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -61,16 +65,21 @@ pub struct ProxyArgs {
 }
 
 /// The proxy and what only it follows: the node's addresses, and where the programs are to be attached.
-struct Lone {
-    services: Services<EbpfBackend>,
-    datapath: Datapath,
-    /// What the programs are on; `None` before they may be.
-    attached: Option<BTreeSet<Interface>>,
-    uplinks: Vec<String>,
-    pod_interfaces: Option<String>,
-    /// What could not be attached to, so that it is said once.
-    refused: BTreeSet<Interface>,
+struct Lone<B> {
+    services: Services<B>,
+    /// `None` in iptables mode.
+    links: Option<Links>,
     node_ports: NodePortAddresses,
+    pins: PathBuf,
+}
+
+/// What both modes start from.
+struct Plan<'a> {
+    args: &'a ProxyArgs,
+    settings: &'a Settings,
+    config: KubeProxyConfiguration,
+    node: String,
+    local: Local,
 }
 
 pub async fn run(args: ProxyArgs) -> Result<()> {
@@ -88,25 +97,32 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
     for note in &settings.notes {
         tracing::info!("configuration: {note}");
     }
-    if settings.mode == Mode::Iptables {
-        bail!("mode iptables: `thalweg proxy` cannot run it yet: say ebpf, or leave the mode empty");
-    }
     adjust_oom_score(settings.oom_score_adj);
 
-    let shutdown = shutdown_signal()?;
     let node = match &settings.hostname_override {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname().context("read the host name")?.to_string_lossy().trim().to_lowercase(),
     };
     let source = datapath::source(args.source.as_deref(), settings.kubeconfig.as_deref(), &node)?;
-    let mut lone = Lone::start(&args, &node, config, &settings)?;
+    let local = interfaces::look()?;
+    let node_addr = node_address(&args, &settings, &local)?;
+    let plan = Plan { args: &args, settings: &settings, config, node, local };
+    match plan.open(node_addr)? {
+        Some(datapath) => drive(plan.ebpf(datapath)?, source, settings.sync_period, |_| {}).await,
+        None => drive(plan.iptables()?, source, settings.sync_period, repair).await,
+    }
+}
 
+/// Follows the source until the end is asked for. `tend` is called every `period`.
+async fn drive<B: Backend>(mut lone: Lone<B>, source: Source, period: Duration, mut tend: impl FnMut(&mut B)) -> Result<()> {
+    let shutdown = shutdown_signal()?;
     let (sink, mut batches) = mpsc::channel(64);
     let watching = tokio::spawn(source.run(sink));
-    let mut sweep = tokio::time::interval(SWEEP);
-    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let [mut sweep, mut look, mut tending] = [SWEEP, LOOK, period].map(|period| {
+        let mut interval = tokio::time::interval(period);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        interval
+    });
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -119,12 +135,20 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
             }
             _ = sweep.tick() => lone.services.sweep(),
             _ = look.tick() => lone.look(),
+            _ = tending.tick() => tend(lone.services.backend_mut()),
         }
     }
-    // Programs, links and maps stay: packets do not notice that the proxy is gone.
-    tracing::info!("stopping; the data path stays");
+    // What is in the kernel stays: packets do not notice that the proxy is gone.
+    tracing::info!("stopping; what is in the kernel stays");
     watching.abort();
     Ok(())
+}
+
+/// Others write rules too, and some flush them all.
+fn repair(backend: &mut IptablesBackend) {
+    if let Err(error) = backend.repair() {
+        tracing::error!("look after the rules: {error}");
+    }
 }
 
 /// The file and the flags, merged and checked.
@@ -144,7 +168,10 @@ fn configure(args: &ProxyArgs) -> Result<(KubeProxyConfiguration, Settings)> {
 
 /// Whatever the mode was.
 fn cleanup(pins: &Path) -> Result<()> {
-    let removed = thalweg_loader::cleanup(pins)?;
+    let mut removed = thalweg_loader::cleanup(pins)?;
+    if iptables::cleanup_installed()? {
+        removed.push("rules and chains of iptables".to_owned());
+    }
     if removed.is_empty() {
         println!("nothing was there");
     }
@@ -161,13 +188,17 @@ fn adjust_oom_score(score: i32) {
     }
 }
 
-// === impl Lone ===
+// === impl Plan ===
 
-impl Lone {
-    fn start(args: &ProxyArgs, node: &str, config: KubeProxyConfiguration, settings: &Settings) -> Result<Self> {
-        let local = interfaces::look()?;
-        let node_addr = node_address(args, settings, &local)?;
-        if interfaces::entries(&args.uplink, settings.pod_interfaces.as_deref(), &local).is_empty() {
+impl Plan<'_> {
+    /// The data path, or `None` for rules: as configured, or because this kernel cannot do better.
+    fn open(&self, node_addr: Ipv4Addr) -> Result<Option<Datapath>> {
+        let Self { args, settings, node, .. } = self;
+        if settings.mode == Mode::Iptables {
+            tracing::info!(node, %node_addr, "service proxy starts with iptables");
+            return Ok(None);
+        }
+        if interfaces::entries(&args.uplink, settings.pod_interfaces.as_deref(), &self.local).is_empty() {
             bail!(
                 "no Ethernet interface of this node {}",
                 match args.uplink.as_slice() {
@@ -176,66 +207,130 @@ impl Lone {
                 }
             );
         }
-        tracing::info!(node, %node_addr, "service proxy starts");
-
-        let datapath = datapath::open(&args.bpffs, args.cgroup.as_deref(), node_addr, args.socket_lb)?;
-        let addresses = interfaces::node_port_addresses(&settings.node_ports, &local);
-        let view = NodeView { node: node.into(), addresses, zone: None, redirect: None };
-        let mut proxy = Proxy::new(datapath::backend(&datapath)?, view.clone());
-        if matches!(settings.node_ports, NodePortAddresses::Ranges(_)) {
-            proxy = proxy.only_given_addresses();
+        tracing::info!(node, %node_addr, "service proxy starts with eBPF");
+        match datapath::open(&args.bpffs, args.cgroup.as_deref(), node_addr, args.socket_lb) {
+            Ok(datapath) => Ok(Some(datapath)),
+            Err(error) if unable(&error) => {
+                tracing::warn!("eBPF is not possible here, so iptables it is: {error:#}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
-        let monitor = Monitor::start(monitor::Options {
-            node: node.to_owned(),
-            healthz: settings.healthz,
-            metrics: settings.metrics,
-            hard_fail: settings.hard_fail,
-            health_timeout: settings.health_timeout,
-            mode: "ebpf",
-            config,
-            pins: Some(args.bpffs.clone()),
-        })?;
-        let services = Services::new(proxy, view, Some(datapath.maps()?), monitor);
-        let mut lone = Self {
-            services,
-            datapath,
-            attached: None,
-            uplinks: args.uplink.clone(),
-            pod_interfaces: settings.pod_interfaces.clone(),
-            refused: BTreeSet::new(),
-            node_ports: settings.node_ports.clone(),
-        };
-        lone.listen_where_node_ports_are();
+    }
+
+    fn ebpf(self, datapath: Datapath) -> Result<Lone<EbpfBackend>> {
+        let maps = datapath.maps()?;
+        let backend = datapath::backend(&datapath)?;
+        let links = Links::new(datapath, self.args.uplink.clone(), self.settings.pod_interfaces.clone());
+        let mut lone = self.lone(backend, "ebpf", Some(maps), Some(links))?;
         // What an earlier proxy filled works on at once, with this build's programs.
-        if lone.datapath.adopted() {
-            lone.attach()?;
+        if let Some(links) = lone.links.as_mut().filter(|links| links.datapath().adopted()) {
+            links.attach()?;
         }
         Ok(lone)
     }
 
+    fn iptables(self) -> Result<Lone<IptablesBackend>> {
+        let settings = self.settings;
+        let options = iptables::Options {
+            inside: inside(settings, &self.config.detect_local_mode)?,
+            masquerade_all: settings.masquerade_all,
+            masquerade_bit: settings.masquerade_bit,
+            // The next one, as far as there is one.
+            refuse_bit: (settings.masquerade_bit + 1) % 32,
+        };
+        let programs = Programs::new(Variant::Default);
+        if !programs.installed() {
+            bail!("iptables is not installed: install the package `iptables`, or choose the mode ebpf");
+        }
+        let backend = IptablesBackend::new(programs, options)?;
+        self.lone(backend, "iptables", None, None)
+    }
+
+    fn lone<B: Backend>(self, backend: B, mode: &'static str, maps: Option<Maps>, links: Option<Links>) -> Result<Lone<B>> {
+        let Self { args, settings, config, node, local } = self;
+        let addresses = interfaces::node_port_addresses(&settings.node_ports, &local);
+        let view = NodeView { node: node.as_str().into(), addresses, zone: None, redirect: None };
+        let mut proxy = Proxy::new(backend, view.clone());
+        if matches!(settings.node_ports, NodePortAddresses::Ranges(_)) {
+            proxy = proxy.only_given_addresses();
+        }
+        let monitor = Monitor::start(monitor::Options {
+            node,
+            healthz: settings.healthz,
+            metrics: settings.metrics,
+            hard_fail: settings.hard_fail,
+            health_timeout: settings.health_timeout(),
+            mode,
+            config,
+            pins: maps.is_some().then(|| args.bpffs.clone()),
+        })?;
+        let services = Services::new(proxy, view, maps, monitor);
+        let mut lone = Lone { services, links, node_ports: settings.node_ports.clone(), pins: args.bpffs.clone() };
+        lone.listen_where_node_ports_are();
+        Ok(lone)
+    }
+}
+
+/// True when this kernel or this build cannot do it at all, so that trying again would not help.
+fn unable(error: &anyhow::Error) -> bool {
+    use thalweg_loader::Error;
+    let cause = error.downcast_ref::<Error>();
+    cause.is_some_and(|cause| {
+        matches!(cause, Error::NoObject | Error::Load { .. } | Error::Program { .. } | Error::Kernel { .. })
+    })
+}
+
+/// How the rules tell the cluster's pods from the outside.
+fn inside(settings: &Settings, mode: &str) -> Result<Inside> {
+    if let Some(pattern) = &settings.pod_interfaces {
+        return Ok(Inside::Interfaces(vec![pattern.replace('*', "+")]));
+    }
+    let v4 = |range: &IpNetwork| match range {
+        IpNetwork::V4(range) => Some(*range),
+        IpNetwork::V6(_) => None,
+    };
+    let sources: Vec<Ipv4Network> = settings.cluster_cidrs.iter().filter_map(v4).collect();
+    if sources.is_empty() && mode == "NodeCIDR" {
+        bail!("detectLocalMode NodeCIDR: iptables mode cannot ask for the node's range: give clusterCIDR too");
+    }
+    if sources.is_empty() {
+        tracing::warn!("without clusterCIDR, pods count as outside of the cluster, where external traffic policies hold");
+    }
+    Ok(Inside::Sources(sources))
+}
+
+// === impl Lone ===
+
+impl<B: Backend> Lone<B> {
     fn take(&mut self, batch: Batch, waiting: &mut mpsc::Receiver<Batch>) -> Result<()> {
         let Some(taken) = self.services.take(batch, waiting) else { return Ok(()) };
         self.services.apply(&taken.dirty, Some(taken.received));
         if taken.first {
             self.services.mark_synced();
             // Not before: a program on empty maps would know of no service.
-            self.attach()?;
+            if let Some(links) = &mut self.links {
+                links.attach()?;
+            }
+            self.remove_other_mode();
             tracing::info!(services = self.services.world.services().count(), took = ?taken.received.elapsed(), "synced");
         }
         self.services.follow(&taken.dirty);
         Ok(())
     }
 
-    fn attach(&mut self) -> Result<()> {
-        if self.attached.is_none() {
-            self.datapath.attach_cgroup().context("attach to the control group")?;
-            self.attached = Some(BTreeSet::new());
-            self.follow_interfaces(&interfaces::look()?);
-            if self.attached.as_ref().is_none_or(BTreeSet::is_empty) {
-                bail!("the programs could not be attached to any interface");
-            }
+    /// What a proxy of the other mode left would translate a second time. Flows that it began and the kernel tracks by
+    /// itself go on; those in its maps do not.
+    fn remove_other_mode(&self) {
+        let removed = match &self.links {
+            Some(_) => iptables::cleanup_installed().map_err(anyhow::Error::from),
+            None => thalweg_loader::cleanup(&self.pins).map(|removed| !removed.is_empty()).map_err(anyhow::Error::from),
+        };
+        match removed {
+            Ok(true) => tracing::info!("removed what the proxy's other mode had left"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("look for what the proxy's other mode has left: {error:#}"),
         }
-        Ok(())
     }
 
     /// Interfaces and addresses come and go while the proxy runs.
@@ -244,40 +339,15 @@ impl Lone {
             Ok(local) => local,
             Err(error) => return tracing::warn!("{error:#}"),
         };
-        self.follow_interfaces(&local);
+        if let Some(links) = &mut self.links {
+            links.follow(&local);
+        }
         let addresses = interfaces::node_port_addresses(&self.node_ports, &local);
         if self.services.set_view(NodeView { addresses, ..self.services.view().clone() }) {
             tracing::info!(addresses = ?self.services.view().addresses, "the node's addresses changed");
             self.services.apply(&Dirty::default(), None);
             self.listen_where_node_ports_are();
         }
-    }
-
-    /// Attaches to what has come, forgets what has gone.
-    fn follow_interfaces(&mut self, local: &Local) {
-        let Some(attached) = &mut self.attached else { return };
-        let wanted: BTreeSet<Interface> =
-            interfaces::entries(&self.uplinks, self.pod_interfaces.as_deref(), local).into_iter().collect();
-        for interface in wanted.difference(attached) {
-            match self.datapath.attach_uplink(&interface.name) {
-                Ok(()) => {
-                    tracing::info!(interface = interface.name, "programs attached");
-                    self.refused.remove(interface);
-                }
-                Err(error) => {
-                    if self.refused.insert(interface.clone()) {
-                        tracing::error!("attach to {}: {error}; trying again", interface.name);
-                    }
-                }
-            }
-        }
-        if attached.difference(&wanted).next().is_some()
-            && let Err(error) = self.datapath.prune_links()
-        {
-            tracing::warn!("forget interfaces that are gone: {error}");
-        }
-        self.refused.retain(|interface| wanted.contains(interface));
-        *attached = wanted.difference(&self.refused).cloned().collect();
     }
 
     /// Health checks of services answer on the addresses that serve NodePorts, when somebody chose those.

@@ -133,6 +133,10 @@ impl<B: Backend> Services<B> {
         news && self.synced
     }
 
+    pub fn backend_mut(&mut self) -> &mut B {
+        self.proxy.backend_mut()
+    }
+
     pub fn view(&self) -> &NodeView {
         &self.view
     }

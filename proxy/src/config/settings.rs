@@ -45,8 +45,8 @@ pub struct Settings {
     /// The bit of the firewall mark that asks for source NAT; iptables mode.
     pub masquerade_bit: u8,
     pub masquerade_all: bool,
-    /// How long a change may wait before the proxy is called unhealthy.
-    pub health_timeout: Duration,
+    /// How often rules are looked after.
+    pub sync_period: Duration,
     pub oom_score_adj: i32,
     /// What was said and means nothing here, each worth one line in the log.
     pub notes: Vec<String>,
@@ -87,7 +87,7 @@ impl Settings {
             },
             masquerade_bit: check.bit("iptables.masqueradeBit", config.iptables.masquerade_bit),
             masquerade_all: config.iptables.masquerade_all,
-            health_timeout: config.iptables.sync_period.to_std() * 2,
+            sync_period: config.iptables.sync_period.to_std(),
             oom_score_adj: config.oom_score_adj.unwrap_or_default(),
             notes,
         };
@@ -96,6 +96,11 @@ impl Settings {
             return Err(ConfigError::Fields(check.0));
         }
         Ok(Self { notes: settings.notes.iter().cloned().chain(idle(config, mode)).collect(), ..settings })
+    }
+
+    /// How long a change may wait before the proxy is called unhealthy.
+    pub fn health_timeout(&self) -> Duration {
+        self.sync_period * 2
     }
 }
 
@@ -113,16 +118,17 @@ fn idle(config: &KubeProxyConfiguration, mode: Mode) -> Vec<String> {
         let no_rules = "the eBPF data path has no rules and needs no mark";
         note(ours.masquerade_bit != theirs.masquerade_bit, "iptables.masqueradeBit", no_rules);
         note(ours.masquerade_all, "iptables.masqueradeAll", "the eBPF data path translates sources only where replies need it");
-        let said = ours.localhost_node_ports != theirs.localhost_node_ports;
-        note(said, "iptables.localhostNodePorts", "NodePorts are not served on loopback by the eBPF data path");
-        let said = ours.snat_node_internal_ip != theirs.snat_node_internal_ip;
-        note(said, "iptables.snatNodeInternalIP", "the eBPF data path always uses the node's own address");
-        note(ours.min_sync_period != theirs.min_sync_period, "iptables.minSyncPeriod", "every change takes effect at once");
-        note(config.conntrack != default.conntrack, "conntrack", "the eBPF data path has a connection table of its own");
         let reason = "the eBPF data path tells local traffic by where it enters the node";
         note(!config.cluster_cidr.is_empty(), "clusterCIDR", reason);
         note(config.detect_local_mode == "NodeCIDR", "detectLocalMode", reason);
     }
+    let (ours, theirs) = (&config.iptables, &default.iptables);
+    let said = ours.localhost_node_ports != theirs.localhost_node_ports;
+    note(said, "iptables.localhostNodePorts", "NodePorts are not served on loopback");
+    let said = ours.snat_node_internal_ip != theirs.snat_node_internal_ip;
+    note(said, "iptables.snatNodeInternalIP", "not chosen by this: translated sources are the node's own address");
+    note(ours.min_sync_period != theirs.min_sync_period, "iptables.minSyncPeriod", "every change takes effect at once");
+    note(config.conntrack != default.conntrack, "conntrack", "the limits and time-outs of the kernel's table are left alone");
     note(config.ipvs != default.ipvs, "ipvs", "there is no IPVS here");
     note(config.nftables != default.nftables, "nftables", "there is no nftables here");
     note(config.winkernel != default.winkernel, "winkernel", "this is not Windows");

@@ -74,7 +74,7 @@ fn defaults_are_those_of_kube_proxy() {
     assert_eq!(config.oom_score_adj, Some(-999));
     assert_eq!(config.client_connection.content_type, "application/vnd.kubernetes.protobuf");
     let settings = Settings::new(&config).expect("settings");
-    assert_eq!(settings.health_timeout, std::time::Duration::from_secs(60));
+    assert_eq!(settings.health_timeout(), std::time::Duration::from_secs(60));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn fields_become_settings() {
     check("nodePortAddresses: [10.0.0.0/8, all]", |s| s.node_ports == NodePortAddresses::All);
     check("clusterCIDR: '10.0.0.0/8,fd00::/8'", |s| s.cluster_cidrs.len() == 2);
     check("iptables: {masqueradeBit: 0, masqueradeAll: true, syncPeriod: 1m}", |s| {
-        s.masquerade_bit == 0 && s.masquerade_all && s.health_timeout.as_secs() == 120
+        s.masquerade_bit == 0 && s.masquerade_all && s.health_timeout().as_secs() == 120
     });
     check("linux: {masqueradeAll: true, oomScoreAdj: -5}", |s| s.masquerade_all && s.oom_score_adj == -5);
     let pods = |s: &Settings, wanted: Option<&str>| s.pod_interfaces.as_deref() == wanted;
@@ -127,7 +127,7 @@ fn what_means_nothing_here_is_said_and_accepted() {
     noted("enableProfiling: true", "enableProfiling");
     noted("winkernel: {enableDSR: true}", "not Windows");
     noted("logging: {verbosity: 4}", "RUST_LOG");
-    check("mode: iptables\nclusterCIDR: 10.0.0.0/8\nconntrack: {min: 5}", |s| s.notes.is_empty());
+    check("mode: iptables\nclusterCIDR: 10.0.0.0/8\niptables: {masqueradeAll: true, masqueradeBit: 3}", |s| s.notes.is_empty());
 }
 
 #[test]
