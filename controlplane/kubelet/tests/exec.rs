@@ -1,4 +1,4 @@
-//! The real kubectl (1.31 or newer; `KUBECTL` names one) runs commands in a container, and reads its logs from the first moment on.
+//! The real kubectl (1.30 or newer; `KUBECTL` names one) runs commands in a container, and reads its logs from the first moment on.
 
 mod common;
 #[path = "common/live.rs"]
@@ -157,7 +157,9 @@ async fn exits_and_streams(kubectl: &Kubectl) {
 /// kubectl wants a terminal of its own for -t, which script(1) gives it.
 async fn terminals(kubectl: &Kubectl) {
     let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".into());
-    let inner = "test -t 0 && test -t 1 && tty && stty size && echo $TERM && exit 5";
+    // kubectl tells the size once the command runs.
+    let wait = "n=0; while test \"$(stty size)\" = \"0 0\" && test $n -lt 100; do sleep 0.1; n=$((n+1)); done";
+    let inner = format!("test -t 0 && test -t 1 && tty && {{ {wait}; }} && stty size && echo $TERM && exit 5");
     let line = format!(
         "stty rows 33 cols 99; {program} --kubeconfig {} exec -it web-71 -c main -- sh -c '{inner}'; echo code $?",
         kubectl.kubeconfig.display()
@@ -216,8 +218,12 @@ async fn refusals(kubectl: &Kubectl) {
 }
 
 async fn logs(kubectl: &Kubectl, pods: &Api<Pod>) {
-    let lines = "[pod/web-71/main] up\n[pod/web-71/side] beside\n";
-    kubectl.check(&["logs", "web-71", "--all-containers", "--prefix"], "", 0, lines, "").await;
+    let all = kubectl.run(&["logs", "web-71", "--all-containers", "--prefix"], b"").await;
+    let text = String::from_utf8_lossy(&all.stdout).into_owned();
+    let mut lines: Vec<_> = text.lines().collect();
+    // kubectl asks for both at once.
+    lines.sort_unstable();
+    assert_eq!(lines, ["[pod/web-71/main] up", "[pod/web-71/side] beside"]);
     kubectl
         .check(
             &["logs", "web-71", "-c", "main", "--previous"],

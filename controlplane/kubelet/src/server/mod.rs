@@ -69,8 +69,16 @@ impl Server {
                                 Ok(stream) => stream,
                                 Err(e) => return tracing::debug!(%peer, error = %e, "refused: no certificate of the cluster"),
                             };
-                            let service = hyper::service::service_fn(move |request| {
-                                answer(request, index.clone(), commands.clone(), stop.clone())
+                            let trusted = tls::trusted(stream.get_ref().1.peer_certificates());
+                            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                                let (index, commands, stop) = (index.clone(), commands.clone(), stop.clone());
+                                async move {
+                                    if !trusted && request.uri().path() != "/healthz" {
+                                        let words = "only the API server may ask this of a kubelet (a client of group system:masters)";
+                                        return Ok(text(StatusCode::FORBIDDEN, words));
+                                    }
+                                    answer(request, index, commands, stop).await
+                                }
                             });
                             let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                             if let Err(e) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {

@@ -1,4 +1,4 @@
-//! Who is let in: a client with a certificate of the cluster's authority, and nobody else.
+//! Who is let in: a client with a certificate of the cluster's authority, and of its masters for more than health.
 
 use http_body_util::Empty;
 use rcgen::{CertificateParams, Issuer, KeyPair};
@@ -34,8 +34,9 @@ impl Authority {
         self.0.self_signed(&self.1).expect("certificate").der().to_vec()
     }
 
-    fn client(&self) -> (Vec<rustls::pki_types::CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    fn client(&self, group: &str) -> (Vec<rustls::pki_types::CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let mut params = CertificateParams::new(Vec::new()).expect("params");
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, group);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("key");
         let certificate = params.signed_by(&key, &Issuer::from_params(&self.0, &self.1)).expect("sign");
@@ -45,10 +46,14 @@ impl Authority {
 
 /// The status and the text of an answer; an error when the connection was refused.
 async fn get(address: SocketAddr, path: &str, authority: Option<&Authority>) -> anyhow::Result<(u16, String)> {
+    get_as(address, path, authority, "system:masters").await
+}
+
+async fn get_as(address: SocketAddr, path: &str, authority: Option<&Authority>, group: &str) -> anyhow::Result<(u16, String)> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = builder.dangerous().with_custom_certificate_verifier(crate::probe::any_certificate());
-    let config = match authority.map(Authority::client) {
+    let config = match authority.map(|authority| authority.client(group)) {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
         None => builder.with_no_client_auth(),
     };
@@ -75,6 +80,10 @@ async fn only_clients_of_the_cluster_are_served() {
     assert_eq!(get(address, "/exec/ns/pod/c", Some(&ours)).await.expect("answer").0, 400);
     assert_eq!(get(address, "/attach/ns/pod/c", Some(&ours)).await.expect("answer").0, 501);
     assert_eq!(get(address, "/", Some(&ours)).await.expect("answer").0, 404);
+    for path in ["/containerLogs/ns/pod/c", "/exec/ns/pod/c?command=sh&output=1", "/"] {
+        assert_eq!(get_as(address, path, Some(&ours), "system:nodes").await.expect("answer").0, 403, "{path}");
+    }
+    assert_eq!(get_as(address, "/healthz", Some(&ours), "system:nodes").await.expect("answer").0, 200);
     assert!(get(address, "/healthz", None).await.is_err(), "without a certificate");
     assert!(get(address, "/healthz", Some(&theirs)).await.is_err(), "with a stranger's certificate");
     assert!(Server::bind(local, "node1", local.ip(), &[]).await.is_err(), "without an authority");

@@ -1,4 +1,5 @@
-//! The server's TLS: a certificate of its own making, and clients by the cluster's authority.
+//! The server's TLS: a certificate of its own making, clients by the cluster's authority, and which of them may ask for more
+//! than health.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,4 +29,15 @@ pub(super) fn config(name: &str, address: IpAddr, authorities: &[Vec<u8>]) -> Re
         .context("use the serving certificate")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// The group whose members may do everything, as in Kubernetes; the API server shows kubelets a certificate of it.
+const MASTERS: &str = "system:masters";
+
+/// Whether the client may read logs and run commands. A certificate of the cluster alone does not say so: every node has one,
+/// and users may. (The handshake has verified it.)
+pub(super) fn trusted(chain: Option<&[CertificateDer<'_>]>) -> bool {
+    let Some(first) = chain.and_then(<[_]>::first) else { return false };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(first) else { return false };
+    certificate.subject().iter_organization().any(|group| group.as_str() == Ok(MASTERS))
 }

@@ -119,7 +119,7 @@ fn negotiate(headers: &HeaderMap) -> Result<(Protocol, HeaderValue), String> {
     if !upgrade.iter().any(|word| word == "websocket") {
         let asked = if upgrade.is_empty() { "no upgrade".into() } else { upgrade.join(", ") };
         return Err(format!(
-            "exec is served over WebSocket (v5.channel.k8s.io, v4.channel.k8s.io), the client asked for {asked}; use kubectl 1.31 or newer"
+            "exec is served over WebSocket (v5.channel.k8s.io, v4.channel.k8s.io), the client asked for {asked}; use kubectl 1.30 or newer (1.29 with KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true)"
         ));
     }
     if !channels::values(headers, SEC_WEBSOCKET_VERSION).any(|version| version == "13") {

@@ -139,6 +139,6 @@ async fn refusals_come_before_the_upgrade() {
     check("%zz", "v5.channel.k8s.io", "c", 400).await;
     let spdy = HeaderMap::from_iter([(UPGRADE, HeaderValue::from_static("SPDY/3.1"))]);
     let why = negotiate(&spdy).expect_err("not served");
-    assert!(why.contains("spdy/3.1; use kubectl 1.31 or newer"), "{why}");
+    assert!(why.contains("spdy/3.1; use kubectl 1.30 or newer"), "{why}");
     assert!(negotiate(&HeaderMap::new()).expect_err("nothing asked").contains("no upgrade"));
 }
