@@ -63,10 +63,16 @@ impl Ipam {
         self.quarantine
     }
 
-    /// The CIDRs to allocate from, tried in this order. What is held or rests keeps doing so.
+    /// The CIDRs to allocate from, tried in this order; one that lies in another is left out. What is held or rests keeps
+    /// doing so.
     pub fn set_cidrs(&mut self, cidrs: &[IpNetwork]) {
         let mut old = std::mem::take(&mut self.pools);
         for cidr in cidrs {
+            // An address in two pools would rest in one and be free in the other.
+            let wider = cidrs.iter().filter(|other| other.prefix() < cidr.prefix());
+            if wider.copied().chain(self.cidrs()).any(|other| other.contains(cidr.network())) {
+                continue;
+            }
             if let Some(index) = old.iter().position(|pool| pool.cidr() == *cidr) {
                 self.pools.push(old.swap_remove(index));
                 continue;

@@ -155,6 +155,27 @@ fn a_cidr_changes_under_running_pods() {
     assert_eq!(ipam.allocate(&[], now + QUARANTINE), Ok(vec![ip("10.244.1.1")]));
 }
 
+#[test]
+fn cidrs_that_overlap() {
+    check_range(&["10.1.0.0/30", "10.1.0.0/30"], 2, "10.1.0.1", "10.1.0.2");
+    check_range(&["10.1.0.0/30", "10.1.0.0/29"], 6, "10.1.0.1", "10.1.0.6");
+    check_range(&["10.1.0.0/29", "10.1.0.4/30"], 6, "10.1.0.1", "10.1.0.6");
+    check_range(&["10.1.0.1/30", "10.1.0.2/30"], 2, "10.1.0.1", "10.1.0.2");
+
+    // A wider one is added to, and taken from, one that is in use.
+    let now = Instant::now();
+    let mut ipam = ipam(&["10.1.0.0/30"]);
+    ipam.allocate(&[], now).unwrap();
+    ipam.allocate(&[], now).unwrap();
+    ipam.release(ip("10.1.0.1"), now);
+    ipam.set_cidrs(&[cidr("10.1.0.0/30"), cidr("10.1.0.0/29")]);
+    assert_eq!(ipam.cidrs().collect::<Vec<_>>(), [cidr("10.1.0.0/29")]);
+    assert_eq!(ipam.allocate(&[], now), Ok(vec![ip("10.1.0.3")]), ".1 rests, .2 is held");
+    ipam.set_cidrs(&[cidr("10.1.0.0/30")]);
+    assert!(ipam.allocate(&[], now).is_err());
+    assert_eq!(ipam.allocate(&[], now + QUARANTINE), Ok(vec![ip("10.1.0.1")]));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Allocate,
@@ -183,7 +204,7 @@ proptest! {
             vec![cidr("10.0.0.0/28")],
             vec![cidr("10.0.0.0/28"), cidr("10.0.0.16/28")],
             vec![cidr("10.0.0.16/28"), cidr("fd00::/125")],
-            vec![cidr("10.0.0.0/27")],
+            vec![cidr("10.0.0.0/28"), cidr("10.0.0.0/27")],
         ];
         let mut ipam = Ipam::new(QUARANTINE);
         ipam.set_cidrs(&sets[0]);
