@@ -35,6 +35,9 @@ pub struct ProxyArgs {
     /// Remove everything that a proxy left on this node, and end.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     cleanup: bool,
+    /// Do what needs all privileges, and end: there is no such step here.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    init_only: bool,
     /// Write the default configuration here, and end.
     #[arg(long)]
     write_config_to: Option<PathBuf>,
@@ -94,6 +97,10 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
         bail!("--master {master}: put the API server's address into a kubeconfig and give that by --kubeconfig");
     }
     let (config, settings) = configure(&args)?;
+    if args.init_only {
+        tracing::info!("--init-only: nothing is to be prepared");
+        return Ok(());
+    }
     for note in &settings.notes {
         tracing::info!("configuration: {note}");
     }

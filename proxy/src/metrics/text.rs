@@ -122,7 +122,8 @@ fn number(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e15 {
         return format!("{value:.0}");
     }
-    let text = format!("{value:.9}");
+    // A time since the epoch has no digits to spare.
+    let text = if value.abs() < 1e6 { format!("{value:.9}") } else { format!("{value:.3}") };
     text.trim_end_matches('0').to_owned()
 }
 
@@ -141,10 +142,12 @@ mod tests {
         let mut text = Exposition::default();
         text.family("a_total", Kind::Counter, "What a \\ is.\nMore.").count(&[], 7);
         text.family("b", Kind::Gauge, "B.").sample(&[("x", "q\"\\\n"), ("y", "2")], 0.25).sample(&[("x", "3")], -1.0);
+        text.family("t", Kind::Gauge, "T.").sample(&[], 1_795_175_533.153);
         assert_eq!(
             text.finish(),
             "# HELP a_total What a \\\\ is.\\nMore.\n# TYPE a_total counter\na_total 7\n\
-             # HELP b B.\n# TYPE b gauge\nb{x=\"q\\\"\\\\\\n\",y=\"2\"} 0.25\nb{x=\"3\"} -1\n"
+             # HELP b B.\n# TYPE b gauge\nb{x=\"q\\\"\\\\\\n\",y=\"2\"} 0.25\nb{x=\"3\"} -1\n\
+             # HELP t T.\n# TYPE t gauge\nt 1795175533.153\n"
         );
     }
 
