@@ -143,6 +143,11 @@ impl Cluster {
         kubectl(&self.kubeconfig, &self.data, args)
     }
 
+    /// The command itself, for those that go on.
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
+        kubectl_command(&self.kubeconfig, &self.data, args)
+    }
+
     /// `kubectl … -o json`, parsed.
     ///
     /// # Errors
@@ -348,9 +353,13 @@ fn make_kubeconfig(thalweg: &Path, store: &Path, server: &str, user: &str, group
 }
 
 fn kubectl(kubeconfig: &Path, data: &Path, args: &[&str]) -> Result<String> {
+    run(&mut kubectl_command(kubeconfig, data, args))
+}
+
+fn kubectl_command(kubeconfig: &Path, data: &Path, args: &[&str]) -> Command {
     let mut command = Command::new("kubectl");
     command.arg("--kubeconfig").arg(kubeconfig).arg("--cache-dir").arg(data.join("kubectl-cache")).args(args);
-    run(&mut command)
+    command
 }
 
 /// The repository's deploy folder, or the one that `THALWEG_DEPLOY` names.
