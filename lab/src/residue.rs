@@ -37,7 +37,7 @@ impl Residue {
         for line in fs::read_to_string("/proc/self/mounts").unwrap_or_default().lines() {
             add("mount", line);
         }
-        for directory in ["/sys/fs/bpf", "/run/thalweg-lab", "/run/thalweg", "/var/lib/thalweg"] {
+        for directory in ["/sys/fs/bpf", "/run/thalweg-lab", "/run/thalweg-netns", "/run/thalweg", "/var/lib/thalweg"] {
             for name in directories(Path::new(directory)) {
                 add("directory", &format!("{directory}/{name}"));
             }
