@@ -125,7 +125,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
                 Some(batch) => agent.take(batch, &mut batches),
                 None => return source_ended(watching).await,
             },
-            () = until(agent.services.next_deadline()) => agent.apply(&Dirty::default(), None),
+            () = until(agent.services.next_deadline()) => { agent.apply(&Dirty::default(), None); }
             _ = sweep.tick() => agent.sweep(),
         }
     }
@@ -225,13 +225,18 @@ impl Agent {
     /// Takes in a batch, together with those that wait behind it, and brings everything to it.
     fn take(&mut self, first: Batch, waiting: &mut mpsc::Receiver<Batch>) {
         let Some(taken) = self.services.take(first, waiting) else { return };
+        let written = self.apply(&taken.dirty, Some(taken.received));
+        // The first sync is a figure of its own.
+        if written && !taken.first {
+            self.board.changed(taken.received.elapsed());
+        }
+        // Names after addresses: what a name answers must be reachable.
         if let Some(dns) = &self.dns {
             dns.publish(&self.services.world, &taken.dirty);
             if taken.first {
                 dns.mark_synced();
             }
         }
-        self.apply(&taken.dirty, Some(taken.received));
         self.services.follow(&taken.dirty);
         if taken.first {
             self.first_sync(taken.received);
@@ -241,17 +246,15 @@ impl Agent {
         }
     }
 
-    /// Brings the maps to the world; `received` is when the cause arrived.
-    fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) {
+    /// Brings the maps to the world; `received` is when the cause arrived. True when something was written.
+    fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) -> bool {
         let outcome = self.services.apply(dirty, received);
-        if let Some(received) = received.filter(|_| outcome.changed) {
-            self.board.changed(received.elapsed());
-        }
         let services = self.services.world.services().count();
         self.board.update(|figures| {
             figures.failures = outcome.failures;
             figures.services = services;
         });
+        outcome.changed
     }
 
     fn first_sync(&mut self, received: Instant) {
