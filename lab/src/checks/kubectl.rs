@@ -24,10 +24,6 @@ const READS: &[(&[&str], &[&str])] = &[
     (&["logs", DEPLOYMENT], &["thalweg echo", "listens"]),
     (&["api-resources"], &["endpointslices", "discovery.k8s.io/v1", "deploy"]),
     (&["get", "pods", "-l", "app in (web,none),app!=client", "--field-selector", "status.phase=Running"], &["web-", "Running"]),
-    (
-        &["exec", "client", "--", "cat", "/etc/hostname", "/etc/resolv.conf"],
-        &["client", "10.96.0.10", "default.svc.cluster.local"],
-    ),
 ];
 
 pub fn speaks(cluster: &mut Cluster) -> Result<String> {
