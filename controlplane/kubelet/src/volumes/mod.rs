@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use crate::api::{ApiError, ClusterApi, Data, PodId};
 use crate::pod::fields::{Place, field, resource};
@@ -42,19 +43,24 @@ pub fn changes(pod: &Pod) -> bool {
     pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(live)
 }
 
-/// Unmounts and removes everything below `dir`; only what the kubelet made is there.
+/// Unmounts and removes everything below `dir`; only what the kubelet made is there. What cannot be unmounted is an
+/// error, and nothing is removed then: the files below a mount point are somebody else's.
 pub fn remove(dir: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir).into_iter().flatten() {
-        match umount2(&entry?.path(), MntFlags::MNT_DETACH) {
-            // Not a mount point; or not allowed to unmount, and so nobody who could have mounted.
-            Ok(()) | Err(nix::Error::EINVAL | nix::Error::EPERM) => {}
-            Err(e) => return Err(e.into()),
+        let path = entry?.path();
+        if is_mount_point(&path)? {
+            umount2(&path, MntFlags::MNT_DETACH)?;
         }
     }
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
+}
+
+fn is_mount_point(path: &Path) -> std::io::Result<bool> {
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;
+    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 async fn one<A: ClusterApi>(
