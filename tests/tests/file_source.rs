@@ -66,10 +66,12 @@ fn scenario(lab: &mut FileLab) -> Result<()> {
         ensure!(report.lost == 0, "{}: {report:?}", place.label);
     }
 
-    // A half-written file changes nothing; the next whole one takes effect.
-    std::fs::write(lab.manifests.join("web.yaml"), "apiVersion: v1\nkind: Service\nmetadata: {name: we")?;
-    std::thread::sleep(Duration::from_millis(800));
-    spread(&client.place(), &vip, &both)?;
+    // A half-written file changes nothing, valid YAML or not; the next whole one takes effect.
+    for half in ["apiVersion: v1\nkind: Serv", "apiVersion: v1\nkind: Service\nmetadata: {name: we"] {
+        std::fs::write(lab.manifests.join("web.yaml"), half)?;
+        std::thread::sleep(Duration::from_millis(800));
+        spread(&client.place(), &vip, &both)?;
+    }
     lab.apply("web.yaml", &web(VIP, &[&far], &lab.nodes))?;
     lab.wait_services("one backend", |rows| backends(rows) == 1)?;
     spread(&client.place(), &vip, &[&far])?;

@@ -192,6 +192,12 @@ impl Tracked {
         let mut objects = manifest.objects;
         for (key, error) in manifest.refused {
             refused.push(refuse(error.to_string()));
+            if key.is_none() {
+                // It may be any of those that were good before: all of them stay.
+                for (key, good) in std::mem::take(&mut self.objects) {
+                    objects.entry(key).or_insert(good);
+                }
+            }
             if let Some((key, good)) = key.and_then(|key| self.objects.remove_entry(&key)) {
                 objects.entry(key).or_insert(good);
             }

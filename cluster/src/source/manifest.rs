@@ -58,6 +58,16 @@ impl Manifest {
                     reason: "is missing: not a Kubernetes object".into(),
                 },
             )),
+            // Every object has a name; a text that was cut off in its head may not.
+            other if !other.ends_with("List") && value.pointer("/metadata/name").is_none() => self.refused.push((
+                None,
+                ConvertError {
+                    kind: "object",
+                    name: display_name(&value),
+                    field: "metadata.name".into(),
+                    reason: format!("is missing in a {other:?}: is the file half-written?"),
+                },
+            )),
             other => tracing::trace!(kind = other, name = display_name(&value), "not a kind that is followed"),
         }
     }

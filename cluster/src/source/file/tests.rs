@@ -125,6 +125,19 @@ fn a_file_that_still_changes_is_not_believed() {
 }
 
 #[test]
+fn an_object_cut_off_in_its_head_removes_nothing() {
+    let mut case = Case::new();
+    case.write("a.yaml", &service("web", "10.96.0.1"));
+    case.check("+web", 0, true);
+    for half in ["apiVersion: v1\nki", "apiVersion: v1\nkind: Serv", "apiVersion: v1\nkind: Service"] {
+        case.write("a.yaml", half);
+        case.check("", 1, true);
+    }
+    case.write("a.yaml", &service("api", "10.96.0.2"));
+    case.check("+api -web", 0, true);
+}
+
+#[test]
 fn a_missing_root_is_reported_once_and_keeps_the_state() {
     let mut case = Case::new();
     case.write("a.yaml", &service("web", "10.96.0.1"));
