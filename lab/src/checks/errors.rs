@@ -1,5 +1,6 @@
 //! Bad input: a clear error, and nothing half done.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -62,8 +63,13 @@ pub fn cni(cluster: &mut Cluster) -> Result<String> {
     let netns = cluster.net(&node.name)?;
     let plugin = node.dir.join("cni-bin/thalweg-cni");
     ensure!(plugin.exists(), "the agent has not installed {}", plugin.display());
-    let links = || -> Result<usize> { Ok(netns.netns.ip("-br link show")?.lines().count()) };
+    // Links that are there now and were not before: a pod of an earlier check may still be on its way out.
+    let links = || -> Result<BTreeSet<String>> {
+        let text = netns.netns.ip("-br link show")?;
+        Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+    };
     let before = links()?;
+    let new_links = || -> Result<Vec<String>> { Ok(links()?.difference(&before).cloned().collect()) };
     let container = Netns::create("tw-errors")?;
     let call = |verb: &str, ifname: &str, stdin: &str| call(cluster, &plugin, &container, verb, ifname, stdin);
 
@@ -77,7 +83,7 @@ pub fn cni(cluster: &mut Cluster) -> Result<String> {
     foreign["runtimeConfig"] = serde_json::json!({"ips": ["192.0.2.1/32"]});
     let (_, outside) = call("ADD", "eth0", &foreign.to_string())?;
     ensure!(error_code(&outside).is_ok() && outside.contains("192.0.2.1"), "an address outside the node's range: {outside}");
-    ensure!(links()? == before, "a refused ADD left a link behind");
+    ensure!(new_links()?.is_empty(), "a refused ADD left a link behind: {:?}", new_links()?);
 
     // Interfaces of one container until the range is full.
     let mut taken = Vec::new();
@@ -91,12 +97,18 @@ pub fn cni(cluster: &mut Cluster) -> Result<String> {
         ensure!(taken.len() <= 256, "256 addresses of a /{NODE_MASK} were given out");
     };
     ensure!(error_code(&full)? == 11, "a full range is to be tried again later: {full}");
-    ensure!(links()? == before + taken.len(), "the refused ADD left a link behind");
+    ensure!(
+        new_links()?.len() == taken.len(),
+        "{} links of {} interfaces: {:?}",
+        new_links()?.len(),
+        taken.len(),
+        new_links()?
+    );
     for ifname in &taken {
         let (accepted, stdout) = call("DEL", ifname, &config)?;
         ensure!(accepted, "DEL of {ifname}: {stdout}");
     }
-    ensure!(links()? == before, "a DEL left a link behind");
+    ensure!(new_links()?.is_empty(), "a DEL left a link behind: {:?}", new_links()?);
     Ok(format!("codes 6, 1 and 11; range full after {} more addresses; no link left", taken.len()))
 }
 
