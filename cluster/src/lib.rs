@@ -13,7 +13,7 @@ pub mod world;
 
 pub use model::{
     Condition, Endpoint, EndpointPort, EndpointSlice, Family, LoadBalancerAddress, Name, Node, Pod, Port, Protocol, Service,
-    ServiceType, TrafficPolicy,
+    ServiceCidr, ServiceType, TrafficPolicy,
 };
 pub use source::{KubeOptions, Source, SourceError};
 pub use world::{Batch, Change, Dirty, World};

@@ -156,7 +156,8 @@ pub struct Node {
     pub taints: Vec<Arc<str>>,
 }
 
-/// A pod, only those of this node and only when a consumer asks for them.
+/// A pod that is on a node and not over. An API server is asked only for those of this node, and only when a consumer
+/// wants them; manifests on disk may name pods of any node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
     pub name: Name,
@@ -164,5 +165,18 @@ pub struct Pod {
     pub node: Arc<str>,
     pub addresses: Vec<IpAddr>,
     pub host_network: bool,
+    /// spec.runtimeClassName: a sandboxed runtime may have a network stack of its own.
+    pub runtime_class: Option<Arc<str>>,
+    /// All but `kubectl.kubernetes.io/last-applied-configuration`.
     pub annotations: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// Addresses that cluster IPs are allocated from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceCidr {
+    pub name: Arc<str>,
+    /// One, or one of each family.
+    pub cidrs: Vec<IpNetwork>,
+    /// False while it is being added or removed: nothing new is allocated from it, old addresses may still be in use.
+    pub ready: bool,
 }

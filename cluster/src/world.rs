@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::{EndpointSlice, Name, Node, Pod, Service};
+use crate::model::{EndpointSlice, Name, Node, Pod, Service, ServiceCidr};
 
 /// One object that appeared, changed (`Some`) or went away (`None`).
 #[derive(Clone, Debug)]
@@ -16,6 +16,7 @@ pub enum Change {
     EndpointSlice(Name, Option<Arc<EndpointSlice>>),
     Node(Arc<str>, Option<Arc<Node>>),
     Pod(Name, Option<Arc<Pod>>),
+    ServiceCidr(Arc<str>, Option<Arc<ServiceCidr>>),
 }
 
 /// Changes that arrived together.
@@ -35,11 +36,12 @@ pub struct Dirty {
     pub services: BTreeSet<Name>,
     pub nodes: BTreeSet<Arc<str>>,
     pub pods: BTreeSet<Name>,
+    pub service_cidrs: BTreeSet<Arc<str>>,
 }
 
 impl Dirty {
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.nodes.is_empty() && self.pods.is_empty()
+        self.services.is_empty() && self.nodes.is_empty() && self.pods.is_empty() && self.service_cidrs.is_empty()
     }
 }
 
@@ -51,6 +53,7 @@ pub struct World {
     slice_owner: BTreeMap<Name, Name>,
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
     pods: BTreeMap<Name, Arc<Pod>>,
+    service_cidrs: BTreeMap<Arc<str>, Arc<ServiceCidr>>,
 }
 
 impl World {
@@ -71,6 +74,11 @@ impl World {
             Change::Pod(name, object) => {
                 if replace(&mut self.pods, name.clone(), object) {
                     dirty.pods.insert(name);
+                }
+            }
+            Change::ServiceCidr(name, object) => {
+                if replace(&mut self.service_cidrs, name.clone(), object) {
+                    dirty.service_cidrs.insert(name);
                 }
             }
         }
@@ -124,6 +132,11 @@ impl World {
 
     pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.pods.values()
+    }
+
+    /// Empty too when the API server knows no ServiceCIDR (before Kubernetes 1.31 it is off by default).
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &Arc<ServiceCidr>> {
+        self.service_cidrs.values()
     }
 }
 

@@ -249,6 +249,7 @@ fn same(left: &Change, right: &Change) -> bool {
         (Change::EndpointSlice(_, left), Change::EndpointSlice(_, right)) => left == right,
         (Change::Node(_, left), Change::Node(_, right)) => left == right,
         (Change::Pod(_, left), Change::Pod(_, right)) => left == right,
+        (Change::ServiceCidr(_, left), Change::ServiceCidr(_, right)) => left == right,
         _ => false,
     }
 }

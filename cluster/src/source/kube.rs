@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
@@ -39,6 +40,24 @@ const BACKOFF_MAX: Duration = Duration::from_secs(8);
 /// A watch that fails this often in a row, without one event in between, is given up for a new list.
 const RELIST_AFTER: u32 = 6;
 
+/// How often a kind that the API server did not have is asked for again: it may have been upgraded since.
+const ABSENT_RETRY: Duration = Duration::from_secs(300);
+
+/// Why a list failed.
+enum Refusal {
+    /// The server has no such kind, or does not let us see it.
+    Absent(String),
+    Failed(String),
+}
+
+/// Whether a cluster may do without a kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Required,
+    /// Younger than the oldest cluster that is served: one that does not have it counts as synced.
+    Optional,
+}
+
 /// Why a watch ended.
 enum Ended {
     /// In peace: go on from the same version.
@@ -53,6 +72,7 @@ enum Ended {
 /// One kind being followed.
 struct Watch<K> {
     api: Api<K>,
+    need: Need,
     fields: Option<String>,
     sink: mpsc::Sender<Report>,
     /// What has been reported and not yet removed.
@@ -87,12 +107,13 @@ async fn client(options: &KubeOptions) -> Result<Client, SourceError> {
 pub(crate) async fn follow(client: Client, options: &KubeOptions, sink: mpsc::Sender<Batch>) {
     let (reports, input) = mpsc::channel(256);
     let mut tasks = JoinSet::new();
-    tasks.spawn(Watch::<Service>::new(client.clone(), None, &reports).run());
-    tasks.spawn(Watch::<EndpointSlice>::new(client.clone(), None, &reports).run());
-    tasks.spawn(Watch::<Node>::new(client.clone(), None, &reports).run());
+    tasks.spawn(Watch::<Service>::new(client.clone(), Need::Required, None, &reports).run());
+    tasks.spawn(Watch::<EndpointSlice>::new(client.clone(), Need::Required, None, &reports).run());
+    tasks.spawn(Watch::<Node>::new(client.clone(), Need::Required, None, &reports).run());
+    tasks.spawn(Watch::<ServiceCIDR>::new(client.clone(), Need::Optional, None, &reports).run());
     if options.pods {
         let fields = Some(format!("spec.nodeName={}", options.node));
-        tasks.spawn(Watch::<Pod>::new(client, fields, &reports).run());
+        tasks.spawn(Watch::<Pod>::new(client, Need::Required, fields, &reports).run());
     }
     drop(reports);
     let kinds = tasks.len();
@@ -106,8 +127,8 @@ impl<K> Watch<K>
 where
     K: Follow + kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    fn new(client: Client, fields: Option<String>, sink: &mpsc::Sender<Report>) -> Self {
-        Self { api: Api::all(client), fields, sink: sink.clone(), known: BTreeSet::new(), version: String::new() }
+    fn new(client: Client, need: Need, fields: Option<String>, sink: &mpsc::Sender<Report>) -> Self {
+        Self { api: Api::all(client), need, fields, sink: sink.clone(), known: BTreeSet::new(), version: String::new() }
     }
 
     async fn run(mut self) {
@@ -116,7 +137,15 @@ where
             match self.list().await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(reason) => {
+                Err(Refusal::Absent(reason)) if self.need == Need::Optional => {
+                    tracing::info!(kind = K::KIND, retry_in = ?ABSENT_RETRY, "the API server does not offer it, doing without: {reason}");
+                    if !self.report(Vec::new(), true, Instant::now()).await {
+                        return;
+                    }
+                    tokio::time::sleep(ABSENT_RETRY).await;
+                    continue;
+                }
+                Err(Refusal::Absent(reason) | Refusal::Failed(reason)) => {
                     let pause = backoff.next();
                     tracing::warn!(kind = K::KIND, retry_in = ?pause, "cannot list from the API server: {reason}");
                     tokio::time::sleep(pause).await;
@@ -156,14 +185,14 @@ where
     }
 
     /// Lists everything, page by page. `Ok(false)`: the receiver is gone.
-    async fn list(&mut self) -> Result<bool, String> {
+    async fn list(&mut self) -> Result<bool, Refusal> {
         let mut params = ListParams { limit: Some(PAGE), field_selector: self.fields.clone(), ..ListParams::default() };
         let mut seen = BTreeSet::new();
         loop {
             let page = tokio::time::timeout(ANSWER, self.api.list(&params))
                 .await
-                .map_err(|_| format!("no answer within {ANSWER:?}"))?
-                .map_err(|error| chain(&error))?;
+                .map_err(|_| Refusal::Failed(format!("no answer within {ANSWER:?}")))?
+                .map_err(|error| refusal(&error))?;
             let received = Instant::now();
             let mut changes = Vec::with_capacity(page.items.len());
             for object in page.items {
@@ -284,6 +313,14 @@ impl Backoff {
 
     fn reset(&mut self) {
         self.0 = BACKOFF_MIN;
+    }
+}
+
+/// Where RBAC is on, a kind that does not exist is forbidden like every one that was not granted.
+fn refusal(error: &kube::Error) -> Refusal {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 403 | 404) => Refusal::Absent(chain(error)),
+        error => Refusal::Failed(chain(error)),
     }
 }
 

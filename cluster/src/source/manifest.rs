@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -45,8 +46,9 @@ impl Manifest {
             discovery::EndpointSlice::KIND => self.object::<discovery::EndpointSlice>(&api_version, value),
             core::Node::KIND => self.object::<core::Node>(&api_version, value),
             core::Pod::KIND => self.object::<core::Pod>(&api_version, value),
+            networking::ServiceCIDR::KIND => self.object::<networking::ServiceCIDR>(&api_version, value),
             "List" => self.items(value, None),
-            "ServiceList" | "EndpointSliceList" | "NodeList" | "PodList" => {
+            "ServiceList" | "EndpointSliceList" | "NodeList" | "PodList" | "ServiceCIDRList" => {
                 self.items(value, Some((&api_version, kind.trim_end_matches("List"))));
             }
             "" => self.refused.push((

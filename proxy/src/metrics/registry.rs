@@ -107,7 +107,7 @@ impl Metrics {
             match change {
                 Change::Service(..) => inner.service_changes.queue(),
                 Change::EndpointSlice(..) => inner.endpoint_changes.queue(),
-                Change::Node(..) | Change::Pod(..) => {}
+                Change::Node(..) | Change::Pod(..) | Change::ServiceCidr(..) => {}
             }
         }
         inner.last_queued = Some(Timestamp::now());

@@ -2,6 +2,7 @@
 //! how both sources' objects look once parsed.
 
 use super::*;
+use crate::model::{Condition, EndpointSlice, Service};
 use crate::source::manifest::Manifest;
 
 /// Parses one manifest and renders what became of it.
@@ -29,8 +30,20 @@ fn render(change: &Change) -> String {
             node.taints
         ),
         Change::Pod(_, Some(pod)) => format!(
-            "pod {} {} on {} at {:?} host {} notes {:?}",
-            pod.name, pod.uid, pod.node, pod.addresses, pod.host_network, pod.annotations
+            "pod {} {} on {} at {:?} host {} runtime {} notes {:?}",
+            pod.name,
+            pod.uid,
+            pod.node,
+            pod.addresses,
+            pod.host_network,
+            pod.runtime_class.as_deref().unwrap_or("-"),
+            pod.annotations
+        ),
+        Change::ServiceCidr(_, Some(range)) => format!(
+            "service range {} {:?} ready {}",
+            range.name,
+            range.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            range.ready
         ),
         other => format!("{other:?}"),
     }
@@ -261,12 +274,38 @@ fn pods() {
     check(
         "{apiVersion: v1, kind: Pod, metadata: {name: web-0, namespace: shop, uid: u1, annotations: {a: b}},
           spec: {nodeName: n1, hostNetwork: true, containers: []}, status: {phase: Running, podIP: 10.244.0.5, podIPs: [{ip: 10.244.0.5}]}}",
-        "pod shop/web-0 u1 on n1 at [10.244.0.5] host true notes {\"a\": \"b\"}",
+        "pod shop/web-0 u1 on n1 at [10.244.0.5] host true runtime - notes {\"a\": \"b\"}",
+    );
+    check(
+        "{apiVersion: v1, kind: Pod, metadata: {name: boxed, uid: u2, annotations: {kubectl.kubernetes.io/last-applied-configuration: '{}', c: d}},
+          spec: {nodeName: n1, runtimeClassName: gvisor, containers: []}, status: {podIPs: [{ip: 10.244.0.6}, {ip: 'fd00::6'}]}}",
+        "pod default/boxed u2 on n1 at [10.244.0.6, fd00::6] host false runtime gvisor notes {\"c\": \"d\"}",
     );
     check("{apiVersion: v1, kind: Pod, metadata: {name: waiting}, spec: {containers: []}}", "nothing: Pod default/waiting");
     check(
         "{apiVersion: v1, kind: Pod, metadata: {name: done}, spec: {nodeName: n1, containers: []}, status: {phase: Succeeded}}",
         "nothing: Pod default/done",
+    );
+}
+
+#[test]
+fn service_ranges() {
+    let range =
+        |rest: &str| format!("{{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {{name: kubernetes}}, {rest}}}");
+    let sound = "spec: {cidrs: [10.96.0.0/12, 'fd00:96::/112']}";
+    let known = "service range kubernetes [\"10.96.0.0/12\", \"fd00:96::/112\"]";
+    let condition = |status: &str| {
+        format!(
+            "{sound}, status: {{conditions: [{{type: Ready, status: '{status}', reason: R, message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}}]}}"
+        )
+    };
+    check(&range(sound), &format!("{known} ready true"));
+    check(&range(&condition("True")), &format!("{known} ready true"));
+    check(&range(&condition("False")), &format!("{known} ready false"));
+    check(&range("spec: {cidrs: []}"), "refused: ServiceCIDR kubernetes: spec.cidrs: holds no CIDR");
+    check(
+        &range("spec: {cidrs: [10.96.0.0/40]}"),
+        "refused: ServiceCIDR kubernetes: spec.cidrs[0]: \"10.96.0.0/40\": invalid address: 10.96.0.0/40",
     );
 }
 

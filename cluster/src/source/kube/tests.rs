@@ -85,7 +85,7 @@ fn status(code: u16, reason: &str) -> Value {
 /// Follows nodes through the script; the reports until it is through, as `+name`, `-name`, `listed`.
 async fn check(server: Server, expected: &str) -> Vec<String> {
     let (sink, mut reports) = mpsc::channel(64);
-    let task = tokio::spawn(Watch::<Node>::new(server.client(), None, &sink).run());
+    let task = tokio::spawn(Watch::<Node>::new(server.client(), Need::Required, None, &sink).run());
     drop(sink);
     let mut seen: Vec<String> = Vec::new();
     let words = expected.split_whitespace().count();
@@ -184,7 +184,7 @@ async fn every_kind_is_followed_and_the_receiver_ends_it() {
     };
     // The kinds are asked in no order: every list answer fits every kind, being empty.
     let mut server = Server::default();
-    for _ in 0..4 {
+    for _ in 0..5 {
         server = server.then("limit=500", empty("List"));
     }
     let (sink, mut batches) = mpsc::channel(8);
@@ -194,9 +194,13 @@ async fn every_kind_is_followed_and_the_receiver_ends_it() {
     let batch = tokio::time::timeout(Duration::from_secs(20), batches.recv()).await.expect("in time").expect("batch");
     assert!(batch.changes.is_empty() && batch.synced);
     let requests = server.requests.lock().expect("lock").join("\n");
-    for wanted in
-        ["/api/v1/services?", "/apis/discovery.k8s.io/v1/endpointslices?", "/api/v1/nodes?", "fieldSelector=spec.nodeName%3Dn1"]
-    {
+    for wanted in [
+        "/api/v1/services?",
+        "/apis/discovery.k8s.io/v1/endpointslices?",
+        "/api/v1/nodes?",
+        "/apis/networking.k8s.io/v1/servicecidrs?",
+        "fieldSelector=spec.nodeName%3Dn1",
+    ] {
         assert!(requests.contains(wanted), "{wanted} in\n{requests}");
     }
     drop(batches);
