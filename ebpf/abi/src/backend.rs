@@ -1,13 +1,15 @@
-//! SLOTS and BACKENDS: what a frontend's range holds, and who stands behind a backend id.
+//! SLOTS and BACKENDS: what a frontend's range holds, and who stands behind a backend id. Both serve both families;
+//! IPv4 addresses are mapped.
 
-use crate::{Be16, Be32, map_type};
+use crate::{Be16, Be128, map_type};
 
 /// One entry of the flat SLOTS array. The backend's address is inline, so that choosing one costs one hash and
-/// one array look-up.
+/// one array look-up. Within one range, slots are in ascending order of (address, port) as numbers, so that a
+/// backend can be found by halving.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Slot {
-    pub addr: Be32,
+    pub addr: Be128,
     pub port: Be16,
     /// Reserved, zero.
     pub flags: u16,
@@ -15,8 +17,10 @@ pub struct Slot {
     pub backend: u32,
     /// The backend's generation when this slot was written.
     pub generation: u32,
+    /// Reserved, zero: two slots to a cache line.
+    pub pad: u32,
 }
-map_type!(Slot, 16);
+map_type!(Slot, 32);
 
 /// State of a backend id.
 #[repr(transparent)]
@@ -36,7 +40,7 @@ impl BackendState {
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Backend {
-    pub addr: Be32,
+    pub addr: Be128,
     pub port: Be16,
     pub state: BackendState,
     /// Reserved, zero.
@@ -46,4 +50,4 @@ pub struct Backend {
     pub zone: u16,
     pub weight: u16,
 }
-map_type!(Backend, 16);
+map_type!(Backend, 28);

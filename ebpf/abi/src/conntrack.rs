@@ -8,22 +8,23 @@
 //! that goes to the backend directly has no entry, unless it would share its reply tuple with a flow that has one
 //! ([`CtFlags::DIRECT`]).
 
-use crate::{Be16, Be32, Proto, map_type};
+use crate::{Be16, Be32, Be128, Proto, map_type};
 
 /// Addresses and ports of one direction of a flow. For ICMP echo, both ports hold the identifier.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Tuple {
-    pub src: Be32,
-    pub dst: Be32,
+pub struct Tuple<A = Be32> {
+    pub src: A,
+    pub dst: A,
     pub sport: Be16,
     pub dport: Be16,
     pub proto: Proto,
     pub pad: [u8; 3],
 }
 map_type!(Tuple, 16);
+map_type!(Tuple<Be128>, 40);
 
-impl Tuple {
+impl<A: Copy> Tuple<A> {
     /// The tuple of the opposite direction.
     #[inline(always)]
     pub const fn reversed(self) -> Self {
@@ -89,9 +90,9 @@ impl CtFlags {
 /// Value of CONNTRACK.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct CtEntry {
+pub struct CtEntry<A = Be32> {
     /// What a packet of the key's tuple becomes.
-    pub to: Tuple,
+    pub to: Tuple<A>,
     pub service: u32,
     /// Index into BACKENDS and the generation the flow was bound to.
     pub backend: u32,
@@ -106,3 +107,4 @@ pub struct CtEntry {
     pub bytes: u64,
 }
 map_type!(CtEntry, 48);
+map_type!(CtEntry<Be128>, 72);

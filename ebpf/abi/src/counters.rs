@@ -48,6 +48,20 @@ indexed! {
         TcReselected => "tc_reselected",
         /// tc: packets answered with ICMP fragmentation-needed or time-exceeded.
         TcAnswered => "tc_answered",
+        /// Socket load balancer: calls left to tc because the pod opted out.
+        SockOptOut => "sock_opted_out",
+        /// Socket load balancer: translated sockets that could not be remembered, SOCK_BACKENDS being full.
+        SockBackendsFull => "sock_backends_full",
+        /// Sockets of the node that were kept from taking a NodePort as their local port.
+        SockBindRefused => "sock_bind_refused",
+        /// Connections that kept the backend of an earlier one.
+        AffinityHit => "affinity_hits",
+        /// Clients that could not be remembered, AFFINITY being full.
+        AffinityFull => "affinity_full",
+        /// tc: fragments held until the first of their datagram came.
+        TcFragmentHeld => "tc_fragments_held",
+        /// tc: held fragments sent on.
+        TcFragmentReleased => "tc_fragments_released",
     }
 }
 
@@ -77,5 +91,9 @@ indexed! {
         /// Sent to a service's address, belongs to no flow, and must not be answered: a stray TCP RST or ICMP message,
         /// or what a process of the node has sent there past the socket load balancer.
         NoFlow => "no_flow",
+        /// The service's loadBalancerSourceRanges do not admit the client.
+        SourceRange => "source_range",
+        /// An address from the services' ranges that no service has.
+        NoService => "no_service",
     }
 }

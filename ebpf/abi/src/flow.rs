@@ -54,7 +54,7 @@ pub const fn idle_limit(proto: Proto, state: CtState) -> u32 {
 /// Whether a packet from the client opens a new connection on the tuple of an old one, which is then forgotten: the
 /// client's port came round again, nobody ever answered, or somebody else did.
 #[inline(always)]
-pub const fn restarts(entry: &CtEntry, tcp: TcpFlags, now: u32) -> bool {
+pub const fn restarts<A>(entry: &CtEntry<A>, tcp: TcpFlags, now: u32) -> bool {
     if !tcp.opens() {
         return false;
     }
@@ -66,7 +66,7 @@ pub const fn restarts(entry: &CtEntry, tcp: TcpFlags, now: u32) -> bool {
 /// ports that has no entry: a SYN is answered by a SYN or a reset before anything else, and what is over gets no
 /// SYN any more.
 #[inline(always)]
-pub const fn is_anothers(reply: &CtEntry, proto: Proto, tcp: TcpFlags) -> bool {
+pub const fn is_anothers<A>(reply: &CtEntry<A>, proto: Proto, tcp: TcpFlags) -> bool {
     match (proto, reply.state) {
         (Proto::TCP, CtState::NEW) => !reply.flags.has(CtFlags::PICKED_UP) && !tcp.has(TcpFlags::SYN | TcpFlags::RST),
         (Proto::TCP, CtState::CLOSED) => tcp.has(TcpFlags::SYN) && tcp.has(TcpFlags::ACK),
@@ -136,7 +136,7 @@ mod tests {
     fn only_a_syn_on_a_finished_or_unanswered_flow_starts_over() {
         fn check(state: CtState, idle: u32, tcp: u8, expect: bool) {
             // The clock may pass 2^32 while a flow lives.
-            let entry = CtEntry { state, last_seen: u32::MAX - 5, ..Default::default() };
+            let entry: CtEntry = CtEntry { state, last_seen: u32::MAX - 5, ..Default::default() };
             assert_eq!(
                 restarts(&entry, TcpFlags(tcp), entry.last_seen.wrapping_add(idle)),
                 expect,
@@ -150,7 +150,7 @@ mod tests {
         check(CtState::NEW, TCP_NEW_SECONDS, TcpFlags::SYN, true);
         check(CtState::ESTABLISHED, 1_000_000, TcpFlags::SYN, false);
         check(CtState::CLOSING, 1_000_000, TcpFlags::SYN, false);
-        let contended = CtEntry { flags: CtFlags(CtFlags::CONTENDED), ..Default::default() };
+        let contended: CtEntry = CtEntry { flags: CtFlags(CtFlags::CONTENDED), ..Default::default() };
         assert!(restarts(&contended, TcpFlags(TcpFlags::SYN), 0));
         assert!(!restarts(&contended, TcpFlags(TcpFlags::ACK), 0));
         assert!(!restarts(&CtEntry { state: CtState::ESTABLISHED, ..contended }, TcpFlags(TcpFlags::SYN), 0));
@@ -170,7 +170,7 @@ mod tests {
         const RST_ACK: u8 = TcpFlags::RST | TcpFlags::ACK;
         const FIN_ACK: u8 = TcpFlags::FIN | TcpFlags::ACK;
         fn check(proto: Proto, state: CtState, flags: u16, anothers: &[u8]) {
-            let reply = CtEntry { direction: CtDirection::REPLY, state, flags: CtFlags(flags), ..Default::default() };
+            let reply: CtEntry = CtEntry { direction: CtDirection::REPLY, state, flags: CtFlags(flags), ..Default::default() };
             for tcp in [TcpFlags::SYN, SYN_ACK, TcpFlags::RST, RST_ACK, TcpFlags::ACK, FIN_ACK] {
                 let expect = anothers.contains(&tcp);
                 assert_eq!(is_anothers(&reply, proto, TcpFlags(tcp)), expect, "{proto:?} {state:?} {flags:#x} {tcp:#x}");

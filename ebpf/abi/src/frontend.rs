@@ -1,6 +1,6 @@
 //! FRONTENDS: hash from what a client dials to the slots that answer.
 
-use crate::{Be16, Be32, Proto, map_type};
+use crate::{Be16, Be32, Be128, Proto, map_type};
 
 /// Which traffic policy a frontend stands for.
 #[repr(transparent)]
@@ -18,16 +18,17 @@ impl Scope {
 /// frontend of its own on such an address is refused.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct FrontendKey {
-    pub vip: Be32,
+pub struct FrontendKey<A = Be32> {
+    pub vip: A,
     pub port: Be16,
     pub proto: Proto,
     pub scope: Scope,
 }
 map_type!(FrontendKey, 8);
+map_type!(FrontendKey<Be128>, 20);
 
-impl FrontendKey {
-    pub const fn wildcard(vip: Be32) -> Self {
+impl<A> FrontendKey<A> {
+    pub const fn wildcard(vip: A) -> Self {
         Self { vip, port: Be16::ZERO, proto: Proto::ANY, scope: Scope::INTERNAL }
     }
 }
@@ -47,6 +48,10 @@ impl FrontendFlags {
     pub const AFFINITY: u32 = 1 << 3;
     /// From outside (`Scope::EXTERNAL`), traffic to a remote backend keeps its source address: externalTrafficPolicy Local.
     pub const LOCAL_ONLY: u32 = 1 << 4;
+    /// Only clients in the service's ranges of SOURCE_RANGES are served; others are dropped.
+    pub const CHECK_SOURCE: u32 = 1 << 5;
+    /// The range is the set of this node's own endpoints (a Local policy); part of the affinity's key.
+    pub const LOCAL_SET: u32 = 1 << 6;
 
     #[inline(always)]
     pub const fn has(self, flag: u32) -> bool {
@@ -68,5 +73,10 @@ pub struct Frontend {
     pub flags: FrontendFlags,
     /// Affinity time-out in seconds; 0 without affinity.
     pub affinity_seconds: u32,
+    /// The service's own port, whatever the frontend's: a client keeps its backend over all addresses of one
+    /// service port.
+    pub service_port: Be16,
+    /// Reserved, zero.
+    pub pad: u16,
 }
-map_type!(Frontend, 24);
+map_type!(Frontend, 28);

@@ -6,33 +6,39 @@
 //! [`ABI_VERSION`]: maps are pinned below a directory of that number.
 #![no_std]
 
+mod affinity;
 mod backend;
 pub mod checksum;
 mod conntrack;
 mod counters;
 pub mod flow;
+mod fragment;
 mod frontend;
 pub mod header;
 mod limits;
 mod net;
 mod pod;
+mod range;
 mod service;
 mod socket;
 mod state;
 
+pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendState, Slot};
 pub use conntrack::{CtDirection, CtEntry, CtFlags, CtState, Tuple};
 pub use counters::{Counter, DropReason};
+pub use fragment::{Fragment, FragmentKey, HELD_BYTES, HELD_EACH, Held, HeldKey};
 pub use frontend::{Frontend, FrontendFlags, FrontendKey, Scope};
 pub use limits::*;
-pub use net::{Be16, Be32, Proto};
-pub use pod::{LocalPod, PodFlags};
-pub use service::ServiceName;
-pub use socket::{SOCK_NAT_ENTRIES, SockNat, SockNatEntry};
+pub use net::{Be16, Be32, Be128, Proto};
+pub use pod::{LocalPod, Netns, NetnsFlags};
+pub use range::{Range, SERVICE_RANGES_EACH, ServiceRanges, SourceRange, SourceRangeKey};
+pub use service::{ServiceName, ServiceStats};
+pub use socket::{SOCK_NAT_ENTRIES, SockBackend, SockNat, SockNatEntry};
 pub use state::StateKey;
 
 /// Version of every layout and meaning in this crate. Part of the pin path.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Asserts a type's size at compile time and, for user space, that any bit pattern is a value.
 macro_rules! map_type {

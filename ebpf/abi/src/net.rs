@@ -79,6 +79,93 @@ impl core::fmt::Debug for Be32 {
     }
 }
 
+/// An IPv6 address as it stands in a packet, in words of 32 bits, or an IPv4 address mapped into IPv6
+/// (`::ffff:a.b.c.d`) where one table serves both families.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Be128(pub [u32; 4]);
+map_type!(Be128, 16);
+
+impl Be128 {
+    pub const ZERO: Self = Self([0; 4]);
+    /// The third word of every mapped IPv4 address.
+    const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
+    #[inline(always)]
+    pub const fn mapped(addr: Be32) -> Self {
+        Self([0, 0, Self::MAPPED, addr.0])
+    }
+
+    #[inline(always)]
+    pub const fn is_mapped(self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::MAPPED
+    }
+
+    /// The IPv4 address, of one that is mapped.
+    #[inline(always)]
+    pub const fn v4(self) -> Be32 {
+        Be32(self.0[3])
+    }
+
+    #[inline(always)]
+    pub const fn is_zero(self) -> bool {
+        self.0[0] | self.0[1] | self.0[2] | self.0[3] == 0
+    }
+
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 16] {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes());
+        let ([i, j, k, l], [m, n, o, p]) = (self.0[2].to_ne_bytes(), self.0[3].to_ne_bytes());
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    #[inline(always)]
+    pub const fn from_octets(octets: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ])
+    }
+}
+
+impl From<core::net::Ipv6Addr> for Be128 {
+    fn from(addr: core::net::Ipv6Addr) -> Self {
+        Self::from_octets(addr.octets())
+    }
+}
+
+/// IPv4 is mapped.
+impl From<core::net::IpAddr> for Be128 {
+    fn from(addr: core::net::IpAddr) -> Self {
+        match addr {
+            core::net::IpAddr::V4(addr) => Self::mapped(addr.into()),
+            core::net::IpAddr::V6(addr) => addr.into(),
+        }
+    }
+}
+
+impl From<Be128> for core::net::Ipv6Addr {
+    fn from(addr: Be128) -> Self {
+        Self::from(addr.octets())
+    }
+}
+
+/// Mapped is IPv4.
+impl From<Be128> for core::net::IpAddr {
+    fn from(addr: Be128) -> Self {
+        if addr.is_mapped() { Self::V4(addr.v4().into()) } else { Self::V6(addr.into()) }
+    }
+}
+
+impl core::fmt::Debug for Be128 {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&core::net::IpAddr::from(*self), f)
+    }
+}
+
 /// An IP protocol number. `Proto::ANY` only occurs in wildcard frontends.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -89,5 +176,6 @@ impl Proto {
     pub const ICMP: Self = Self(1);
     pub const TCP: Self = Self(6);
     pub const UDP: Self = Self(17);
+    pub const ICMPV6: Self = Self(58);
     pub const SCTP: Self = Self(132);
 }

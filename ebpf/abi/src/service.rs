@@ -1,6 +1,18 @@
 //! SERVICES: hash from a service number to its name, so that what is in the kernel can be read without the agent.
+//! SERVICE_STATS: what a service is asked.
 
 use crate::map_type;
+
+/// Value of SERVICE_STATS, an array by service number. Written with atomic additions.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct ServiceStats {
+    /// Connections, and first datagrams, that the socket load balancer translated.
+    pub sockets: u64,
+    /// Flows that tc began.
+    pub flows: u64,
+}
+map_type!(ServiceStats, 16);
 
 /// `namespace/name`, zero-padded: two labels of at most 63 bytes and the slash.
 #[repr(C)]

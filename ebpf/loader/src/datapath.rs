@@ -11,12 +11,13 @@ use aya::{
     programs::{Program, ProgramError},
     util::KernelVersion,
 };
-use thalweg_abi::{ABI_VERSION, Be32, StateKey};
+use thalweg_abi::{ABI_VERSION, Be32, Be128, StateKey};
 
 use crate::{
-    Error, Maps, Options, Table, bpffs,
+    Error, Maps, Options, bpffs,
     links::{self, HOOKS, Hook, Target},
     maps::PINNED,
+    netns,
     object::OBJECT,
 };
 
@@ -220,15 +221,9 @@ fn adoptable(options: &Options) -> Result<bool, Error> {
     if maps.state(StateKey::Abi)? != u64::from(ABI_VERSION) {
         return Ok(false);
     }
-    let (sizes, kept) = (options.sizes, &maps);
-    for (table, wanted, found) in [
-        ("FRONTENDS", sizes.frontends, kept.frontends.capacity()),
-        ("SLOTS", sizes.slots, kept.slots.capacity()),
-        ("BACKENDS", sizes.backends, kept.backends.capacity()),
-        ("CONNTRACK", sizes.conntrack, kept.conntrack.capacity()),
-        ("LOCAL_PODS", sizes.local_pods, kept.local_pods.capacity()),
-        ("SERVICES", sizes.services, kept.services.capacity()),
-    ] {
+    let kept = maps.capacities();
+    for (table, wanted) in options.sizes.by_map() {
+        let found = kept.iter().find(|(name, _)| *name == table).map_or(0, |(_, found)| *found);
         if wanted != found {
             tracing::warn!(table, wanted, found, "an adopted map keeps its size; clean up to change it");
         }
@@ -246,20 +241,21 @@ fn discard_maps(options: &Options) -> Result<(), Error> {
 }
 
 fn load(options: &Options) -> Result<Ebpf, Error> {
-    let Options { pin_root, node_addr, sizes, socket_lb, .. } = options;
+    let Options { pin_root, node_addr, node_addr6, sizes, socket_lb, .. } = options;
     let folder = bpffs::maps_dir(pin_root);
-    let node_addr = Be32::from(*node_addr).0;
+    let node_addr = node_addr.map_or(Be32::ZERO, Be32::from).0;
+    let node_addr6 = node_addr6.map_or(Be128::ZERO, Be128::from).0;
+    let node_netns = netns::own_cookie().map_err(|source| Error::Netns { source })?;
     let socket_lb = u32::from(*socket_lb);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("NODE_ADDR", &node_addr, true)
-        .override_global("SOCKET_LB", &socket_lb, true)
-        .map_max_entries("FRONTENDS", sizes.frontends)
-        .map_max_entries("SLOTS", sizes.slots)
-        .map_max_entries("BACKENDS", sizes.backends)
-        .map_max_entries("CONNTRACK", sizes.conntrack)
-        .map_max_entries("LOCAL_PODS", sizes.local_pods)
-        .map_max_entries("SERVICES", sizes.services);
+        .override_global("NODE_ADDR6", &node_addr6, true)
+        .override_global("NODE_NETNS", &node_netns, true)
+        .override_global("SOCKET_LB", &socket_lb, true);
+    for (name, entries) in sizes.by_map() {
+        loader.map_max_entries(name, entries);
+    }
     for name in PINNED {
         loader.map_pin_path(name, folder.join(name));
     }

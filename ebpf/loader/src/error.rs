@@ -61,6 +61,11 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("cookie of the network namespace: {source} (needs Linux 5.14)")]
+    Netns {
+        #[source]
+        source: io::Error,
+    },
     #[error("the kernel is too old for {what}: it needs Linux {needed}")]
     Kernel { what: &'static str, needed: &'static str },
 }

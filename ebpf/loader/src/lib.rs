@@ -14,6 +14,7 @@ mod error;
 mod kernel_table;
 mod links;
 mod maps;
+pub mod netns;
 mod object;
 mod options;
 mod sys;

@@ -3,25 +3,64 @@
 use std::path::Path;
 
 use thalweg_abi::{
-    Backend, Be32, Counter, CtEntry, DropReason, Frontend, FrontendKey, LocalPod, ServiceName, Slot, StateKey, Tuple,
+    Affinity, AffinityKey, Backend, Be32, Be128, Counter, CtEntry, DropReason, Fragment, FragmentKey, Frontend, FrontendKey,
+    Held, HeldKey, LocalPod, Netns, ServiceName, ServiceRanges, ServiceStats, Slot, SockBackend, SourceRangeKey, StateKey,
+    Tuple,
 };
 
 use crate::{ArrayTable, Error, HashTable, Table, bpffs, kernel_table::PerCpuCounters};
 
 /// Names of the maps that are pinned; the same as in the kernel programs.
-pub(crate) const PINNED: [&str; 10] =
-    ["FRONTENDS", "SLOTS", "BACKENDS", "CONNTRACK", "LOCAL_PODS", "SERVICES", "COUNTERS", "DROPS", "STATE", "SOCK_NAT"];
+pub(crate) const PINNED: [&str; 22] = [
+    "FRONTENDS",
+    "FRONTENDS6",
+    "SLOTS",
+    "BACKENDS",
+    "CONNTRACK",
+    "CONNTRACK6",
+    "AFFINITY",
+    "SOURCE_RANGES",
+    "SERVICE_RANGES",
+    "FRAGMENTS",
+    "HELD",
+    "LOCAL_PODS",
+    "LOCAL_PODS6",
+    "NETNS",
+    "SERVICES",
+    "SERVICE_STATS",
+    "COUNTERS",
+    "DROPS",
+    "STATE",
+    "SOCK_NAT",
+    "SOCK_NAT6",
+    "SOCK_BACKENDS",
+];
 
 /// The maps of one node.
 #[derive(Debug)]
 pub struct Maps {
     pub frontends: HashTable<FrontendKey, Frontend>,
+    pub frontends6: HashTable<FrontendKey<Be128>, Frontend>,
     pub slots: ArrayTable<Slot>,
     pub backends: ArrayTable<Backend>,
     pub conntrack: HashTable<Tuple, CtEntry>,
+    pub conntrack6: HashTable<Tuple<Be128>, CtEntry<Be128>>,
+    pub affinity: HashTable<AffinityKey, Affinity>,
+    pub source_ranges: HashTable<SourceRangeKey, u32>,
+    /// One entry, at index 0.
+    pub service_ranges: ArrayTable<ServiceRanges>,
+    pub fragments: HashTable<FragmentKey, Fragment>,
+    pub held: HashTable<HeldKey, Held>,
     pub local_pods: HashTable<Be32, LocalPod>,
+    pub local_pods6: HashTable<Be128, LocalPod>,
+    /// Network namespaces by cookie.
+    pub netns: HashTable<u64, Netns>,
     /// Names of services by number.
     pub services: HashTable<u32, ServiceName>,
+    /// By service number.
+    pub service_stats: ArrayTable<ServiceStats>,
+    /// Connected sockets by cookie.
+    pub sock_backends: HashTable<u64, SockBackend>,
     counters: PerCpuCounters,
     drops: PerCpuCounters,
     state: ArrayTable<u64>,
@@ -38,15 +77,46 @@ impl Maps {
         let folder = bpffs::maps_dir(pin_root);
         Ok(Self {
             frontends: HashTable::open(&folder, "FRONTENDS")?,
+            frontends6: HashTable::open(&folder, "FRONTENDS6")?,
             slots: ArrayTable::open(&folder, "SLOTS")?,
             backends: ArrayTable::open(&folder, "BACKENDS")?,
             conntrack: HashTable::open(&folder, "CONNTRACK")?,
+            conntrack6: HashTable::open(&folder, "CONNTRACK6")?,
+            affinity: HashTable::open(&folder, "AFFINITY")?,
+            source_ranges: HashTable::open(&folder, "SOURCE_RANGES")?,
+            service_ranges: ArrayTable::open(&folder, "SERVICE_RANGES")?,
+            fragments: HashTable::open(&folder, "FRAGMENTS")?,
+            held: HashTable::open(&folder, "HELD")?,
             local_pods: HashTable::open(&folder, "LOCAL_PODS")?,
+            local_pods6: HashTable::open(&folder, "LOCAL_PODS6")?,
+            netns: HashTable::open(&folder, "NETNS")?,
             services: HashTable::open(&folder, "SERVICES")?,
+            service_stats: ArrayTable::open(&folder, "SERVICE_STATS")?,
+            sock_backends: HashTable::open(&folder, "SOCK_BACKENDS")?,
             counters: PerCpuCounters::open(&folder, "COUNTERS")?,
             drops: PerCpuCounters::open(&folder, "DROPS")?,
             state: ArrayTable::open(&folder, "STATE")?,
         })
+    }
+
+    /// How many entries each map of which the size can be chosen has room for.
+    pub fn capacities(&self) -> [(&'static str, u32); 14] {
+        [
+            ("FRONTENDS", self.frontends.capacity()),
+            ("FRONTENDS6", self.frontends6.capacity()),
+            ("SLOTS", self.slots.capacity()),
+            ("BACKENDS", self.backends.capacity()),
+            ("CONNTRACK", self.conntrack.capacity()),
+            ("CONNTRACK6", self.conntrack6.capacity()),
+            ("AFFINITY", self.affinity.capacity()),
+            ("SOURCE_RANGES", self.source_ranges.capacity()),
+            ("LOCAL_PODS", self.local_pods.capacity()),
+            ("LOCAL_PODS6", self.local_pods6.capacity()),
+            ("NETNS", self.netns.capacity()),
+            ("SERVICES", self.services.capacity()),
+            ("SERVICE_STATS", self.service_stats.capacity()),
+            ("SOCK_BACKENDS", self.sock_backends.capacity()),
+        ]
     }
 
     /// Every event counter since the maps were made, summed over CPUs, in the order of [`Counter::ALL`].

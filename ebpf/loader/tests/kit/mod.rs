@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use thalweg_abi::{Backend, BackendState, Be16, Be32, Frontend, FrontendFlags, FrontendKey, Proto, Scope, Slot};
+use thalweg_abi::{Backend, BackendState, Be16, Be32, Be128, Frontend, FrontendFlags, FrontendKey, Proto, Scope, Slot};
 use thalweg_lab::cgroup;
 use thalweg_loader::{Maps, Options, Sizes, Table, cleanup};
 
@@ -42,8 +42,9 @@ impl Pins {
         Options {
             pin_root: self.path.clone(),
             cgroup: PathBuf::new(),
-            node_addr: Ipv4Addr::new(172, 30, 0, 11),
-            sizes: Sizes { frontends: 20_000, slots: 10_000, backends: 1_000, conntrack: 4_096, local_pods: 64, services: 256 },
+            node_addr: Some(Ipv4Addr::new(172, 30, 0, 11)),
+            node_addr6: None,
+            sizes: Sizes { frontends: 20_000, slots: 10_000, backends: 1_000, conntrack: 4_096, ..Sizes::uniform(256) },
             socket_lb: true,
         }
     }
@@ -98,9 +99,9 @@ pub fn frontend_key(vip: SocketAddrV4, proto: Proto) -> FrontendKey {
 /// Writes backends, slots from `base`, and then the frontend, as the proxy does.
 pub fn serve(maps: &mut Maps, vip: SocketAddrV4, proto: Proto, base: u32, backends: &[(u32, SocketAddrV4)]) {
     let entry = |id: u32, addr: &SocketAddrV4| {
-        let (addr, port) = (Be32::from(*addr.ip()), Be16::from_host(addr.port()));
+        let (addr, port) = (Be128::mapped((*addr.ip()).into()), Be16::from_host(addr.port()));
         let backend = Backend { addr, port, state: BackendState::READY, generation: 1, ..Backend::default() };
-        (backend, Slot { addr, port, backend: id, generation: 1, flags: 0 })
+        (backend, Slot { addr, port, backend: id, generation: 1, ..Slot::default() })
     };
     let (mut ids, mut slots) = (Vec::new(), Vec::new());
     for (position, (id, addr)) in (base..).zip(backends) {

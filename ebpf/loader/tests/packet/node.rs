@@ -144,8 +144,9 @@ impl Node {
         let options = Options {
             pin_root: pins.path().to_owned(),
             cgroup: PathBuf::from("/sys/fs/cgroup/unified"),
-            node_addr: NODE,
-            sizes: Sizes { frontends: 256, slots: 256, backends: 256, conntrack, local_pods: 16, services: 16 },
+            node_addr: Some(NODE),
+            node_addr6: None,
+            sizes: Sizes { conntrack, ..Sizes::uniform(256) },
             socket_lb: false,
         };
         let datapath = netns.enter(|| Datapath::open(&options))??;

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use thalweg_abi::{
-    Backend, BackendState, Be16, Be32, Counter, DropReason, Frontend, FrontendFlags, FrontendKey, LocalPod, PodFlags, Proto,
+    Backend, BackendState, Be16, Be32, Be128, Counter, DropReason, Frontend, FrontendFlags, FrontendKey, LocalPod, Proto,
     Scope, Slot,
 };
 use thalweg_loader::{Maps, Table};
@@ -52,7 +52,7 @@ impl Tables {
     }
 
     pub fn pod(&mut self, addr: Ipv4Addr, ifindex: u32, pod_mac: [u8; 6], host_mac: [u8; 6]) -> Result<()> {
-        let pod = LocalPod { ifindex, pod_mac, host_mac, flags: PodFlags::default(), addr: addr.into() };
+        let pod = LocalPod { ifindex, pod_mac, host_mac };
         Ok(self.maps.local_pods.update(&[(Be32::from(addr), pod)])?)
     }
 
@@ -63,10 +63,10 @@ impl Tables {
         for (index, addr) in (0..).zip(backends) {
             let next = FIRST_BACKEND + u32::try_from(self.ids.len())?;
             let id = *self.ids.entry(*addr).or_insert(next);
-            let (addr, port) = (Be32::from(*addr.ip()), Be16::from_host(addr.port()));
+            let (addr, port) = (Be128::mapped((*addr.ip()).into()), Be16::from_host(addr.port()));
             let backend = Backend { addr, port, state: BackendState::READY, generation: 1, ..Default::default() };
             self.maps.backends.update(&[(id, backend)])?;
-            let slot = Slot { addr, port, flags: 0, backend: id, generation: 1 };
+            let slot = Slot { addr, port, backend: id, generation: 1, ..Default::default() };
             self.maps.slots.update(&[(base + index, slot)])?;
             self.next_slot += 1;
         }
@@ -78,7 +78,7 @@ impl Tables {
             base,
             count: u32::try_from(backends.len())?,
             flags: FrontendFlags(served.flags),
-            affinity_seconds: 0,
+            ..Default::default()
         };
         self.maps.frontends.update(&[(key, frontend)])?;
         if *served.addr.ip() != self.node {

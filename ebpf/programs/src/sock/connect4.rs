@@ -31,7 +31,7 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
     if let Some(nat) = memory::find_or_make(&ctx) {
         memory::remember_connected(nat, dialled, &slot, proto);
     }
-    set_destination(&ctx, Destination { addr: slot.addr, port: slot.port });
+    set_destination(&ctx, Destination { addr: slot.addr.v4(), port: slot.port });
     count(Counter::SockTranslated);
     ALLOW
 }

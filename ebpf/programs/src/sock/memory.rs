@@ -63,7 +63,7 @@ fn entry(dialled: Destination, slot: &Slot) -> SockNatEntry {
     SockNatEntry {
         vip: dialled.addr,
         vip_port: dialled.port,
-        backend_addr: slot.addr,
+        backend_addr: slot.addr.v4(),
         backend_port: slot.port,
         backend: slot.backend,
         generation: slot.generation,

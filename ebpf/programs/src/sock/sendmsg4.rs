@@ -32,7 +32,7 @@ pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
     } else {
         let Some(slot) = choose(base, slots) else { return refused() };
         memory::remember(nat, dialled, &slot);
-        set_destination(&ctx, Destination { addr: slot.addr, port: slot.port });
+        set_destination(&ctx, Destination { addr: slot.addr.v4(), port: slot.port });
     }
     count(Counter::SockTranslated);
     ALLOW

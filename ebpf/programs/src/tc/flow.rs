@@ -153,7 +153,7 @@ fn serve(packet: &Packet, frontend: &Frontend, from_wire: bool) -> Unknown {
 fn to_slot(packet: &Packet, frontend: &Frontend, slot: &Slot, from_wire: bool) -> New {
     let tuple = packet.tuple;
     let mut new = New {
-        to: Tuple { dst: slot.addr, dport: slot.port, ..tuple },
+        to: Tuple { dst: slot.addr.v4(), dport: slot.port, ..tuple },
         service: frontend.service,
         backend: slot.backend,
         generation: slot.generation,
@@ -162,13 +162,13 @@ fn to_slot(packet: &Packet, frontend: &Frontend, slot: &Slot, from_wire: bool) -
     };
     if from_wire {
         new.flags |= CtFlags::EXTERNAL;
-        if !frontend.flags.has(FrontendFlags::LOCAL_ONLY) && is_remote(slot.addr) {
+        if !frontend.flags.has(FrontendFlags::LOCAL_ONLY) && is_remote(slot.addr.v4()) {
             // The answer must come back through this node.
             new.flags |= CtFlags::SNAT;
             new.to.src = node_addr();
             new.needs_port = true;
         }
-    } else if slot.addr == tuple.src {
+    } else if slot.addr.v4() == tuple.src {
         // A pod that reached itself would answer itself directly, past the translation.
         new.flags |= CtFlags::HAIRPIN | CtFlags::SNAT;
         new.to.src = tuple.dst;

@@ -62,8 +62,9 @@ impl Lab {
             let options = Options {
                 pin_root: pins.path().to_owned(),
                 cgroup: "/sys/fs/cgroup/unified".into(),
-                node_addr: net.addr,
-                sizes: Sizes { frontends: 256, slots: 256, backends: 256, conntrack: 1024, local_pods: 16, services: 16 },
+                node_addr: Some(net.addr),
+                node_addr6: None,
+                sizes: Sizes { conntrack: 1024, ..Sizes::uniform(256) },
                 socket_lb: false,
             };
             let mut datapath = net.netns.enter(|| Datapath::open(&options))??;
