@@ -1,7 +1,7 @@
 //! Ties plan and backend: follows the world, plans what became dirty, applies the difference.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use thalweg_cluster::{Dirty, Name, World};
@@ -17,7 +17,7 @@ pub struct Proxy<B> {
     /// With what the node's own object adds.
     effective: NodeView,
     /// Addresses of all nodes: services that use one as an external address depend on them.
-    node_addresses: BTreeSet<Ipv4Addr>,
+    node_addresses: BTreeSet<IpAddr>,
     view_changed: bool,
     /// NodePorts are served on the view's addresses and no others.
     only_given: bool,
@@ -129,23 +129,13 @@ impl<B: Backend> Proxy<B> {
         let mut effective = self.view.clone();
         if let Some(node) = world.node(&self.view.node) {
             for address in &node.addresses {
-                if let IpAddr::V4(address) = address
-                    && !self.only_given
-                    && !effective.addresses.contains(address)
-                {
+                if !self.only_given && !effective.addresses.contains(address) {
                     effective.addresses.push(*address);
                 }
             }
             effective.zone = node.zone.clone().or(effective.zone);
         }
-        let node_addresses: BTreeSet<Ipv4Addr> = world
-            .nodes()
-            .flat_map(|node| &node.addresses)
-            .filter_map(|address| match address {
-                IpAddr::V4(address) => Some(*address),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
+        let node_addresses: BTreeSet<IpAddr> = world.nodes().flat_map(|node| &node.addresses).copied().collect();
         let changed = effective != self.effective || node_addresses != self.node_addresses;
         // Hints are about zones: a node that changes its zone, which is rare, plans everything again.
         if effective.zone != self.effective.zone {

@@ -17,7 +17,7 @@ pub fn open(pins: &Path, cgroup: Option<&Path>, node_addr: Ipv4Addr, socket_lb: 
         Some(cgroup) => cgroup.to_owned(),
         None => cgroup_root()?,
     };
-    let options = thalweg_loader::Options { pin_root: pins.to_owned(), cgroup, node_addr, sizes: Sizes::default(), socket_lb };
+    let options = thalweg_loader::Options { pin_root: pins.to_owned(), cgroup, node_addr: Some(node_addr), node_addr6: None, sizes: Sizes::default(), socket_lb };
     let datapath = Datapath::open(&options).context("load the kernel programs")?;
     tracing::info!(adopted = datapath.adopted(), pins = %pins.display(), "data path open");
     Ok(datapath)
@@ -28,8 +28,7 @@ pub fn open(pins: &Path, cgroup: Option<&Path>, node_addr: Ipv4Addr, socket_lb: 
 /// # Errors
 /// When the maps cannot be read.
 pub fn backend(datapath: &Datapath) -> Result<EbpfBackend> {
-    let Maps { frontends, slots, backends, services, .. } = datapath.maps()?;
-    EbpfBackend::adopt(Tables::new(frontends, slots, backends, services)).context("read what an earlier agent left in the maps")
+    EbpfBackend::adopt(datapath.maps()?).context("read what an earlier agent left in the maps")
 }
 
 /// Where the cluster's state comes from: `--source file:PATH`, or the API server.

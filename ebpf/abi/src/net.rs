@@ -72,6 +72,12 @@ impl From<Be32> for core::net::Ipv4Addr {
     }
 }
 
+impl From<Be32> for core::net::IpAddr {
+    fn from(addr: Be32) -> Self {
+        Self::V4(addr.into())
+    }
+}
+
 impl core::fmt::Debug for Be32 {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let [a, b, c, d] = self.octets();

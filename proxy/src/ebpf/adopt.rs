@@ -1,15 +1,17 @@
 //! Start: what the kernel holds becomes our record of it, whoever wrote it. Nothing is written here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
-use thalweg_abi::{Frontend, FrontendKey, Slot};
+use thalweg_abi::{Frontend, Slot};
 use thalweg_cluster::Name;
-use thalweg_loader::Error;
+use thalweg_loader::{Error, Table as _};
 
 use super::backends::Backends;
 use super::blocks::{Block, Blocks};
 use super::numbers::Numbers;
+use crate::plan::Key;
+
 use super::{EbpfBackend, Held, Record, Tables};
 
 // === impl EbpfBackend ===
@@ -83,12 +85,7 @@ struct Adopted {
 
 /// Every range that a frontend points at is taken. Ranges that overlap, which only a defect can have made, are taken
 /// as one of unknown content: it is kept out of use until all its frontends have moved elsewhere.
-fn adopt_blocks(
-    frontends: &[(FrontendKey, Frontend)],
-    slots: &HashMap<u32, Slot>,
-    backends: &mut Backends,
-    capacity: u32,
-) -> Adopted {
+fn adopt_blocks(frontends: &[(Key, Frontend)], slots: &HashMap<u32, Slot>, backends: &mut Backends, capacity: u32) -> Adopted {
     let ranges: BTreeSet<(u32, u32)> = frontends
         .iter()
         .filter_map(|(_, value)| Some((value.base, value.base.checked_add(value.count)?)))
@@ -127,11 +124,11 @@ fn adopt_blocks(
 }
 
 /// What the slots say, when all of it agrees with BACKENDS.
-fn read(start: u32, end: u32, slots: &HashMap<u32, Slot>, backends: &Backends) -> Option<Vec<SocketAddrV4>> {
+fn read(start: u32, end: u32, slots: &HashMap<u32, Slot>, backends: &Backends) -> Option<Vec<SocketAddr>> {
     (start..end)
         .map(|index| {
             let slot = slots.get(&index)?;
-            let at = SocketAddrV4::new(slot.addr.into(), slot.port.to_host());
+            let at = SocketAddr::new(slot.addr.into(), slot.port.to_host());
             let known = backends.get(slot.backend) == Some((at, slot.generation));
             (known && backends.is_current(slot.backend)).then_some(at)
         })

@@ -1,16 +1,17 @@
 //! One apply: stage every dirty service in memory, write stage by stage, keep the record true to what was written.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use thalweg_abi::{Be16, Frontend, FrontendKey, ServiceName, Slot};
+use thalweg_abi::{Be16, Frontend, ServiceName, Slot};
 use thalweg_cluster::Name;
 use thalweg_loader::{Error, Table};
 
 use super::stage::{Pass, Staged};
 use super::{EbpfBackend, Held, RETRY, full};
 use crate::backend::{Applied, Failure};
-use crate::plan::PlannedFrontend;
+use crate::plan::{Key, PlannedFrontend};
 
 pub(super) fn apply(this: &mut EbpfBackend, now: Instant) -> Result<Applied, Error> {
     let started = Instant::now();
@@ -20,8 +21,7 @@ pub(super) fn apply(this: &mut EbpfBackend, now: Instant) -> Result<Applied, Err
     let due = this.due();
     let mut applied = Applied { services: due.len(), ..Applied::default() };
 
-    let capacity = this.tables.frontends.capacity() as usize;
-    let mut pass = Pass { room: capacity.saturating_sub(this.kernel.len()), taken: HashSet::new() };
+    let mut pass = Pass { room: this.room(), taken: HashSet::new() };
     let mut staged: Vec<Staged> = due.iter().map(|name| this.stage(name, &mut pass, now)).collect();
 
     let mut loose_end = this.write_ready(&mut staged, &mut applied, now);
@@ -61,6 +61,16 @@ pub(super) fn apply(this: &mut EbpfBackend, now: Instant) -> Result<Applied, Err
 // === impl EbpfBackend ===
 
 impl EbpfBackend {
+    /// How many frontends of each family still find room.
+    fn room(&self) -> [usize; 2] {
+        let held6 = self.kernel.keys().filter(|key| key.vip.is_ipv6()).count();
+        let room = |unspecified: IpAddr, held: usize| {
+            let (_, capacity) = self.tables.frontends.table_of(unspecified);
+            (capacity as usize).saturating_sub(held)
+        };
+        [room(Ipv4Addr::UNSPECIFIED.into(), self.kernel.len() - held6), room(Ipv6Addr::UNSPECIFIED.into(), held6)]
+    }
+
     /// Services to look at: those that changed, and those that wait for a frontend that is becoming free.
     fn due(&mut self) -> BTreeSet<Name> {
         let mut due = std::mem::take(&mut self.dirty);
@@ -115,8 +125,13 @@ impl EbpfBackend {
             let Some(block) = self.blocks.get(*base) else { continue };
             entries.extend((*base..).zip(&block.members).filter_map(|(index, id)| {
                 let (at, generation) = self.backends.get(*id)?;
-                let slot =
-                    Slot { addr: (*at.ip()).into(), port: Be16::from_host(at.port()), flags: 0, backend: *id, generation };
+                let slot = Slot {
+                    addr: at.ip().into(),
+                    port: Be16::from_host(at.port()),
+                    backend: *id,
+                    generation,
+                    ..Slot::default()
+                };
                 Some((index, slot))
             }));
         }
@@ -162,7 +177,7 @@ impl EbpfBackend {
                     owners.push((index, *block));
                 }
             }
-            let mut failed = write_all(&mut *self.tables.frontends, &entries);
+            let mut failed = write_all(&mut self.tables.frontends, &entries);
             applied.frontends_written += entries.len() - failed.len();
             for ((key, value), (index, block)) in entries.into_iter().zip(owners) {
                 match failed.remove(&key) {
@@ -174,7 +189,7 @@ impl EbpfBackend {
     }
 
     /// The kernel now holds this frontend.
-    fn flipped(&mut self, key: FrontendKey, value: Frontend, block: Option<u32>, owner: &Name, now: Instant) {
+    fn flipped(&mut self, key: Key, value: Frontend, block: Option<u32>, owner: &Name, now: Instant) {
         if let Some(base) = block {
             self.blocks.reference(base);
         }
@@ -203,10 +218,10 @@ impl EbpfBackend {
         if !self.complete {
             return None;
         }
-        let mut drops: Vec<(FrontendKey, Option<usize>)> = Vec::new();
+        let mut drops: Vec<(Key, Option<usize>)> = Vec::new();
         let mut numbers: Vec<(u32, Option<usize>)> = Vec::new();
         // A frontend that a failed service is to take over stays as it is until that succeeds.
-        let awaited: HashSet<FrontendKey> = staged
+        let awaited: HashSet<Key> = staged
             .iter()
             .filter(|service| service.failed.is_some())
             .filter_map(|service| service.plan.as_ref())
@@ -222,8 +237,8 @@ impl EbpfBackend {
             drops.extend(nobodys.map(|(key, _)| (*key, None)));
             numbers.extend(self.stale_numbers.iter().map(|number| (*number, None)));
         }
-        let keys: Vec<FrontendKey> = drops.iter().map(|(key, _)| *key).collect();
-        let mut failed = delete_all(&mut *self.tables.frontends, &keys);
+        let keys: Vec<Key> = drops.iter().map(|(key, _)| *key).collect();
+        let mut failed = delete_all(&mut self.tables.frontends, &keys);
         let mut loose_end = None;
         for (key, index) in drops {
             if let Some(error) = failed.remove(&key) {

@@ -1,7 +1,7 @@
 //! Backend ids: who stands behind each, whether it is chosen, drains or is gone, and when its number may be reused.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use thalweg_abi::{Backend, BackendState, Be16};
@@ -10,7 +10,7 @@ use super::GRACE;
 
 #[derive(Debug)]
 struct Record {
-    at: SocketAddrV4,
+    at: SocketAddr,
     generation: u32,
     /// State last written; `None` before the first write.
     kernel: Option<BackendState>,
@@ -25,9 +25,9 @@ struct Record {
 #[derive(Debug)]
 pub(super) struct Backends {
     records: HashMap<u32, Record>,
-    by_address: HashMap<SocketAddrV4, u32>,
+    by_address: HashMap<SocketAddr, u32>,
     /// How many services let this address drain.
-    draining: HashMap<SocketAddrV4, u32>,
+    draining: HashMap<SocketAddr, u32>,
     /// Ids whose state may differ from the kernel's.
     touched: BTreeSet<u32>,
     grace: VecDeque<(Instant, u32)>,
@@ -63,7 +63,7 @@ impl Backends {
                 this.free.push_back((*id, backend.generation));
                 continue;
             }
-            let at = SocketAddrV4::new(backend.addr.into(), backend.port.to_host());
+            let at = SocketAddr::new(backend.addr.into(), backend.port.to_host());
             this.by_address.entry(at).or_insert(*id);
             let record = Record {
                 at,
@@ -79,7 +79,7 @@ impl Backends {
     }
 
     /// Counts one more block that holds this address; `None` when every id is taken.
-    pub fn acquire(&mut self, at: SocketAddrV4) -> Option<u32> {
+    pub fn acquire(&mut self, at: SocketAddr) -> Option<u32> {
         let id = match self.by_address.get(&at) {
             Some(id) => *id,
             None => self.allocate(at)?,
@@ -96,7 +96,7 @@ impl Backends {
         }
     }
 
-    fn allocate(&mut self, at: SocketAddrV4) -> Option<u32> {
+    fn allocate(&mut self, at: SocketAddr) -> Option<u32> {
         let (id, generation) = if self.next < self.capacity {
             self.next += 1;
             (self.next - 1, 0)
@@ -121,7 +121,7 @@ impl Backends {
     }
 
     /// Replaces the addresses that one service lets drain.
-    pub fn drain(&mut self, old: &[SocketAddrV4], new: &[SocketAddrV4]) {
+    pub fn drain(&mut self, old: &[SocketAddr], new: &[SocketAddr]) {
         for at in new {
             *self.draining.entry(*at).or_default() += 1;
             self.touched.extend(self.by_address.get(at));
@@ -147,7 +147,7 @@ impl Backends {
     }
 
     /// The address and generation of an id in use.
-    pub fn get(&self, id: u32) -> Option<(SocketAddrV4, u32)> {
+    pub fn get(&self, id: u32) -> Option<(SocketAddr, u32)> {
         self.records.get(&id).map(|record| (record.at, record.generation))
     }
 
@@ -249,7 +249,7 @@ impl Backends {
 impl Record {
     fn entry(&self, state: BackendState) -> Backend {
         Backend {
-            addr: (*self.at.ip()).into(),
+            addr: self.at.ip().into(),
             port: Be16::from_host(self.at.port()),
             state,
             generation: self.generation,

@@ -1,7 +1,7 @@
 //! Ranges of SLOTS in use: what each holds, how many frontends point at it, and the rest after the last one left.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::GRACE;
@@ -16,7 +16,7 @@ pub(super) struct Block {
     /// Backend ids, each counted once per block; empty in a block of unknown content.
     pub members: Vec<u32>,
     /// What the slots hold, in order; `None` when they were adopted and make no sense.
-    pub content: Option<Vec<SocketAddrV4>>,
+    pub content: Option<Vec<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Blocks {
     }
 
     /// A fresh range, to be written before any frontend points at it.
-    pub fn create(&mut self, members: Vec<u32>, content: Vec<SocketAddrV4>) -> Option<u32> {
+    pub fn create(&mut self, members: Vec<u32>, content: Vec<SocketAddr>) -> Option<u32> {
         let len = u32::try_from(content.len()).ok()?;
         let base = self.arena.alloc(len)?;
         self.blocks.insert(base, Block { len, refs: 0, members, content: Some(content) });

@@ -9,22 +9,24 @@ mod apply;
 mod arena;
 mod backends;
 mod blocks;
+mod frontends;
 mod numbers;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use thalweg_abi::{Backend as BackendEntry, Frontend, FrontendKey, ServiceName, Slot};
+use thalweg_abi::{Backend as BackendEntry, Be128, Frontend, FrontendKey, ServiceName, Slot};
 use thalweg_cluster::Name;
 use thalweg_loader::{Error, Maps, Table};
 
 use crate::backend::{Applied, Backend};
-use crate::plan::ServicePlan;
+use crate::plan::{Key, ServicePlan};
 use backends::Backends;
 use blocks::Blocks;
+use frontends::Frontends;
 use numbers::Numbers;
 
 /// How long a range or an id rests; programs that still read the old ones are done long before.
@@ -34,7 +36,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The maps of the data path that the proxy writes.
 pub struct Tables {
-    frontends: Box<dyn Table<FrontendKey, Frontend> + Send>,
+    frontends: Frontends,
     slots: Box<dyn Table<u32, Slot> + Send>,
     backends: Box<dyn Table<u32, BackendEntry> + Send>,
     services: Box<dyn Table<u32, ServiceName> + Send>,
@@ -44,12 +46,12 @@ pub struct Tables {
 pub struct EbpfBackend {
     tables: Tables,
     /// What FRONTENDS holds.
-    kernel: HashMap<FrontendKey, Held>,
+    kernel: HashMap<Key, Held>,
     services: BTreeMap<Name, Record>,
     /// Services to look at in the next apply.
     dirty: BTreeSet<Name>,
     /// Services that want a frontend which another one has.
-    waiting: BTreeMap<FrontendKey, BTreeSet<Name>>,
+    waiting: BTreeMap<Key, BTreeSet<Name>>,
     /// Numbers with a name that is another number's too.
     stale_numbers: Vec<u32>,
     /// Every service has been heard of; nothing is removed before.
@@ -82,9 +84,9 @@ struct Record {
     named: bool,
     desired: Desired,
     /// Its frontends in the kernel.
-    frontends: BTreeSet<FrontendKey>,
+    frontends: BTreeSet<Key>,
     /// Its draining endpoints as last applied.
-    draining: Vec<SocketAddrV4>,
+    draining: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Debug)]
@@ -100,12 +102,13 @@ enum Desired {
 impl Tables {
     pub fn new(
         frontends: impl Table<FrontendKey, Frontend> + Send + 'static,
+        frontends6: impl Table<FrontendKey<Be128>, Frontend> + Send + 'static,
         slots: impl Table<u32, Slot> + Send + 'static,
         backends: impl Table<u32, BackendEntry> + Send + 'static,
         services: impl Table<u32, ServiceName> + Send + 'static,
     ) -> Self {
         Self {
-            frontends: Box::new(frontends),
+            frontends: Frontends::new(frontends, frontends6),
             slots: Box::new(slots),
             backends: Box::new(backends),
             services: Box::new(services),
@@ -115,7 +118,7 @@ impl Tables {
 
 impl From<Maps> for Tables {
     fn from(maps: Maps) -> Self {
-        Self::new(maps.frontends, maps.slots, maps.backends, maps.services)
+        Self::new(maps.frontends, maps.frontends6, maps.slots, maps.backends, maps.services)
     }
 }
 
@@ -169,7 +172,7 @@ impl Record {
     }
 
     /// True when this service is to have, or may turn out to have, that frontend.
-    fn wants(&self, key: &FrontendKey) -> bool {
+    fn wants(&self, key: &Key) -> bool {
         match &self.desired {
             Desired::Unknown => self.frontends.contains(key),
             Desired::Plan(plan) => plan.frontends.binary_search_by_key(key, crate::plan::PlannedFrontend::key).is_ok(),

@@ -1,16 +1,16 @@
 //! Staging: decides in memory what one service needs written, and takes room for all of it or for nothing.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use thalweg_abi::{Frontend, FrontendKey};
+use thalweg_abi::{Be16, Frontend};
 use thalweg_cluster::Name;
 use thalweg_loader::Error;
 
 use super::{Desired, EbpfBackend, Record, full};
-use crate::plan::ServicePlan;
+use crate::plan::{Key, ServicePlan};
 
 /// What one service needs written.
 pub(super) struct Staged {
@@ -22,17 +22,17 @@ pub(super) struct Staged {
     /// Ranges it has already and goes on using; referenced here until all is written, for frontends may swap them.
     pub pinned: Vec<u32>,
     /// Frontends the kernel does not have, with their ranges.
-    pub inserts: Vec<(FrontendKey, Frontend, Option<u32>)>,
+    pub inserts: Vec<(Key, Frontend, Option<u32>)>,
     /// Frontends that change.
-    pub flips: Vec<(FrontendKey, Frontend, Option<u32>)>,
+    pub flips: Vec<(Key, Frontend, Option<u32>)>,
     pub failed: Option<Error>,
 }
 
 /// What services staged earlier in this apply have taken.
 pub(super) struct Pass {
-    /// Room left in FRONTENDS.
-    pub room: usize,
-    pub taken: HashSet<FrontendKey>,
+    /// Room left in FRONTENDS and in FRONTENDS6.
+    pub room: [usize; 2],
+    pub taken: HashSet<Key>,
 }
 
 // === impl EbpfBackend ===
@@ -74,9 +74,14 @@ impl EbpfBackend {
                 wanted.push((key, frontend));
             }
         }
-        let new = wanted.iter().filter(|(key, _)| !self.kernel.contains_key(key)).count();
-        if new > pass.room {
-            return Err(full("FRONTENDS", self.tables.frontends.capacity()));
+        let mut new = [0; 2];
+        for (key, _) in wanted.iter().filter(|(key, _)| !self.kernel.contains_key(key)) {
+            let family = usize::from(key.vip.is_ipv6());
+            new[family] += 1;
+            if new[family] > pass.room[family] {
+                let (table, capacity) = self.tables.frontends.table_of(key.vip);
+                return Err(full(table, capacity));
+            }
         }
 
         let mut bases: HashMap<usize, Option<u32>> = HashMap::new();
@@ -98,6 +103,8 @@ impl EbpfBackend {
                 count: block.and_then(|base| self.blocks.get(base)).map_or(0, |block| block.len),
                 flags: frontend.flags,
                 affinity_seconds: frontend.affinity_seconds,
+                service_port: Be16::from_host(frontend.service_port),
+                pad: 0,
             };
             let next = Frontend { generation: value.generation.wrapping_add(1), ..value };
             match held {
@@ -108,7 +115,8 @@ impl EbpfBackend {
                 Some(_) => {}
             }
         }
-        pass.room -= new;
+        pass.room[0] -= new[0];
+        pass.room[1] -= new[1];
         pass.taken.extend(wanted.iter().map(|(key, _)| *key));
         Ok(())
     }
@@ -122,7 +130,7 @@ impl EbpfBackend {
     }
 
     /// True when another service has this frontend and is to keep it: who came first stays.
-    fn is_anothers(&self, key: &FrontendKey, name: &Name) -> bool {
+    fn is_anothers(&self, key: &Key, name: &Name) -> bool {
         self.kernel
             .get(key)
             .and_then(|held| held.owner.as_ref())
@@ -132,7 +140,7 @@ impl EbpfBackend {
     }
 
     /// The range for a set: one that the service has already, or a fresh one. `None` for the empty set.
-    fn block(&mut self, name: &Name, endpoints: &[SocketAddrV4], staged: &mut Staged) -> Result<Option<u32>, Error> {
+    fn block(&mut self, name: &Name, endpoints: &[SocketAddr], staged: &mut Staged) -> Result<Option<u32>, Error> {
         if endpoints.is_empty() {
             return Ok(None);
         }

@@ -1,7 +1,7 @@
 //! `thalweg conntrack`: every translated flow, both directions in one row.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 use thalweg_abi::{CtDirection, CtEntry, CtFlags, CtState, ServiceName, Tuple};
@@ -13,12 +13,12 @@ use super::{Row, name_of, names, protocol};
 pub struct ConntrackRow {
     pub protocol: String,
     pub state: &'static str,
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// What the client dialled.
-    pub frontend: SocketAddrV4,
+    pub frontend: SocketAddr,
     /// The source that the backend sees.
-    pub source: SocketAddrV4,
-    pub backend: SocketAddrV4,
+    pub source: SocketAddr,
+    pub backend: SocketAddr,
     pub service: String,
     /// `snat`, `hairpin`, `external`, `direct` (to a backend itself, kept apart from a service's flow), `picked-up` (seen in
     /// the middle), `contended` (met another connection at its backend); `half` when one of the two directions has no entry.
@@ -49,10 +49,10 @@ pub fn conntrack(entries: &[(Tuple, CtEntry)], service_names: &[(u32, ServiceNam
         rows.push(ConntrackRow {
             protocol: protocol(key.proto),
             state: state(to_backend.into_iter().chain(to_client).map(|entry| entry.state).max().unwrap_or_default()),
-            client: SocketAddrV4::new(dialled.src.into(), dialled.sport.to_host()),
-            frontend: SocketAddrV4::new(dialled.dst.into(), dialled.dport.to_host()),
-            source: SocketAddrV4::new(translated.src.into(), translated.sport.to_host()),
-            backend: SocketAddrV4::new(translated.dst.into(), translated.dport.to_host()),
+            client: SocketAddr::new(dialled.src.into(), dialled.sport.to_host()),
+            frontend: SocketAddr::new(dialled.dst.into(), dialled.dport.to_host()),
+            source: SocketAddr::new(translated.src.into(), translated.sport.to_host()),
+            backend: SocketAddr::new(translated.dst.into(), translated.dport.to_host()),
             service: name_of(&names, entry.service),
             traits: traits(entry.flags, to_backend.is_none() || to_client.is_none()),
             idle_seconds: now.saturating_sub(last_seen),

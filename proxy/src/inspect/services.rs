@@ -1,7 +1,7 @@
 //! `thalweg services`: every frontend with who answers it.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 use thalweg_abi::{Backend, BackendState, Frontend, FrontendFlags, FrontendKey, Scope, ServiceName, Slot};
@@ -12,7 +12,7 @@ use super::{Row, name_of, names, protocol};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ServiceRow {
     pub service: String,
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     pub protocol: String,
     /// `inside`: dialled by pods and the node; `outside`: arrived at the uplink.
     pub from: &'static str,
@@ -27,7 +27,7 @@ pub struct ServiceRow {
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct EndpointRow {
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// `ready`, `draining`, or `gone`: which a frontend must never point at for longer than a moment.
     pub state: &'static str,
     pub backend: u32,
@@ -49,7 +49,7 @@ pub fn services(
         .filter(|(_, value)| !value.flags.has(FrontendFlags::WILDCARD))
         .map(|(key, value)| ServiceRow {
             service: name_of(&names, value.service),
-            address: SocketAddrV4::new(key.vip.into(), key.port.to_host()),
+            address: SocketAddr::new(key.vip.into(), key.port.to_host()),
             protocol: protocol(key.proto),
             from: if key.scope == Scope::EXTERNAL { "outside" } else { "inside" },
             traits: traits(value),
@@ -87,7 +87,7 @@ fn endpoint(slot: &Slot, backend: Option<&Backend>) -> EndpointRow {
         _ => "gone",
     };
     EndpointRow {
-        address: SocketAddrV4::new(slot.addr.into(), slot.port.to_host()),
+        address: SocketAddr::new(slot.addr.into(), slot.port.to_host()),
         state,
         backend: slot.backend,
         generation: slot.generation,

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use thalweg_abi::{
-    Backend, BackendState, Be16, Be32, Counter, CtDirection, CtEntry, CtFlags, CtState, DropReason, Frontend, FrontendFlags,
-    FrontendKey, Proto, Scope, ServiceName, Slot, StateKey, Tuple,
+    Backend, BackendState, Be16, Be32, Be128, Counter, CtDirection, CtEntry, CtFlags, CtState, DropReason, Frontend,
+    FrontendFlags, FrontendKey, Proto, Scope, ServiceName, Slot, StateKey, Tuple,
 };
 
 use super::*;
@@ -16,18 +16,18 @@ fn be(text: &str) -> (Be32, Be16) {
 
 fn frontend(at: &str, scope: Scope, service: u32, base: u32, count: u32, flags: u32) -> (FrontendKey, Frontend) {
     let (vip, port) = be(at);
-    let value = Frontend { service, generation: 3, base, count, flags: FrontendFlags(flags), affinity_seconds: 0 };
+    let value = Frontend { service, generation: 3, base, count, flags: FrontendFlags(flags), ..Frontend::default() };
     (FrontendKey { vip, port, proto: Proto::TCP, scope }, value)
 }
 
 fn backend(id: u32, at: &str, state: BackendState, generation: u32) -> (u32, Backend) {
     let (addr, port) = be(at);
-    (id, Backend { addr, port, state, generation, ..Backend::default() })
+    (id, Backend { addr: Be128::mapped(addr), port, state, generation, ..Backend::default() })
 }
 
 fn slot(index: u32, at: &str, backend: u32, generation: u32) -> (u32, Slot) {
     let (addr, port) = be(at);
-    (index, Slot { addr, port, flags: 0, backend, generation })
+    (index, Slot { addr: Be128::mapped(addr), port, backend, generation, ..Slot::default() })
 }
 
 fn tuple(src: &str, dst: &str) -> Tuple {

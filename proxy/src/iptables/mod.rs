@@ -40,7 +40,7 @@ mod save;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use thalweg_cluster::Name;
@@ -324,7 +324,7 @@ impl IptablesBackend {
         for (name, old) in before {
             let none = Compiled::default();
             let new = self.services.get(name).map_or(&none, |record| &record.staged);
-            let lost = |old: &[SocketAddrV4], new: &[SocketAddrV4]| -> Vec<SocketAddrV4> {
+            let lost = |old: &[SocketAddr], new: &[SocketAddr]| -> Vec<SocketAddr> {
                 old.iter().filter(|address| new.binary_search(address).is_err()).copied().collect()
             };
             flows.extend(lost(&old.udp_endpoints, &new.udp_endpoints).iter().map(|gone| {

@@ -1,7 +1,7 @@
 //! A service plan as chains, and every chain as text. Pure.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnetwork::Ipv4Network;
 use thalweg_abi::{FrontendFlags, Proto, Scope};
@@ -46,8 +46,8 @@ pub(super) struct Compiled {
     pub sets: BTreeMap<u64, Set>,
     pub endpoints: BTreeMap<u64, Endpoint>,
     /// Endpoints that UDP flows may have, and the frontends by which.
-    pub udp_endpoints: Vec<SocketAddrV4>,
-    pub udp_frontends: Vec<SocketAddrV4>,
+    pub udp_endpoints: Vec<SocketAddr>,
+    pub udp_frontends: Vec<SocketAddr>,
 }
 
 /// What is dialled. Wildcards sort behind the ports of their address.
@@ -82,7 +82,7 @@ pub(super) struct Set {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Endpoint {
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     pub protocol: Proto,
     /// Remembers who was sent here.
     pub affinity: bool,
@@ -94,7 +94,7 @@ pub(super) fn compile(plan: &ServicePlan) -> Compiled {
     // A chain is named after the first frontend that uses it, so that it keeps its name when endpoints change.
     let mut names: BTreeMap<(usize, Proto), u64> = BTreeMap::new();
     for frontend in &plan.frontends {
-        let Some(set) = plan.sets.get(frontend.set) else { continue };
+        let (Some(set), IpAddr::V4(vip)) = (plan.sets.get(frontend.set), frontend.vip) else { continue };
         let action = if set.endpoints.is_empty() {
             if frontend.flags.has(FrontendFlags::DROP_WHEN_EMPTY) { Action::Drop } else { Action::Refuse }
         } else {
@@ -103,9 +103,9 @@ pub(super) fn compile(plan: &ServicePlan) -> Compiled {
             let outside = frontend.scope == Scope::EXTERNAL && !frontend.flags.has(FrontendFlags::LOCAL_ONLY);
             Action::Serve { set: name, masquerade: outside || frontend.vip.is_loopback() }
         };
-        compiled.entries.push((EntryKey::of(frontend), action));
+        compiled.entries.push((EntryKey::of(frontend, vip), action));
         if frontend.protocol == Proto::UDP && !set.endpoints.is_empty() {
-            compiled.udp_frontends.push(SocketAddrV4::new(frontend.vip, frontend.port));
+            compiled.udp_frontends.push(SocketAddr::new(frontend.vip, frontend.port));
             compiled.udp_endpoints.extend(&set.endpoints);
         }
     }
@@ -286,7 +286,7 @@ impl Rules {
 // === impl Compiled ===
 
 impl Compiled {
-    fn add_set(&mut self, name: u64, service: &str, frontend: &PlannedFrontend, endpoints: &[SocketAddrV4]) {
+    fn add_set(&mut self, name: u64, service: &str, frontend: &PlannedFrontend, endpoints: &[SocketAddr]) {
         if self.sets.contains_key(&name) {
             return;
         }
@@ -309,10 +309,10 @@ impl Compiled {
 // === impl EntryKey ===
 
 impl EntryKey {
-    fn of(frontend: &PlannedFrontend) -> Self {
+    fn of(frontend: &PlannedFrontend, vip: Ipv4Addr) -> Self {
         let tree = if frontend.scope == Scope::EXTERNAL { Tree::Outside } else { Tree::Inside };
         let wildcard = frontend.flags.has(FrontendFlags::WILDCARD);
         let port = PortKey { wildcard, protocol: frontend.protocol, port: frontend.port };
-        Self { tree, vip: frontend.vip.into(), port }
+        Self { tree, vip: vip.into(), port }
     }
 }

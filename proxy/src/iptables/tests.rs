@@ -3,7 +3,7 @@
 mod kernel;
 mod steps;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use thalweg_abi::{FrontendFlags, Proto, Scope};
@@ -35,11 +35,17 @@ fn name(text: &str) -> Name {
 
 /// One frontend per line: `VIP:PORT/PROTO [ext] [local] [drop] [affinity] -> ENDPOINT …`, or `ours VIP`.
 fn plan(service: &str, lines: &[&str]) -> ServicePlan {
-    let mut plan = ServicePlan { name: name(service), frontends: Vec::new(), sets: Vec::new(), draining: Vec::new() };
+    let mut plan = ServicePlan {
+        name: name(service),
+        frontends: Vec::new(),
+        sets: Vec::new(),
+        draining: Vec::new(),
+        source_ranges: Vec::new(),
+    };
     for line in lines {
         let (left, right) = line.split_once("->").unwrap_or((line, ""));
         let words: Vec<&str> = left.split_whitespace().collect();
-        let endpoints: Vec<SocketAddrV4> = right.split_whitespace().map(|word| word.parse().expect("an endpoint")).collect();
+        let endpoints: Vec<SocketAddr> = right.split_whitespace().map(|word| word.parse().expect("an endpoint")).collect();
         if words[0] == "draining" {
             plan.draining = endpoints;
             continue;
@@ -57,9 +63,9 @@ fn plan(service: &str, lines: &[&str]) -> ServicePlan {
             let (dialled, protocol) = words[0].split_once('/').expect("a protocol");
             (dialled.to_owned(), if protocol == "udp" { Proto::UDP } else { Proto::TCP })
         };
-        let dialled: SocketAddrV4 = vip.parse().expect("an address");
+        let dialled: SocketAddr = vip.parse().expect("an address");
         plan.frontends.push(PlannedFrontend {
-            vip: *dialled.ip(),
+            vip: dialled.ip(),
             port: dialled.port(),
             protocol,
             scope: if has("ext") { Scope::EXTERNAL } else { Scope::INTERNAL },
@@ -70,6 +76,7 @@ fn plan(service: &str, lines: &[&str]) -> ServicePlan {
                     | flag("affinity", FrontendFlags::AFFINITY),
             ),
             affinity_seconds: if has("affinity") { 30 } else { 0 },
+            service_port: dialled.port(),
             set,
         });
     }

@@ -1,7 +1,7 @@
 //! Choosing endpoints: slices merged, readiness, termination, topology, locality.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use thalweg_cluster::{Endpoint, EndpointSlice, Port};
@@ -20,11 +20,18 @@ pub(super) struct Candidate {
     pub nodes: Vec<Arc<str>>,
 }
 
-/// Endpoints for new flows, in order.
+/// Who was chosen, for each family by itself.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Chosen {
-    pub cluster: Vec<SocketAddrV4>,
-    pub local: Vec<SocketAddrV4>,
+    v4: Sets,
+    v6: Sets,
+}
+
+/// Endpoints for new flows, in order.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Sets {
+    pub cluster: Vec<SocketAddr>,
+    pub local: Vec<SocketAddr>,
     /// There is an endpoint somewhere that would be used if policies allowed.
     pub any: bool,
 }
@@ -41,13 +48,13 @@ pub(super) fn merge<'a>(
     slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
     port: &Port,
     node: &str,
-) -> BTreeMap<SocketAddrV4, Candidate> {
+) -> BTreeMap<SocketAddr, Candidate> {
     let mut merged = BTreeMap::new();
     for slice in slices {
         for number in slice.ports.iter().filter(|offered| offered.name == port.name && offered.protocol == port.protocol) {
             for endpoint in &slice.endpoints {
-                let Some(IpAddr::V4(address)) = endpoint.addresses.first() else { continue };
-                let address = SocketAddrV4::new(*address, number.port);
+                let Some(address) = endpoint.addresses.first() else { continue };
+                let address = SocketAddr::new(*address, number.port);
                 let candidate = Candidate::new(endpoint, node);
                 merged.entry(address).and_modify(|held: &mut Candidate| held.merge(&candidate)).or_insert(candidate);
             }
@@ -56,10 +63,16 @@ pub(super) fn merge<'a>(
     merged
 }
 
+/// Decides for each family by itself: an endpoint of one is none for the other.
+pub(super) fn choose(candidates: &BTreeMap<SocketAddr, Candidate>, view: &NodeView) -> Chosen {
+    let (v4, v6) = candidates.clone().into_iter().partition(|(address, _)| address.is_ipv4());
+    Chosen { v4: choose_sets(&v4, view), v6: choose_sets(&v6, view) }
+}
+
 /// Decides the cluster set and the local set, each with its own fallback to endpoints that serve while they terminate.
-pub(super) fn choose(candidates: &BTreeMap<SocketAddrV4, Candidate>, view: &NodeView) -> Chosen {
+fn choose_sets(candidates: &BTreeMap<SocketAddr, Candidate>, view: &NodeView) -> Sets {
     let topology = Topology::of(candidates, view);
-    let pick = |allowed: &dyn Fn(&Candidate) -> bool| -> Vec<SocketAddrV4> {
+    let pick = |allowed: &dyn Fn(&Candidate) -> bool| -> Vec<SocketAddr> {
         candidates.iter().filter(|(_, candidate)| allowed(candidate)).map(|(address, _)| *address).collect()
     };
     let mut cluster = pick(&|candidate| candidate.ready && topology.allows(candidate));
@@ -70,7 +83,7 @@ pub(super) fn choose(candidates: &BTreeMap<SocketAddrV4, Candidate>, view: &Node
     if local.is_empty() {
         local = pick(&|candidate| candidate.last_resort() && candidate.local);
     }
-    Chosen { any: candidates.values().any(|candidate| candidate.ready || candidate.last_resort()), cluster, local }
+    Sets { any: candidates.values().any(|candidate| candidate.ready || candidate.last_resort()), cluster, local }
 }
 
 // === impl Candidate ===
@@ -108,9 +121,21 @@ impl Candidate {
 // === impl Chosen ===
 
 impl Chosen {
-    /// One endpoint that is always there.
-    pub fn fixed(to: SocketAddrV4) -> Self {
-        Self { cluster: vec![to], local: vec![to], any: true }
+    /// Endpoints that are always there.
+    pub fn fixed(to: &[SocketAddr]) -> Self {
+        let sets = |is_ours: fn(&SocketAddr) -> bool| {
+            let of_family: Vec<SocketAddr> = to.iter().copied().filter(is_ours).collect();
+            Sets { any: !of_family.is_empty(), local: of_family.clone(), cluster: of_family }
+        };
+        Self { v4: sets(SocketAddr::is_ipv4), v6: sets(SocketAddr::is_ipv6) }
+    }
+
+    /// Those of this address's family.
+    pub fn of(&self, vip: IpAddr) -> &Sets {
+        match vip {
+            IpAddr::V4(_) => &self.v4,
+            IpAddr::V6(_) => &self.v6,
+        }
     }
 }
 
@@ -119,7 +144,7 @@ impl Chosen {
 impl<'a> Topology<'a> {
     /// Hints count only when every ready endpoint carries one, and one of them is for us: a half-hinted service
     /// would overload those that have hints.
-    fn of(candidates: &BTreeMap<SocketAddrV4, Candidate>, view: &'a NodeView) -> Self {
+    fn of(candidates: &BTreeMap<SocketAddr, Candidate>, view: &'a NodeView) -> Self {
         let ready = || candidates.values().filter(|candidate| candidate.ready);
         let node: &str = &view.node;
         if ready().all(|candidate| !candidate.nodes.is_empty()) && ready().any(|candidate| names(&candidate.nodes, node)) {

@@ -8,10 +8,11 @@ mod endpoints;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use thalweg_abi::{FrontendFlags, FrontendKey, Proto, Scope};
+use ipnetwork::IpNetwork;
+use thalweg_abi::{FrontendFlags, Proto, Scope};
 use thalweg_cluster::{Name, Port, Protocol, Service, ServiceType, TrafficPolicy, World};
 
 use endpoints::{Chosen, choose, merge};
@@ -21,17 +22,19 @@ use endpoints::{Chosen, choose, merge};
 pub struct NodeView {
     pub node: Arc<str>,
     /// Addresses on which NodePorts are served.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     pub zone: Option<Arc<str>>,
     pub redirect: Option<Redirect>,
+    /// NodePorts are also served on 127.0.0.1, for processes of the node.
+    pub localhost_node_ports: bool,
 }
 
 /// The DNS ports of this service are answered by the node itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Redirect {
     pub service: Name,
-    /// The node's own listener, for UDP and TCP.
-    pub to: SocketAddrV4,
+    /// The node's own listeners, at most one of each family, for UDP and TCP.
+    pub to: Vec<SocketAddr>,
 }
 
 /// What the kernel should hold for one service.
@@ -42,12 +45,24 @@ pub struct ServicePlan {
     pub frontends: Vec<PlannedFrontend>,
     pub sets: Vec<EndpointSet>,
     /// Endpoints that get no new flows and keep their old ones; in order, disjoint from every set.
-    pub draining: Vec<SocketAddrV4>,
+    pub draining: Vec<SocketAddr>,
+    /// Whom frontends with [`FrontendFlags::CHECK_SOURCE`] admit, of either family; in order, each once.
+    pub source_ranges: Vec<IpNetwork>,
+}
+
+/// What names a frontend, of either family.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Key {
+    pub vip: IpAddr,
+    /// 0 in a wildcard.
+    pub port: u16,
+    pub protocol: Proto,
+    pub scope: Scope,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PlannedFrontend {
-    pub vip: Ipv4Addr,
+    pub vip: IpAddr,
     /// 0 in a wildcard.
     pub port: u16,
     pub protocol: Proto,
@@ -55,34 +70,42 @@ pub struct PlannedFrontend {
     pub flags: FrontendFlags,
     /// 0 without affinity.
     pub affinity_seconds: u32,
+    /// The service's own port, whatever the frontend's; 0 in a wildcard.
+    pub service_port: u16,
     /// Index into [`ServicePlan::sets`].
     pub set: usize,
 }
 
-/// Endpoints for new flows: in order, each once.
+/// Endpoints for new flows: in order, each once, all of one family.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct EndpointSet {
-    pub endpoints: Vec<SocketAddrV4>,
+    pub endpoints: Vec<SocketAddr>,
 }
 
 /// A plan in the making.
 struct Builder<'a> {
     service: &'a Service,
     view: &'a NodeView,
-    frontends: BTreeMap<FrontendKey, PlannedFrontend>,
+    frontends: BTreeMap<Key, PlannedFrontend>,
     sets: Vec<EndpointSet>,
 }
 
 /// Plans one service. A service that is unknown, headless, an ExternalName or another proxy's has no frontends.
 pub fn plan(world: &World, service: &Name, view: &NodeView) -> ServicePlan {
-    let nothing = ServicePlan { name: service.clone(), frontends: Vec::new(), sets: Vec::new(), draining: Vec::new() };
+    let nothing = ServicePlan {
+        name: service.clone(),
+        frontends: Vec::new(),
+        sets: Vec::new(),
+        draining: Vec::new(),
+        source_ranges: Vec::new(),
+    };
     let Some(object) = world.service(service).filter(|object| served(object)) else { return nothing };
     let mut builder = Builder { service: object, view, frontends: BTreeMap::new(), sets: Vec::new() };
     let mut listed = Vec::new();
     for port in &object.ports {
         let Some(protocol) = protocol(port.protocol) else { continue };
         let chosen = match &view.redirect {
-            Some(redirect) if redirect.service == *service && is_dns(port) => Chosen::fixed(redirect.to),
+            Some(redirect) if redirect.service == *service && is_dns(port) => Chosen::fixed(&redirect.to),
             _ => {
                 let candidates = merge(world.slices(service), port, &view.node);
                 let chosen = choose(&candidates, view);
@@ -92,9 +115,8 @@ pub fn plan(world: &World, service: &Name, view: &NodeView) -> ServicePlan {
         };
         builder.port(port, protocol, &chosen);
     }
-    builder.wildcards(|address| {
-        view.addresses.contains(&address) || world.nodes().any(|node| node.addresses.contains(&IpAddr::V4(address)))
-    });
+    builder
+        .wildcards(|address| view.addresses.contains(&address) || world.nodes().any(|node| node.addresses.contains(&address)));
 
     let mut keep = BTreeSet::new();
     let mut lost = BTreeSet::new();
@@ -154,19 +176,11 @@ fn is_dns(port: &Port) -> bool {
     port.port == 53 || matches!(&*port.name, "dns" | "dns-tcp")
 }
 
-fn v4(addresses: &[IpAddr]) -> impl Iterator<Item = Ipv4Addr> {
-    addresses.iter().filter_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    })
-}
-
 // === impl PlannedFrontend ===
 
 impl PlannedFrontend {
-    pub fn key(&self) -> FrontendKey {
-        let port = thalweg_abi::Be16::from_host(self.port);
-        FrontendKey { vip: self.vip.into(), port, proto: self.protocol, scope: self.scope }
+    pub fn key(&self) -> Key {
+        Key { vip: self.vip, port: self.port, protocol: self.protocol, scope: self.scope }
     }
 }
 
@@ -176,12 +190,16 @@ impl Builder<'_> {
     /// All frontends of one service port.
     fn port(&mut self, port: &Port, protocol: Proto, chosen: &Chosen) {
         let service = self.service;
-        let mut add = |vip: Ipv4Addr, number: u16, scope: Scope, policy: TrafficPolicy, flags: u32| {
+        let mut add = |vip: IpAddr, number: u16, scope: Scope, policy: TrafficPolicy, flags: u32| {
+            let chosen = chosen.of(vip);
             let endpoints = match policy {
                 TrafficPolicy::Cluster => &chosen.cluster,
                 TrafficPolicy::Local => &chosen.local,
             };
             let mut flags = flags;
+            if policy == TrafficPolicy::Local {
+                flags |= FrontendFlags::LOCAL_SET;
+            }
             if policy == TrafficPolicy::Local && endpoints.is_empty() && chosen.any {
                 flags |= FrontendFlags::DROP_WHEN_EMPTY;
             }
@@ -198,20 +216,21 @@ impl Builder<'_> {
                 scope,
                 flags: FrontendFlags(flags),
                 affinity_seconds: service.affinity_seconds.unwrap_or_default(),
+                service_port: port.port,
                 set: set_index(&mut self.sets, endpoints),
             };
             self.frontends.entry(frontend.key()).or_insert(frontend);
         };
 
-        for vip in v4(&service.cluster_ips) {
-            add(vip, port.port, Scope::INTERNAL, service.internal_policy, 0);
+        for vip in &service.cluster_ips {
+            add(*vip, port.port, Scope::INTERNAL, service.internal_policy, 0);
         }
         // From inside, an external address is a short cut to the cluster set, whatever the external policy says.
-        let mut external = |vip: Ipv4Addr, number: u16, flags: u32| {
+        let mut external = |vip: IpAddr, number: u16, flags: u32| {
             add(vip, number, Scope::INTERNAL, TrafficPolicy::Cluster, flags);
             add(vip, number, Scope::EXTERNAL, service.external_policy, flags);
         };
-        for vip in v4(&service.external_ips).chain(balanced(service)) {
+        for vip in service.external_ips.iter().copied().chain(balanced(service)) {
             external(vip, port.port, 0);
         }
         if port.node_port != 0 {
@@ -222,11 +241,11 @@ impl Builder<'_> {
     }
 
     /// "This address is ours": never for a node's own address, whose other ports are not ours to refuse.
-    fn wildcards(&mut self, is_node: impl Fn(Ipv4Addr) -> bool) {
+    fn wildcards(&mut self, is_node: impl Fn(IpAddr) -> bool) {
         let service = self.service;
-        let served: BTreeSet<Ipv4Addr> = self.frontends.values().map(|frontend| frontend.vip).collect();
-        let cluster = v4(&service.cluster_ips);
-        let external = v4(&service.external_ips).chain(balanced(service)).filter(|address| !is_node(*address));
+        let served: BTreeSet<IpAddr> = self.frontends.values().map(|frontend| frontend.vip).collect();
+        let cluster = service.cluster_ips.iter().copied();
+        let external = service.external_ips.iter().copied().chain(balanced(service)).filter(|address| !is_node(*address));
         for vip in cluster.chain(external).filter(|vip| served.contains(vip)) {
             let frontend = PlannedFrontend {
                 vip,
@@ -235,6 +254,7 @@ impl Builder<'_> {
                 scope: Scope::INTERNAL,
                 flags: FrontendFlags(FrontendFlags::WILDCARD),
                 affinity_seconds: 0,
+                service_port: 0,
                 set: set_index(&mut self.sets, &[]),
             };
             self.frontends.entry(frontend.key()).or_insert(frontend);
@@ -243,15 +263,12 @@ impl Builder<'_> {
 }
 
 /// The load balancer's addresses that are served on the node.
-fn balanced(service: &Service) -> impl Iterator<Item = Ipv4Addr> {
+fn balanced(service: &Service) -> impl Iterator<Item = IpAddr> {
     let open = !restricts_sources(service);
-    service.load_balancer.iter().filter(move |address| open && !address.proxied).filter_map(|address| match address.ip {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(_) => None,
-    })
+    service.load_balancer.iter().filter(move |address| open && !address.proxied).map(|address| address.ip)
 }
 
-fn set_index(sets: &mut Vec<EndpointSet>, endpoints: &[SocketAddrV4]) -> usize {
+fn set_index(sets: &mut Vec<EndpointSet>, endpoints: &[SocketAddr]) -> usize {
     if let Some(index) = sets.iter().position(|set| set.endpoints == endpoints) {
         return index;
     }

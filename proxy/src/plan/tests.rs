@@ -11,7 +11,7 @@ const NAME: &str = "shop/web";
 
 /// One line per frontend: what is dialled, `ext` from outside, what it has, `->` who answers.
 fn render(plan: &ServicePlan) -> Vec<String> {
-    let short = |address: &SocketAddrV4| address.to_string().replace("10.244.", "");
+    let short = |address: &SocketAddr| address.to_string().replace("10.244.", "");
     let mut lines = Vec::new();
     for frontend in &plan.frontends {
         let flags = frontend.flags;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
-use thalweg_abi::{Be32, LocalPod, PodFlags};
+use thalweg_abi::{Be32, LocalPod};
 use thalweg_loader::{Datapath, HashTable, Table};
 use thalweg_network::{BoxError, PodDatapath, PodLink};
 
@@ -56,8 +56,6 @@ impl PodDatapath for PodAttacher {
             ifindex: pod.host_ifindex,
             pod_mac: pod.pod_mac,
             host_mac: pod.host_mac,
-            flags: PodFlags::default(),
-            addr,
         };
         inner.pods.update(&[(addr, entry)])?;
         if let Err(error) = inner.datapath.attach_pod(&pod.host_ifname) {

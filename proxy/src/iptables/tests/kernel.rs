@@ -1,7 +1,7 @@
 //! A kernel in memory: takes the scripts of iptables-restore as strictly as the real one, and walks packets through.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -29,7 +29,7 @@ struct State {
 pub(super) struct Packet {
     /// `None`: the node itself.
     pub source: Option<Ipv4Addr>,
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     pub protocol: &'static str,
 }
 
@@ -41,7 +41,7 @@ enum End {
     Dropped,
     Rejected,
     Masqueraded,
-    Translated(SocketAddrV4),
+    Translated(SocketAddr),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -309,7 +309,7 @@ fn matches(rule: &str, packet: &Packet, mark: u32) -> Match {
         let value = words.get(index + 1).copied().unwrap_or_default();
         let holds = match words[index] {
             "-s" => packet.source.is_some_and(|source| within(source, value)),
-            "-d" => within(*packet.to.ip(), value),
+            "-d" => matches!(packet.to.ip(), IpAddr::V4(to) if within(to, value)),
             "-p" => packet.protocol == value,
             "--dport" => {
                 let (first, last) = value.split_once(':').unwrap_or((value, value));

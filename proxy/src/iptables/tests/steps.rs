@@ -106,7 +106,7 @@ fn many_steps_lead_where_one_leap_does() {
                 let protocol = if frontend.protocol == Proto::UDP { "udp" } else { "tcp" };
                 let packet = Packet {
                     source: Some(from.parse::<Ipv4Addr>().expect("an address")),
-                    to: SocketAddrV4::new(frontend.vip, frontend.port),
+                    to: SocketAddr::new(frontend.vip, frontend.port),
                     protocol,
                 };
                 assert_eq!(outcomes(&kernel, &packet), promised(plan, frontend), "seed {seed}: {packet:?}");

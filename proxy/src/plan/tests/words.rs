@@ -15,8 +15,15 @@ pub(super) fn name(text: &str) -> Name {
 }
 
 pub(super) fn view() -> NodeView {
-    let redirect = Some(Redirect { service: name("kube-system/kube-dns"), to: "172.30.0.11:5353".parse().expect("address") });
-    NodeView { node: "n1".into(), addresses: vec![Ipv4Addr::new(172, 30, 0, 11)], zone: Some("z1".into()), redirect }
+    let redirect =
+        Some(Redirect { service: name("kube-system/kube-dns"), to: vec!["172.30.0.11:5353".parse().expect("address")] });
+    NodeView {
+        node: "n1".into(),
+        addresses: vec![IpAddr::from([172, 30, 0, 11])],
+        zone: Some("z1".into()),
+        redirect,
+        localhost_node_ports: false,
+    }
 }
 
 fn protocol_of(text: &str) -> Protocol {
@@ -130,6 +137,6 @@ pub(super) fn slice(index: usize, service: &Name, line: &str) -> EndpointSlice {
 }
 
 pub(super) fn node(name: &str, address: [u8; 4]) -> Node {
-    let addresses = vec![Ipv4Addr::from(address).into()];
+    let addresses = vec![IpAddr::from(address)];
     Node { name: name.into(), addresses, pod_cidrs: Vec::new(), zone: None, deleting: false, taints: Vec::new() }
 }
