@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use thalweg_cluster::Name;
 
 use crate::plan::ServicePlan;
@@ -15,6 +16,14 @@ pub trait Backend {
 
     /// This service is not to be served any more.
     fn remove(&mut self, name: &Name);
+
+    /// The ranges that cluster IPs are allocated from, of either family, in order, each once; a range may lie in
+    /// another. What is sent to an address in them that no service owns is dropped: it is nobody's, and a default route
+    /// would carry it in circles. Called with the whole list whenever it changed; empty: nothing is known of any range.
+    /// As everything else, it takes effect with the next [`Backend::apply`].
+    fn set_service_ranges(&mut self, ranges: &[IpNetwork]) {
+        let _ = ranges;
+    }
 
     /// Every service of the cluster has been set: whatever else was found in the kernel is to go. Nothing is removed
     /// before this is called, by whatever plan.
@@ -32,6 +41,11 @@ pub trait Backend {
     fn next_deadline(&self) -> Option<Instant>;
 }
 
+/// Stages of an update, as the label of `thalweg_sync_stage_seconds` names them: desired state is made (`plan`, by
+/// [`Proxy`](crate::Proxy)), compared with what is held (`stage`), written table by table, and what is old removed.
+/// `total` is everything between the change and the kernel.
+pub const STAGES: [&str; 7] = ["plan", "stage", "backends", "slots", "frontends", "remove", "total"];
+
 /// What one apply did.
 #[derive(Debug, Default)]
 pub struct Applied {
@@ -45,6 +59,9 @@ pub struct Applied {
     /// Services that kept their old state.
     pub failed: Vec<Failure>,
     pub took: Duration,
+    /// How long each stage took, in the order in which they ended; a stage that had nothing to do may be missing. The names are
+    /// those of [`STAGES`].
+    pub stages: Vec<(&'static str, Duration)>,
 }
 
 /// Why a service kept its old state.

@@ -18,7 +18,7 @@ pub mod metrics;
 pub mod plan;
 mod proxy;
 
-pub use backend::{Applied, Backend, Failure};
+pub use backend::{Applied, Backend, Failure, STAGES};
 pub use ebpf::{EbpfBackend, GRACE, Tables};
 pub use iptables::IptablesBackend;
 pub use plan::{NodeView, Redirect};

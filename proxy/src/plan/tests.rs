@@ -22,7 +22,7 @@ fn render(plan: &ServicePlan) -> Vec<String> {
             continue;
         }
         let protocol = if frontend.protocol == Proto::TCP { "tcp" } else { "udp" };
-        let mut line = format!("{}:{}/{protocol}", frontend.vip, frontend.port);
+        let mut line = format!("{}/{protocol}", SocketAddr::new(frontend.vip, frontend.port));
         for (flag, word) in [
             (frontend.scope == Scope::EXTERNAL, "ext"),
             (flags.has(FrontendFlags::NODE_PORT), "nodeport"),
@@ -88,7 +88,7 @@ fn what_is_served_at_all() {
     check("ExternalName", "external-name 10.96.0.7 80/tcp", &["80/tcp | 1.5"], "");
     check("another proxy's", "other-proxy 10.96.0.7 80/tcp", &["80/tcp | 1.5"], "");
     check("SCTP alone", "10.96.0.7 9/sctp", &["9/sctp | 1.5"], "");
-    check("IPv6 alone", "fd00::7 80/tcp", &[], "");
+    check("IPv6 alone", "fd00::7 80/tcp", &[], "[fd00::7]:80/tcp ->; ours fd00::7");
     check("no endpoints: refused", "10.96.0.7 80/tcp", &[], "10.96.0.7:80/tcp ->; ours 10.96.0.7");
     let unknown = plan(&World::default(), &name(NAME), &view());
     assert!(unknown.frontends.is_empty() && unknown.sets.is_empty() && unknown.draining.is_empty());
@@ -106,7 +106,7 @@ fn slices_are_merged() {
     check("another port's slice", web, &["8080/tcp | 1.5 2.6", "metrics=9/tcp | 1.7"], both);
     check("another protocol's slice", web, &["8080/tcp | 1.5 2.6", "8080/udp | 1.7"], both);
     check("an empty slice", web, &["8080/tcp |", "8080/tcp | 1.5 2.6"], both);
-    check("an IPv6 slice", web, &["8080/tcp | 1.5 2.6", "8080/tcp | [fd00::5]"], both);
+    check("an IPv6 slice", web, &["8080/tcp | 1.5 2.6", "8080/tcp | [fd00::5]"], &format!("{both}; draining [fd00::5]:8080"));
     check(
         "two ports, one target",
         "10.96.0.7 a=80/tcp b=81/tcp",
@@ -145,7 +145,8 @@ fn named_ports_and_protocols() {
         "two cluster IPs",
         "10.96.0.7 fd00::7 10.96.0.8 80/tcp",
         &["8080/tcp | 1.5"],
-        "10.96.0.7:80/tcp -> 1.5:8080; 10.96.0.8:80/tcp -> 1.5:8080; ours 10.96.0.7; ours 10.96.0.8",
+        "10.96.0.7:80/tcp -> 1.5:8080; 10.96.0.8:80/tcp -> 1.5:8080; [fd00::7]:80/tcp ->;
+         ours 10.96.0.7; ours 10.96.0.8; ours fd00::7",
     );
 }
 
@@ -266,7 +267,7 @@ fn external_addresses() {
     };
     let open = "192.0.2.1:80/tcp -> 1.5:80 2.6:80; 192.0.2.1:80/tcp ext -> 1.5:80 2.6:80; ours 192.0.2.1";
     is("externalIPs", "external~192.0.2.1", open);
-    is("externalIPs of IPv6", "external~2001:db8::1", "");
+    is("externalIPs of IPv6", "external~2001:db8::1", "[2001:db8::1]:80/tcp ->; [2001:db8::1]:80/tcp ext ->; ours 2001:db8::1");
     is("load balancer", "lb~192.0.2.1", open);
     is("one address by both ways", "lb~192.0.2.1 external~192.0.2.1", open);
     is("ipMode Proxy is not intercepted", "lb-proxied~192.0.2.1", "");
