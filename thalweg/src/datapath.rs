@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use thalweg_cluster::source::{KubeOptions, Source};
-use thalweg_loader::{Datapath, Maps, Sizes};
-use thalweg_proxy::{EbpfBackend, Tables};
+use thalweg_loader::{Datapath, Sizes};
+use thalweg_proxy::EbpfBackend;
 
 /// Loads the kernel programs on the pins below `pins`; without a control group, the root of cgroup2 is balanced.
 ///
@@ -17,7 +17,14 @@ pub fn open(pins: &Path, cgroup: Option<&Path>, node_addr: Ipv4Addr, socket_lb: 
         Some(cgroup) => cgroup.to_owned(),
         None => cgroup_root()?,
     };
-    let options = thalweg_loader::Options { pin_root: pins.to_owned(), cgroup, node_addr: Some(node_addr), node_addr6: None, sizes: Sizes::default(), socket_lb };
+    let options = thalweg_loader::Options {
+        pin_root: pins.to_owned(),
+        cgroup,
+        node_addr: Some(node_addr),
+        node_addr6: None,
+        sizes: Sizes::default(),
+        socket_lb,
+    };
     let datapath = Datapath::open(&options).context("load the kernel programs")?;
     tracing::info!(adopted = datapath.adopted(), pins = %pins.display(), "data path open");
     Ok(datapath)

@@ -71,17 +71,17 @@ pub fn entries(wanted: &[String], pods: Option<&str>, local: &Local) -> Vec<Inte
 }
 
 /// The addresses that serve NodePorts, in order. Loopback does not: what is sent to it never passes an interface.
-pub fn node_port_addresses(wanted: &NodePortAddresses, local: &Local) -> Vec<Ipv4Addr> {
-    let mut chosen: Vec<Ipv4Addr> = local
+pub fn node_port_addresses(wanted: &NodePortAddresses, local: &Local) -> Vec<IpAddr> {
+    let mut chosen: Vec<IpAddr> = local
         .addresses
         .iter()
-        .map(|local| local.address)
+        .map(|local| IpAddr::V4(local.address))
         .filter(|address| !address.is_loopback())
         .filter(|address| match wanted {
             NodePortAddresses::All => true,
             // They come with the Node object.
             NodePortAddresses::Primary => false,
-            NodePortAddresses::Ranges(ranges) => ranges.iter().any(|range| range.contains(IpAddr::V4(*address))),
+            NodePortAddresses::Ranges(ranges) => ranges.iter().any(|range| range.contains(*address)),
         })
         .collect();
     chosen.sort_unstable();
@@ -132,7 +132,7 @@ mod tests {
 
     #[track_caller]
     fn check(wanted: &NodePortAddresses, chosen: &[[u8; 4]]) {
-        let chosen: Vec<Ipv4Addr> = chosen.iter().map(|address| Ipv4Addr::from(*address)).collect();
+        let chosen: Vec<IpAddr> = chosen.iter().map(|address| IpAddr::from(*address)).collect();
         assert_eq!(node_port_addresses(wanted, &local()), chosen);
     }
 

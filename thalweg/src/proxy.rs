@@ -257,7 +257,13 @@ impl Plan<'_> {
     fn lone<B: Backend>(self, backend: B, mode: &'static str, maps: Option<Maps>, links: Option<Links>) -> Result<Lone<B>> {
         let Self { args, settings, config, node, local } = self;
         let addresses = interfaces::node_port_addresses(&settings.node_ports, &local);
-        let view = NodeView { node: node.as_str().into(), addresses, zone: None, redirect: None };
+        let view = NodeView {
+            node: node.as_str().into(),
+            addresses,
+            zone: None,
+            redirect: None,
+            localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true),
+        };
         let mut proxy = Proxy::new(backend, view.clone());
         if matches!(settings.node_ports, NodePortAddresses::Ranges(_)) {
             proxy = proxy.only_given_addresses();
@@ -360,7 +366,7 @@ impl<B: Backend> Lone<B> {
     /// Health checks of services answer on the addresses that serve NodePorts, when somebody chose those.
     fn listen_where_node_ports_are(&mut self) {
         if matches!(self.node_ports, NodePortAddresses::Ranges(_)) {
-            let addresses: Vec<IpAddr> = self.services.view().addresses.iter().copied().map(IpAddr::V4).collect();
+            let addresses: Vec<IpAddr> = self.services.view().addresses.clone();
             self.services.monitor.set_check_addresses(&addresses);
         }
     }

@@ -3,7 +3,7 @@
 pub mod admin;
 mod pods;
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -147,9 +147,15 @@ impl Agent {
 
         let redirect = (args.dns_port != 0).then(|| Redirect {
             service: parse_name(&args.dns_service),
-            to: SocketAddrV4::new(args.node_address, args.dns_port),
+            to: vec![SocketAddr::new(args.node_address.into(), args.dns_port)],
         });
-        let view = NodeView { node: args.node.as_str().into(), addresses: vec![args.node_address], zone: None, redirect };
+        let view = NodeView {
+            node: args.node.as_str().into(),
+            addresses: vec![args.node_address.into()],
+            zone: None,
+            redirect,
+            localhost_node_ports: true,
+        };
         let proxy = Proxy::new(datapath::backend(&datapath)?, view.clone());
 
         let dns = match args.dns_port {

@@ -52,11 +52,7 @@ impl PodDatapath for PodAttacher {
     fn attach(&self, pod: &PodLink) -> Result<(), BoxError> {
         let mut inner = self.lock();
         let addr = Be32::from(pod.addr);
-        let entry = LocalPod {
-            ifindex: pod.host_ifindex,
-            pod_mac: pod.pod_mac,
-            host_mac: pod.host_mac,
-        };
+        let entry = LocalPod { ifindex: pod.host_ifindex, pod_mac: pod.pod_mac, host_mac: pod.host_mac };
         inner.pods.update(&[(addr, entry)])?;
         if let Err(error) = inner.datapath.attach_pod(&pod.host_ifname) {
             inner.pods.delete(&[addr])?;
