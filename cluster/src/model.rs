@@ -100,11 +100,12 @@ pub struct Service {
     pub traffic_distribution: Option<Arc<str>>,
     pub publish_not_ready: bool,
     pub external_name: Option<Arc<str>>,
-    /// Label `service.kubernetes.io/service-proxy-name`: somebody else's proxy serves it.
+    /// Not for us to proxy, though names still resolve: label `service.kubernetes.io/service-proxy-name` says who
+    /// does; a service labelled `service.kubernetes.io/headless` has that label here, and nobody does.
     pub proxy_name: Option<Arc<str>>,
 }
 
-/// Readiness of one endpoint, absent values already defaulted (absent ready = ready, absent serving = ready).
+/// Readiness of one endpoint, absent values already defaulted as the API says: ready, serving, not terminating.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Condition {
     pub ready: bool,

@@ -8,9 +8,10 @@ mod node;
 mod service;
 
 use std::fmt::Display;
-use std::str::FromStr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
@@ -50,7 +51,7 @@ pub trait Follow {
 
     /// # Errors
     /// An object without a name.
-    fn key(&self) -> Result<Key, ConvertError>;
+    fn key(metadata: &ObjectMeta) -> Result<Key, ConvertError>;
 
     /// `None` for a sound object that is nothing to us: a slice that belongs to no service, a pod that is over.
     ///
@@ -78,17 +79,39 @@ impl Key {
             Self::ServiceCidr(name) => Change::ServiceCidr(name, None),
         }
     }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Service(_) => core::Service::KIND,
+            Self::EndpointSlice(_) => discovery::EndpointSlice::KIND,
+            Self::Node(_) => core::Node::KIND,
+            Self::Pod(_) => core::Pod::KIND,
+            Self::ServiceCidr(_) => networking::ServiceCIDR::KIND,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Service(name) | Self::EndpointSlice(name) | Self::Pod(name) => name.to_string(),
+            Self::Node(name) | Self::ServiceCidr(name) => name.to_string(),
+        }
+    }
 }
 
 impl Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Service(name) => write!(f, "Service {name}"),
-            Self::EndpointSlice(name) => write!(f, "EndpointSlice {name}"),
-            Self::Node(name) => write!(f, "Node {name}"),
-            Self::Pod(name) => write!(f, "Pod {name}"),
-            Self::ServiceCidr(name) => write!(f, "ServiceCIDR {name}"),
-        }
+        write!(f, "{} {}", self.kind(), self.name())
+    }
+}
+
+// === impl ConvertError ===
+
+impl ConvertError {
+    /// An object of which a field is not even of the right type.
+    pub(crate) fn unreadable<K: Follow>(metadata: &ObjectMeta, path: String, reason: String) -> Self {
+        let name = K::key(metadata).map_or_else(|_| "(unnamed)".into(), |key| key.name());
+        let field = if path.is_empty() || path == "." { "object".into() } else { path };
+        Self { kind: K::KIND, name, field, reason }
     }
 }
 
@@ -99,12 +122,23 @@ impl Context {
         ConvertError { kind: self.kind, name: self.name.clone(), field: field.into(), reason: reason.into() }
     }
 
-    fn parse<T: FromStr<Err: Display>>(&self, field: impl FnOnce() -> String, text: &str) -> Result<T, ConvertError> {
-        text.trim().parse().map_err(|error| self.error(field(), format!("{text:?}: {error}")))
+    fn address(&self, field: impl FnOnce() -> String, text: &str) -> Result<IpAddr, ConvertError> {
+        match address(text.trim()) {
+            Some(address) => Ok(address.to_canonical()),
+            None => Err(self.error(field(), format!("{text:?} is not an IP address"))),
+        }
     }
 
-    fn parse_all<T: FromStr<Err: Display>>(&self, field: &str, texts: &[String]) -> Result<Vec<T>, ConvertError> {
-        texts.iter().enumerate().map(|(index, text)| self.parse(|| format!("{field}[{index}]"), text)).collect()
+    fn addresses(&self, field: &str, texts: &[String]) -> Result<Vec<IpAddr>, ConvertError> {
+        texts.iter().enumerate().map(|(index, text)| self.address(|| format!("{field}[{index}]"), text)).collect()
+    }
+
+    fn cidrs(&self, field: &str, texts: &[String]) -> Result<Vec<IpNetwork>, ConvertError> {
+        let parse = |(index, text): (usize, &String)| {
+            cidr(text.trim())
+                .ok_or_else(|| self.error(format!("{field}[{index}]"), format!("{text:?} is not a CIDR, as in 10.96.0.0/12")))
+        };
+        texts.iter().enumerate().map(parse).collect()
     }
 
     fn port(&self, field: impl FnOnce() -> String, number: i32) -> Result<u16, ConvertError> {
@@ -138,8 +172,8 @@ impl Follow for core::Service {
     const KIND: &'static str = "Service";
     const API_VERSION: &'static str = "v1";
 
-    fn key(&self) -> Result<Key, ConvertError> {
-        Ok(Key::Service(name(Self::KIND, &self.metadata)?))
+    fn key(metadata: &ObjectMeta) -> Result<Key, ConvertError> {
+        Ok(Key::Service(name(Self::KIND, metadata)?))
     }
 
     fn convert(self) -> Result<Option<Change>, ConvertError> {
@@ -152,8 +186,8 @@ impl Follow for discovery::EndpointSlice {
     const KIND: &'static str = "EndpointSlice";
     const API_VERSION: &'static str = "discovery.k8s.io/v1";
 
-    fn key(&self) -> Result<Key, ConvertError> {
-        Ok(Key::EndpointSlice(name(Self::KIND, &self.metadata)?))
+    fn key(metadata: &ObjectMeta) -> Result<Key, ConvertError> {
+        Ok(Key::EndpointSlice(name(Self::KIND, metadata)?))
     }
 
     fn convert(self) -> Result<Option<Change>, ConvertError> {
@@ -165,8 +199,8 @@ impl Follow for core::Node {
     const KIND: &'static str = "Node";
     const API_VERSION: &'static str = "v1";
 
-    fn key(&self) -> Result<Key, ConvertError> {
-        Ok(Key::Node(bare_name(Self::KIND, &self.metadata)?))
+    fn key(metadata: &ObjectMeta) -> Result<Key, ConvertError> {
+        Ok(Key::Node(bare_name(Self::KIND, metadata)?))
     }
 
     fn convert(self) -> Result<Option<Change>, ConvertError> {
@@ -179,8 +213,8 @@ impl Follow for core::Pod {
     const KIND: &'static str = "Pod";
     const API_VERSION: &'static str = "v1";
 
-    fn key(&self) -> Result<Key, ConvertError> {
-        Ok(Key::Pod(name(Self::KIND, &self.metadata)?))
+    fn key(metadata: &ObjectMeta) -> Result<Key, ConvertError> {
+        Ok(Key::Pod(name(Self::KIND, metadata)?))
     }
 
     fn convert(self) -> Result<Option<Change>, ConvertError> {
@@ -192,8 +226,8 @@ impl Follow for networking::ServiceCIDR {
     const KIND: &'static str = "ServiceCIDR";
     const API_VERSION: &'static str = "networking.k8s.io/v1";
 
-    fn key(&self) -> Result<Key, ConvertError> {
-        Ok(Key::ServiceCidr(bare_name(Self::KIND, &self.metadata)?))
+    fn key(metadata: &ObjectMeta) -> Result<Key, ConvertError> {
+        Ok(Key::ServiceCidr(bare_name(Self::KIND, metadata)?))
     }
 
     fn convert(self) -> Result<Option<Change>, ConvertError> {
@@ -217,4 +251,18 @@ fn bare_name(kind: &'static str, metadata: &ObjectMeta) -> Result<Arc<str>, Conv
 
 fn label(metadata: &ObjectMeta, key: &str) -> Option<Arc<str>> {
     metadata.labels.as_ref()?.get(key).map(|value| value.as_str().into())
+}
+
+/// The API has let leading zeros in IPv4 addresses pass, decimal, and old objects still carry them.
+fn address(text: &str) -> Option<IpAddr> {
+    let sloppy = || {
+        let octets: Option<Vec<u8>> = text.split('.').map(|octet| octet.parse().ok()).collect();
+        Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(octets?).ok()?)))
+    };
+    text.parse().ok().or_else(sloppy)
+}
+
+fn cidr(text: &str) -> Option<IpNetwork> {
+    let (start, prefix) = text.split_once('/')?;
+    IpNetwork::new(address(start)?, prefix.parse().ok()?).ok()
 }

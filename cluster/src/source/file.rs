@@ -19,9 +19,9 @@ use crate::world::{Batch, Change};
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// Something on disk that could not be used; the last good state of it stays.
+/// Something on disk that its writer should look at.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Refused {
+pub(crate) struct Complaint {
     pub file: PathBuf,
     pub reason: String,
 }
@@ -61,7 +61,10 @@ struct Signature {
 #[derive(Debug, Default)]
 pub(crate) struct Poll {
     pub changes: Vec<Change>,
-    pub refused: Vec<Refused>,
+    /// Could not be used: the last good state of it stays.
+    pub refused: Vec<Complaint>,
+    /// Was used, but for fields that mean nothing.
+    pub unknown: Vec<Complaint>,
     /// Every file has been read without an error at least once.
     pub synced: bool,
 }
@@ -87,6 +90,9 @@ pub(crate) async fn run(path: PathBuf, sink: mpsc::Sender<Batch>) {
         };
         for refused in &poll.refused {
             tracing::warn!(file = %refused.file.display(), "{}; what was last good stays in force", refused.reason);
+        }
+        for unknown in &poll.unknown {
+            tracing::warn!(file = %unknown.file.display(), "{}; the object is used without it", unknown.reason);
         }
         if !poll.changes.is_empty() || poll.synced != announced {
             announced = poll.synced;
@@ -116,7 +122,7 @@ impl Follower {
             Err(error) => {
                 let reason = format!("cannot be read: {error}");
                 if self.root_refused.as_ref() != Some(&reason) {
-                    poll.refused.push(Refused { file: self.root.clone(), reason: reason.clone() });
+                    poll.refused.push(Complaint { file: self.root.clone(), reason: reason.clone() });
                     self.root_refused = Some(reason);
                 }
                 return poll;
@@ -133,7 +139,7 @@ impl Follower {
             // At the first poll of all there is nothing in force that a half-written file could harm: read at once.
             let still = tracked.seen == Some(*signature) || (!known && !self.synced);
             tracked.seen = Some(*signature);
-            if still && tracked.read != Some(*signature) && tracked.load(path, *signature, &mut poll.refused) {
+            if still && tracked.read != Some(*signature) && tracked.load(path, *signature, &mut poll) {
                 changed += 1;
             }
         }
@@ -167,13 +173,13 @@ impl Follower {
 
 impl Tracked {
     /// True when the objects in force may have changed.
-    fn load(&mut self, path: &Path, signature: Signature, refused: &mut Vec<Refused>) -> bool {
-        let refuse = |reason: String| Refused { file: path.to_owned(), reason };
+    fn load(&mut self, path: &Path, signature: Signature, poll: &mut Poll) -> bool {
+        let complain = |reason: String| Complaint { file: path.to_owned(), reason };
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
                 self.read = Some(signature);
-                refused.push(refuse(format!("cannot be read: {error}")));
+                poll.refused.push(complain(format!("cannot be read: {error}")));
                 return false;
             }
         };
@@ -185,13 +191,13 @@ impl Tracked {
         let manifest = match Manifest::parse(&text) {
             Ok(manifest) => manifest,
             Err(reason) => {
-                refused.push(refuse(reason));
+                poll.refused.push(complain(reason));
                 return false;
             }
         };
         let mut objects = manifest.objects;
         for (key, error) in manifest.refused {
-            refused.push(refuse(error.to_string()));
+            poll.refused.push(complain(error.to_string()));
             if key.is_none() {
                 // It may be any of those that were good before: all of them stay.
                 for (key, good) in std::mem::take(&mut self.objects) {
@@ -202,6 +208,7 @@ impl Tracked {
                 objects.entry(key).or_insert(good);
             }
         }
+        poll.unknown.extend(manifest.unknown.iter().map(|error| complain(error.to_string())));
         self.objects = objects;
         self.good = true;
         true

@@ -7,9 +7,13 @@
 #[cfg(test)]
 mod tests;
 
+mod connect;
+mod item;
+
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
@@ -17,12 +21,13 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use self::connect::{Connector, Session};
+use self::item::Item;
 use super::convert::{Follow, Key};
 use super::merge::{Report, merge};
 use super::{KubeOptions, SourceError};
@@ -43,13 +48,6 @@ const RELIST_AFTER: u32 = 6;
 /// How often a kind that the API server did not have is asked for again: it may have been upgraded since.
 const ABSENT_RETRY: Duration = Duration::from_secs(300);
 
-/// Why a list failed.
-enum Refusal {
-    /// The server has no such kind, or does not let us see it.
-    Absent(String),
-    Failed(String),
-}
-
 /// Whether a cluster may do without a kind.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
@@ -58,20 +56,40 @@ enum Need {
     Optional,
 }
 
+/// A request that failed: what matters for what to do next, and words for the operator.
+struct Failed {
+    cause: Cause,
+    reason: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cause {
+    /// The version or the page is no longer there: list again.
+    Expired,
+    /// The credentials are not, or no longer, good.
+    Credentials,
+    /// No such kind, or not for us: where RBAC is on, both are answered alike.
+    Absent,
+    /// No answer of an API server at all.
+    Unreachable,
+    /// The server has a problem.
+    Server,
+}
+
 /// Why a watch ended.
 enum Ended {
     /// In peace: go on from the same version.
     Closed,
-    /// The version is too old: list again.
-    Expired,
-    Failed(String),
+    Failed(Failed),
     /// The receiver of the reports is gone.
     Abandoned,
 }
 
 /// One kind being followed.
 struct Watch<K> {
-    api: Api<K>,
+    connector: Arc<Connector>,
+    session: Session,
+    api: Api<Item<K>>,
     need: Need,
     fields: Option<String>,
     sink: mpsc::Sender<Report>,
@@ -83,37 +101,23 @@ struct Watch<K> {
 struct Backoff(Duration);
 
 pub(crate) async fn run(options: KubeOptions, sink: mpsc::Sender<Batch>) -> Result<(), SourceError> {
-    let client = client(&options).await?;
-    follow(client, &options, sink).await;
+    let connector = Connector::open(&options, SILENCE).await?;
+    follow(connector, &options, sink).await;
     Ok(())
 }
 
-async fn client(options: &KubeOptions) -> Result<Client, SourceError> {
-    let mut config = match &options.kubeconfig {
-        Some(path) => {
-            let refuse =
-                |error: kube::config::KubeconfigError| SourceError::Kubeconfig { path: path.clone(), reason: chain(&error) };
-            let kubeconfig = Kubeconfig::read_from(path).map_err(refuse)?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(refuse)?
-        }
-        None => Config::infer().await.map_err(|error| SourceError::Infer { reason: chain(&error) })?,
-    };
-    config.connect_timeout = Some(Duration::from_secs(5));
-    config.read_timeout = Some(SILENCE);
-    Client::try_from(config).map_err(|error| SourceError::Client { reason: chain(&error) })
-}
-
 /// Follows every kind until the receiver is gone.
-pub(crate) async fn follow(client: Client, options: &KubeOptions, sink: mpsc::Sender<Batch>) {
+async fn follow(connector: Connector, options: &KubeOptions, sink: mpsc::Sender<Batch>) {
+    let connector = Arc::new(connector);
     let (reports, input) = mpsc::channel(256);
     let mut tasks = JoinSet::new();
-    tasks.spawn(Watch::<Service>::new(client.clone(), Need::Required, None, &reports).run());
-    tasks.spawn(Watch::<EndpointSlice>::new(client.clone(), Need::Required, None, &reports).run());
-    tasks.spawn(Watch::<Node>::new(client.clone(), Need::Required, None, &reports).run());
-    tasks.spawn(Watch::<ServiceCIDR>::new(client.clone(), Need::Optional, None, &reports).run());
+    tasks.spawn(Watch::<Service>::new(&connector, Need::Required, None, &reports).await.run());
+    tasks.spawn(Watch::<EndpointSlice>::new(&connector, Need::Required, None, &reports).await.run());
+    tasks.spawn(Watch::<Node>::new(&connector, Need::Required, None, &reports).await.run());
+    tasks.spawn(Watch::<ServiceCIDR>::new(&connector, Need::Optional, None, &reports).await.run());
     if options.pods {
         let fields = Some(format!("spec.nodeName={}", options.node));
-        tasks.spawn(Watch::<Pod>::new(client, Need::Required, fields, &reports).run());
+        tasks.spawn(Watch::<Pod>::new(&connector, Need::Required, fields, &reports).await.run());
     }
     drop(reports);
     let kinds = tasks.len();
@@ -125,10 +129,20 @@ pub(crate) async fn follow(client: Client, options: &KubeOptions, sink: mpsc::Se
 
 impl<K> Watch<K>
 where
-    K: Follow + kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Follow + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    fn new(client: Client, need: Need, fields: Option<String>, sink: &mpsc::Sender<Report>) -> Self {
-        Self { api: Api::all(client), need, fields, sink: sink.clone(), known: BTreeSet::new(), version: String::new() }
+    async fn new(connector: &Arc<Connector>, need: Need, fields: Option<String>, sink: &mpsc::Sender<Report>) -> Self {
+        let session = connector.session().await;
+        Self {
+            connector: Arc::clone(connector),
+            api: Api::all(session.client.clone()),
+            session,
+            need,
+            fields,
+            sink: sink.clone(),
+            known: BTreeSet::new(),
+            version: String::new(),
+        }
     }
 
     async fn run(mut self) {
@@ -137,62 +151,82 @@ where
             match self.list().await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(Refusal::Absent(reason)) if self.need == Need::Optional => {
-                    tracing::info!(kind = K::KIND, retry_in = ?ABSENT_RETRY, "the API server does not offer it, doing without: {reason}");
+                Err(Failed { cause: Cause::Absent, reason }) if self.need == Need::Optional => {
+                    tracing::info!(kind = K::KIND, retry_in = ?ABSENT_RETRY, "not offered by the API server, doing without: {reason}");
                     if !self.report(Vec::new(), true, Instant::now()).await {
                         return;
                     }
                     tokio::time::sleep(ABSENT_RETRY).await;
                     continue;
                 }
-                Err(Refusal::Absent(reason) | Refusal::Failed(reason)) => {
+                Err(Failed { cause, reason }) => {
                     let pause = backoff.next();
                     tracing::warn!(kind = K::KIND, retry_in = ?pause, "cannot list from the API server: {reason}");
                     tokio::time::sleep(pause).await;
+                    if !matches!(cause, Cause::Expired | Cause::Server) {
+                        self.renew().await;
+                    }
                     continue;
                 }
             }
-            let mut failures = 0;
-            loop {
-                let started = Instant::now();
-                let (events, ended) = self.watch().await;
-                if events > 0 {
-                    failures = 0;
-                    backoff.reset();
-                }
-                match ended {
-                    Ended::Abandoned => return,
-                    Ended::Expired => {
-                        tracing::info!(kind = K::KIND, version = self.version, "the watch fell behind: listing again");
-                        tokio::time::sleep(backoff.next()).await;
-                        break;
-                    }
-                    Ended::Closed if events > 0 || started.elapsed() > Duration::from_secs(1) => failures = 0,
-                    // A server that ends every watch at once, without a word, is not asked in a tight loop.
-                    Ended::Closed => tokio::time::sleep(backoff.next()).await,
-                    Ended::Failed(reason) => {
-                        failures += 1;
-                        let pause = backoff.next();
-                        tracing::warn!(kind = K::KIND, retry_in = ?pause, "watch of the API server broke: {reason}");
-                        tokio::time::sleep(pause).await;
-                        if failures >= RELIST_AFTER {
-                            break;
-                        }
-                    }
-                }
+            if !self.follow(&mut backoff).await {
+                return;
             }
         }
     }
 
+    /// Watches, again and again, until a new list is needed. False: the receiver is gone.
+    async fn follow(&mut self, backoff: &mut Backoff) -> bool {
+        let mut failures = 0;
+        while failures < RELIST_AFTER {
+            let started = Instant::now();
+            let (events, ended) = self.watch().await;
+            if events > 0 {
+                failures = 0;
+                backoff.reset();
+            }
+            match ended {
+                Ended::Abandoned => return false,
+                Ended::Closed if events > 0 || started.elapsed() > Duration::from_secs(1) => {
+                    failures = 0;
+                    backoff.reset();
+                }
+                // A server that ends every watch at once, without a word, is not asked in a tight loop.
+                Ended::Closed => tokio::time::sleep(backoff.next()).await,
+                Ended::Failed(Failed { cause: Cause::Expired, .. }) => {
+                    tracing::info!(kind = K::KIND, version = self.version, "the watch fell behind: listing again");
+                    tokio::time::sleep(backoff.next()).await;
+                    return true;
+                }
+                Ended::Failed(Failed { cause, reason }) => {
+                    failures += 1;
+                    let pause = backoff.next();
+                    tracing::warn!(kind = K::KIND, retry_in = ?pause, "watch of the API server broke: {reason}");
+                    tokio::time::sleep(pause).await;
+                    if cause == Cause::Credentials {
+                        self.renew().await;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Reads the credentials again: they may have been rotated, or the server may have moved.
+    async fn renew(&mut self) {
+        self.session = self.connector.renew(&self.session).await;
+        self.api = Api::all(self.session.client.clone());
+    }
+
     /// Lists everything, page by page. `Ok(false)`: the receiver is gone.
-    async fn list(&mut self) -> Result<bool, Refusal> {
+    async fn list(&mut self) -> Result<bool, Failed> {
         let mut params = ListParams { limit: Some(PAGE), field_selector: self.fields.clone(), ..ListParams::default() };
         let mut seen = BTreeSet::new();
         loop {
             let page = tokio::time::timeout(ANSWER, self.api.list(&params))
                 .await
-                .map_err(|_| Refusal::Failed(format!("no answer within {ANSWER:?}")))?
-                .map_err(|error| refusal(&error))?;
+                .map_err(|_| Failed::silent(ANSWER))?
+                .map_err(|error| Failed::from(&error))?;
             let received = Instant::now();
             let mut changes = Vec::with_capacity(page.items.len());
             for object in page.items {
@@ -233,16 +267,16 @@ where
         let api = self.api.clone();
         let version = self.version.clone();
         let stream = match tokio::time::timeout(ANSWER, api.watch(&params, &version)).await {
-            Err(_) => return (0, Ended::Failed(format!("no answer within {ANSWER:?}"))),
-            Ok(Err(error)) => return (0, ended(&error)),
+            Err(_) => return (0, Ended::Failed(Failed::silent(ANSWER))),
+            Ok(Err(error)) => return (0, Ended::Failed(Failed::from(&error))),
             Ok(Ok(stream)) => stream,
         };
         let mut stream = std::pin::pin!(stream);
         let mut events = 0;
         loop {
             let event = match tokio::time::timeout(SILENCE, stream.try_next()).await {
-                Err(_) => return (events, Ended::Failed(format!("not a word within {SILENCE:?}"))),
-                Ok(Err(error)) => return (events, ended(&error)),
+                Err(_) => return (events, Ended::Failed(Failed::silent(SILENCE))),
+                Ok(Err(error)) => return (events, Ended::Failed(Failed::from(&error))),
                 Ok(Ok(None)) => return (events, Ended::Closed),
                 Ok(Ok(Some(event))) => event,
             };
@@ -260,8 +294,7 @@ where
                     self.remember(Some(&bookmark.metadata.resource_version));
                     None
                 }
-                WatchEvent::Error(status) if expired(status.code, &status.reason) => return (events, Ended::Expired),
-                WatchEvent::Error(status) => return (events, Ended::Failed(format!("{status:?}"))),
+                WatchEvent::Error(status) => return (events, Ended::Failed(Failed::from(&kube::Error::Api(status)))),
             };
             events += 1;
             if let Some(change) = change
@@ -279,7 +312,7 @@ where
     }
 
     /// An object that makes no sense is reported; what was last good of it stays.
-    fn convert(&mut self, object: K) -> Option<Change> {
+    fn convert(&mut self, object: Item<K>) -> Option<Change> {
         let key = object.key();
         match (object.convert(), key) {
             (Ok(Some(change)), Ok(key)) => {
@@ -316,23 +349,28 @@ impl Backoff {
     }
 }
 
-/// Where RBAC is on, a kind that does not exist is forbidden like every one that was not granted.
-fn refusal(error: &kube::Error) -> Refusal {
-    match error {
-        kube::Error::Api(status) if matches!(status.code, 403 | 404) => Refusal::Absent(chain(error)),
-        error => Refusal::Failed(chain(error)),
+// === impl Failed ===
+
+impl Failed {
+    fn silent(period: Duration) -> Self {
+        Self { cause: Cause::Unreachable, reason: format!("not a word within {period:?}") }
     }
 }
 
-fn ended(error: &kube::Error) -> Ended {
-    match error {
-        kube::Error::Api(status) if expired(status.code, &status.reason) => Ended::Expired,
-        error => Ended::Failed(chain(error)),
+impl From<&kube::Error> for Failed {
+    fn from(error: &kube::Error) -> Self {
+        let cause = match error {
+            kube::Error::Api(status) if matches!(status.reason.as_str(), "Expired" | "Gone") => Cause::Expired,
+            kube::Error::Api(status) => match status.code {
+                410 => Cause::Expired,
+                401 => Cause::Credentials,
+                403 | 404 => Cause::Absent,
+                _ => Cause::Server,
+            },
+            _ => Cause::Unreachable,
+        };
+        Self { cause, reason: chain(error) }
     }
-}
-
-fn expired(code: u16, reason: &str) -> bool {
-    code == 410 || reason == "Expired" || reason == "Gone"
 }
 
 /// An error with its causes: "service error" alone helps nobody.

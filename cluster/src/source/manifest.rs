@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
-use serde::Deserialize as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use super::convert::{ConvertError, Follow, Key};
@@ -18,6 +20,8 @@ pub(crate) struct Manifest {
     pub objects: BTreeMap<Key, Option<Change>>,
     /// Objects that make no sense, with the key when they have one.
     pub refused: Vec<(Option<Key>, ConvertError)>,
+    /// Fields that no object of the kind has, misspelt perhaps. The objects are used without them.
+    pub unknown: Vec<ConvertError>,
 }
 
 // === impl Manifest ===
@@ -82,40 +86,80 @@ impl Manifest {
         }
     }
 
-    fn object<K: Follow + serde::de::DeserializeOwned>(&mut self, api_version: &str, mut value: Value) {
-        let name = display_name(&value);
-        let refuse =
-            |field: &str, reason: String| ConvertError { kind: K::KIND, name: name.clone(), field: field.into(), reason };
-        if api_version != K::API_VERSION {
-            let reason = format!("{api_version:?} is not {:?}", K::API_VERSION);
-            self.refused.push((None, refuse("apiVersion", reason)));
+    fn object<K: Follow + Serialize + DeserializeOwned>(&mut self, api_version: &str, mut value: Value) {
+        // The name is taken from the raw value, so that an object whose other fields do not even parse is known.
+        let metadata = head(&value);
+        let key = K::key(&metadata).ok();
+        // The same word in another group, as Knative's Service: another kind. Without a slash it may be a group cut off.
+        if api_version.split_once('/').is_some_and(|(other, _)| Some(other) != group(K::API_VERSION)) {
+            tracing::trace!(kind = K::KIND, api_version, "not a kind that is followed");
             return;
         }
-        // Items of a typed list may lack both; the typed object asks for them.
+        if api_version != K::API_VERSION {
+            let reason = format!("{api_version:?} is not {:?}", K::API_VERSION);
+            self.refused.push((key, ConvertError::unreadable::<K>(&metadata, "apiVersion".into(), reason)));
+            return;
+        }
+        // Items of a typed list may lack both; what is compared below has them.
         if let Some(fields) = value.as_object_mut() {
             fields.entry("apiVersion").or_insert_with(|| K::API_VERSION.into());
             fields.entry("kind").or_insert_with(|| K::KIND.into());
         }
-        // The key is taken from the raw value too, so that an object whose other fields do not even parse is known.
-        let metadata = value.get("metadata").cloned();
-        match serde_json::from_value::<K>(value) {
-            Ok(object) => {
-                let key = object.key().ok();
-                match (object.convert(), key) {
-                    (Ok(change), Some(key)) => {
-                        self.objects.insert(key, change);
-                    }
-                    (Ok(_), None) => {}
-                    (Err(error), key) => self.refused.push((key, error)),
-                }
-            }
+        let object: K = match serde_path_to_error::deserialize(&value) {
+            Ok(object) => object,
             Err(error) => {
-                let bare = serde_json::json!({ "apiVersion": K::API_VERSION, "kind": K::KIND, "metadata": metadata });
-                let key = serde_json::from_value::<K>(bare).ok().and_then(|object| object.key().ok());
-                self.refused.push((key, refuse("object", error.to_string())));
+                let (path, reason) = (error.path().to_string(), error.inner().to_string());
+                self.refused.push((key, ConvertError::unreadable::<K>(&metadata, path, reason)));
+                return;
             }
+        };
+        // What the typed object does not give back, it did not know.
+        if let Ok(known) = serde_json::to_value(&object) {
+            let mut unknown = Vec::new();
+            compare(&value, &known, "", &mut unknown);
+            let complain = |field| ConvertError::unreadable::<K>(&metadata, field, "is no field that is known".into());
+            self.unknown.extend(unknown.into_iter().map(complain));
+        }
+        match (object.convert(), key) {
+            (Ok(change), Some(key)) => {
+                self.objects.insert(key, change);
+            }
+            (Err(error), key) => self.refused.push((key, error)),
+            (Ok(_), None) => {}
         }
     }
+}
+
+/// The paths of fields that `given` has and `known` has not.
+fn compare(given: &Value, known: &Value, path: &str, unknown: &mut Vec<String>) {
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => {
+            for (field, value) in given.iter().filter(|(_, value)| !value.is_null()) {
+                let path = if path.is_empty() { field.clone() } else { format!("{path}.{field}") };
+                match known.get(field) {
+                    Some(known) => compare(value, known, &path, unknown),
+                    None => unknown.push(path),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(known)) => {
+            for (index, (given, known)) in given.iter().zip(known).enumerate() {
+                compare(given, known, &format!("{path}[{index}]"), unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `None` for the core group.
+fn group(api_version: &str) -> Option<&str> {
+    api_version.split_once('/').map(|(group, _)| group)
+}
+
+/// What names an object, whatever else is wrong with it.
+fn head(value: &Value) -> ObjectMeta {
+    let field = |field| value.get("metadata").and_then(|metadata| text(metadata, field)).map(str::to_owned);
+    ObjectMeta { namespace: field("namespace"), name: field("name"), ..ObjectMeta::default() }
 }
 
 fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {

@@ -20,7 +20,7 @@ pub fn node(object: core::Node) -> Result<Node, ConvertError> {
     let mut addresses = Vec::new();
     for (index, address) in object.status.and_then(|status| status.addresses).unwrap_or_default().into_iter().enumerate() {
         if address.type_ == "InternalIP" {
-            addresses.push(context.parse(|| format!("status.addresses[{index}].address"), &address.address)?);
+            addresses.push(context.address(|| format!("status.addresses[{index}].address"), &address.address)?);
         }
     }
     let mut cidrs = spec.pod_cidrs.unwrap_or_default();
@@ -31,7 +31,7 @@ pub fn node(object: core::Node) -> Result<Node, ConvertError> {
     Ok(Node {
         name,
         addresses,
-        pod_cidrs: context.parse_all("spec.podCIDRs", &cidrs)?,
+        pod_cidrs: context.cidrs("spec.podCIDRs", &cidrs)?,
         zone: label(&object.metadata, ZONE).filter(|zone| !zone.is_empty()),
         deleting: object.metadata.deletion_timestamp.is_some(),
         taints: spec.taints.unwrap_or_default().iter().map(|taint| format!("{}:{}", taint.key, taint.effect).into()).collect(),
@@ -57,7 +57,7 @@ pub fn pod(object: core::Pod) -> Result<Option<Pod>, ConvertError> {
     }
     ips.retain(|ip| !ip.is_empty());
     Ok(Some(Pod {
-        addresses: context.parse_all("status.podIPs", &ips)?,
+        addresses: context.addresses("status.podIPs", &ips)?,
         uid: object.metadata.uid.unwrap_or_default().into(),
         node: node.into(),
         host_network: spec.host_network.unwrap_or_default(),
@@ -85,7 +85,7 @@ pub fn service_cidr(object: networking::ServiceCIDR) -> Result<ServiceCidr, Conv
     }
     let conditions = object.status.and_then(|status| status.conditions).unwrap_or_default();
     Ok(ServiceCidr {
-        cidrs: context.parse_all("spec.cidrs", &cidrs)?,
+        cidrs: context.cidrs("spec.cidrs", &cidrs)?,
         // The API server counts a range without the condition as ready too: no controller may be there to set it.
         ready: conditions
             .iter()

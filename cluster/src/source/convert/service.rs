@@ -15,6 +15,8 @@ use crate::model::{
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Label of a service that another proxy serves.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Label of a service that no proxy serves, whatever its addresses.
+const HEADLESS: &str = "service.kubernetes.io/headless";
 /// ClientIP affinity without a time-out of its own: three hours.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
@@ -42,7 +44,7 @@ pub fn service(object: core::Service) -> Result<Service, ConvertError> {
     let cluster_ips = match service_type {
         ServiceType::ExternalName => Vec::new(),
         _ if headless => Vec::new(),
-        _ => context.parse_all("spec.clusterIPs", &ips)?,
+        _ => context.addresses("spec.clusterIPs", &ips)?,
     };
 
     let mut ports = Vec::new();
@@ -64,7 +66,7 @@ pub fn service(object: core::Service) -> Result<Service, ConvertError> {
     let ingress = object.status.and_then(|status| status.load_balancer).and_then(|status| status.ingress).unwrap_or_default();
     for (index, entry) in ingress.into_iter().enumerate() {
         let Some(ip) = entry.ip.filter(|ip| !ip.is_empty()) else { continue };
-        let ip = context.parse(|| format!("status.loadBalancer.ingress[{index}].ip"), &ip)?;
+        let ip = context.address(|| format!("status.loadBalancer.ingress[{index}].ip"), &ip)?;
         load_balancer.push(LoadBalancerAddress { ip, proxied: entry.ip_mode.as_deref() == Some("Proxy") });
     }
 
@@ -88,10 +90,9 @@ pub fn service(object: core::Service) -> Result<Service, ConvertError> {
         cluster_ips,
         headless,
         ports,
-        external_ips: context.parse_all("spec.externalIPs", &spec.external_ips.unwrap_or_default())?,
+        external_ips: context.addresses("spec.externalIPs", &spec.external_ips.unwrap_or_default())?,
         load_balancer,
-        source_ranges: context
-            .parse_all("spec.loadBalancerSourceRanges", &spec.load_balancer_source_ranges.unwrap_or_default())?,
+        source_ranges: context.cidrs("spec.loadBalancerSourceRanges", &spec.load_balancer_source_ranges.unwrap_or_default())?,
         affinity_seconds,
         internal_policy: context.policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref())?,
         external_policy: context.policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref())?,
@@ -102,7 +103,7 @@ pub fn service(object: core::Service) -> Result<Service, ConvertError> {
         traffic_distribution: spec.traffic_distribution.map(Into::into),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         external_name: spec.external_name.filter(|name| !name.is_empty()).map(Into::into),
-        proxy_name: label(&object.metadata, PROXY_NAME),
+        proxy_name: label(&object.metadata, PROXY_NAME).or_else(|| label(&object.metadata, HEADLESS).map(|_| HEADLESS.into())),
         name,
     })
 }
@@ -149,7 +150,7 @@ fn endpoint(
     object: discovery::Endpoint,
 ) -> Result<Endpoint, ConvertError> {
     let field = format!("endpoints[{index}].addresses");
-    let addresses: Vec<IpAddr> = context.parse_all(&field, &object.addresses)?;
+    let addresses: Vec<IpAddr> = context.addresses(&field, &object.addresses)?;
     if addresses.is_empty() {
         return Err(context.error(field, "holds no address"));
     }
@@ -157,13 +158,12 @@ fn endpoint(
         return Err(context.error(field, format!("{stranger} is not of the slice's addressType")));
     }
     let conditions = object.conditions.unwrap_or_default();
-    let ready = conditions.ready.unwrap_or(true);
     let hints = object.hints.unwrap_or_default();
     Ok(Endpoint {
         addresses,
         condition: Condition {
-            ready,
-            serving: conditions.serving.unwrap_or(ready),
+            ready: conditions.ready.unwrap_or(true),
+            serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
         },
         node: object.node_name.map(Into::into),

@@ -103,6 +103,21 @@ fn an_object_that_makes_no_sense_leaves_its_last_good_state_and_its_neighbours()
 }
 
 #[test]
+fn an_unknown_field_is_reported_once_and_a_field_of_the_wrong_type_keeps_the_last_good_state() {
+    let mut case = Case::new();
+    let misspelt = service("web", "10.96.0.1").replace("{clusterIP", "{clusterIPP: 10.96.0.9, clusterIP");
+    case.write("a.yaml", &misspelt);
+    let poll = case.follower.poll();
+    assert_eq!(poll.changes.len(), 1, "used without it");
+    let [complaint] = &poll.unknown[..] else { panic!("{:?}", poll.unknown) };
+    assert_eq!(complaint.file, case.dir.path().join("a.yaml"));
+    assert_eq!(complaint.reason, "Service default/web: spec.clusterIPP: is no field that is known");
+    assert!(case.follower.poll().unknown.is_empty(), "said once");
+    case.write("a.yaml", &service("web", "10.96.0.1").replace("port: 80", "port: [80]"));
+    case.check("", 1, true);
+}
+
+#[test]
 fn a_file_broken_from_the_start_is_not_a_complete_listing() {
     let mut case = Case::new();
     case.write("a.yaml", "a: [");

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -10,6 +10,7 @@ use futures::stream::{self, BoxStream};
 use http::{Request, Response};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
@@ -20,7 +21,7 @@ type Script = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 enum Answer {
     Json(u16, Value),
     /// The lines of a watch, which then ends, or stays open.
-    Events(Vec<Value>, bool),
+    Events(Vec<String>, bool),
 }
 
 /// Answers each request with the first answer left whose text its address contains; without one it hangs.
@@ -45,6 +46,16 @@ impl Server {
             async move { Ok::<_, Infallible>(server.answer(&request.uri().to_string()).await) }
         });
         Client::new(service, "default")
+    }
+
+    async fn connector(&self) -> Connector {
+        let server = self.clone();
+        Connector::with(move || {
+            let client = server.client();
+            Box::pin(async { Ok(client) })
+        })
+        .await
+        .expect("client")
     }
 
     async fn answer(&self, uri: &str) -> Response<Script> {
@@ -74,8 +85,9 @@ fn list(names: &[&str], version: u32, next: Option<&str>) -> Answer {
     Answer::Json(200, json!({"apiVersion": "v1", "kind": "NodeList", "metadata": metadata, "items": items}))
 }
 
-fn event(kind: &str, object: Value) -> Value {
-    json!({"type": kind, "object": object})
+/// The type comes first, as every API server writes it.
+fn event(kind: &str, object: Value) -> String {
+    format!(r#"{{"type":"{kind}","object":{object}}}"#)
 }
 
 fn status(code: u16, reason: &str) -> Value {
@@ -85,7 +97,7 @@ fn status(code: u16, reason: &str) -> Value {
 /// Follows nodes through the script; the reports until it is through, as `+name`, `-name`, `listed`.
 async fn check(server: Server, expected: &str) -> Vec<String> {
     let (sink, mut reports) = mpsc::channel(64);
-    let task = tokio::spawn(Watch::<Node>::new(server.client(), Need::Required, None, &sink).run());
+    let task = tokio::spawn(Watch::<Node>::new(&Arc::new(server.connector().await), Need::Required, None, &sink).await.run());
     drop(sink);
     let mut seen: Vec<String> = Vec::new();
     let words = expected.split_whitespace().count();
@@ -178,6 +190,67 @@ async fn an_object_that_makes_no_sense_keeps_its_last_good_state() {
 }
 
 #[tokio::test]
+async fn an_object_of_a_shape_that_cannot_be_read_is_skipped_and_its_neighbours_are_not() {
+    let broken = |name: &str, version| {
+        let mut object = node(name, version);
+        object["spec"] = json!({"podCIDRs": "not a list"});
+        object
+    };
+    let metadata = json!({"resourceVersion": "7"});
+    let items = json!([node("a", 5), broken("b", 6), node("c", 7)]);
+    let again = json!([broken("a", 20), node("c", 7)]);
+    let server = Server::default()
+        .then(
+            "limit=500",
+            Answer::Json(200, json!({"kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": items})),
+        )
+        .then(
+            "resourceVersion=7",
+            Answer::Events(vec![event("MODIFIED", broken("a", 8)), event("DELETED", broken("c", 9))], false),
+        )
+        .then("resourceVersion=9", Answer::Json(410, status(410, "Gone")))
+        // In a list that has it, broken as it is, it is not gone.
+        .then(
+            "limit=500",
+            Answer::Json(200, json!({"kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": again})),
+        )
+        .then("resourceVersion=7", Answer::Events(vec![event("DELETED", broken("a", 21))], true));
+    check(server, "+a +c listed -c +c listed -a").await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_forbidden_is_asked_again_until_it_is_granted() {
+    let server = Server::default()
+        .then("limit=500", Answer::Json(403, status(403, "Forbidden")))
+        .then("limit=500", list(&["a"], 7, None));
+    check(server, "+a listed").await;
+}
+
+/// Before Kubernetes 1.31 there is no ServiceCIDR: 404, or 403 where RBAC, which comes first, does not grant it.
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_the_server_does_not_have_counts_as_listed_and_may_come_later() {
+    for (code, reason) in [(404, "NotFound"), (403, "Forbidden")] {
+        let range = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}});
+        let ranges = json!({"kind": "ServiceCIDRList", "apiVersion": "networking.k8s.io/v1", "metadata": {"resourceVersion": "9"},
+            "items": [range]});
+        let server = Server::default()
+            .then("servicecidrs", Answer::Json(code, status(code, reason)))
+            .then("servicecidrs", Answer::Json(200, ranges));
+        let connector = Arc::new(server.connector().await);
+        let (sink, mut reports) = mpsc::channel(8);
+        let task = tokio::spawn(Watch::<ServiceCIDR>::new(&connector, Need::Optional, None, &sink).await.run());
+        let first = reports.recv().await.expect("report");
+        assert!(first.listed && first.changes.is_empty(), "{first:?}");
+        let asked = tokio::time::Instant::now();
+        let second = reports.recv().await.expect("report");
+        let [Change::ServiceCidr(name, Some(_))] = &second.changes[..] else { panic!("{second:?}") };
+        assert_eq!(&**name, "kubernetes");
+        assert_eq!(asked.elapsed().as_secs(), ABSENT_RETRY.as_secs());
+        task.abort();
+    }
+}
+
+#[tokio::test]
 async fn every_kind_is_followed_and_the_receiver_ends_it() {
     let empty = |kind: &str| {
         Answer::Json(200, json!({"apiVersion": "v1", "kind": kind, "metadata": {"resourceVersion": "1"}, "items": []}))
@@ -189,8 +262,8 @@ async fn every_kind_is_followed_and_the_receiver_ends_it() {
     }
     let (sink, mut batches) = mpsc::channel(8);
     let options = KubeOptions { kubeconfig: None, node: "n1".into(), pods: true };
-    let client = server.client();
-    let task = tokio::spawn(async move { follow(client, &options, sink).await });
+    let connector = server.connector().await;
+    let task = tokio::spawn(async move { follow(connector, &options, sink).await });
     let batch = tokio::time::timeout(Duration::from_secs(20), batches.recv()).await.expect("in time").expect("batch");
     assert!(batch.changes.is_empty() && batch.synced);
     let requests = server.requests.lock().expect("lock").join("\n");
