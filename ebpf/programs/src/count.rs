@@ -1,8 +1,9 @@
-//! Counting: events and drops, per CPU, so that nothing on the hot path is shared between CPUs.
+//! Counting: events and drops, per CPU, so that nothing on the hot path is shared between CPUs; and the use of
+//! services, once per connection, by all CPUs together.
 
 use thalweg_abi::{Counter, DropReason};
 
-use crate::maps::{COUNTERS, DROPS};
+use crate::maps::{COUNTERS, DROPS, SERVICE_STATS};
 
 #[inline(always)]
 pub fn count(counter: Counter) {
@@ -17,5 +18,42 @@ pub fn count_drop(reason: DropReason) {
     if let Some(value) = DROPS.get_ptr_mut(reason as u32) {
         // SAFETY: as above.
         unsafe { *value += 1 };
+    }
+}
+
+/// One more socket, or first datagram, for a service.
+#[inline(always)]
+pub fn count_socket(service: u32) {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        // SAFETY: the verifier has seen the null check.
+        unsafe { add(&raw mut (*stats).sockets, 1) };
+    }
+}
+
+/// One more flow that tc began for a service.
+#[inline(always)]
+pub fn count_flow(service: u32) {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        // SAFETY: as in `count_socket`.
+        unsafe { add(&raw mut (*stats).flows, 1) };
+    }
+}
+
+/// Adds as one step: another CPU may add at the same time. `core` has this for the target only together with
+/// operations that older instruction sets lack.
+///
+/// # Safety
+/// `counter` is aligned and lies in a map's value.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, amount: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({counter} + 0) += {amount}", counter = in(reg) counter, amount = in(reg) amount);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise; only the kernel runs this, this is for what checks the source elsewhere.
+    unsafe {
+        *counter += amount;
     }
 }

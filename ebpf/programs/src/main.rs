@@ -1,11 +1,13 @@
 //! The kernel side of Thalweg, one hook per module. Built for bpfel-unknown-none by `cargo xtask ebpf`.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(unsafe_code, reason = "contexts, map values and helpers are raw pointers in a kernel program")]
 
 mod config;
 mod count;
 mod maps;
+mod policy;
 mod sock;
 mod tc;
 
