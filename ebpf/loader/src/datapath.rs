@@ -266,6 +266,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
             Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
             _ => Err(ProgramError::UnexpectedProgramType),
         };

@@ -27,11 +27,21 @@ pub enum Hook {
 }
 
 /// Every program that is attached, with its hook.
-pub const HOOKS: [(&str, Hook); 8] = [
-    ("connect4", Hook::Cgroup(AttachType::BPF_CGROUP_INET4_CONNECT)),
-    ("sendmsg4", Hook::Cgroup(AttachType::BPF_CGROUP_UDP4_SENDMSG)),
+///
+/// Answers and releases come before calls: they are attached in this order, and what a call is turned to must be known
+/// to whoever asks for it.
+pub const HOOKS: [(&str, Hook); 15] = [
+    ("sock_release", Hook::Cgroup(AttachType::BPF_CGROUP_INET_SOCK_RELEASE)),
     ("recvmsg4", Hook::Cgroup(AttachType::BPF_CGROUP_UDP4_RECVMSG)),
+    ("recvmsg6", Hook::Cgroup(AttachType::BPF_CGROUP_UDP6_RECVMSG)),
     ("getpeername4", Hook::Cgroup(AttachType::BPF_CGROUP_INET4_GETPEERNAME)),
+    ("getpeername6", Hook::Cgroup(AttachType::BPF_CGROUP_INET6_GETPEERNAME)),
+    ("post_bind4", Hook::Cgroup(AttachType::BPF_CGROUP_INET4_POST_BIND)),
+    ("post_bind6", Hook::Cgroup(AttachType::BPF_CGROUP_INET6_POST_BIND)),
+    ("connect4", Hook::Cgroup(AttachType::BPF_CGROUP_INET4_CONNECT)),
+    ("connect6", Hook::Cgroup(AttachType::BPF_CGROUP_INET6_CONNECT)),
+    ("sendmsg4", Hook::Cgroup(AttachType::BPF_CGROUP_UDP4_SENDMSG)),
+    ("sendmsg6", Hook::Cgroup(AttachType::BPF_CGROUP_UDP6_SENDMSG)),
     ("tc_from_pod", Hook::Tcx(AttachType::BPF_TCX_INGRESS)),
     ("tc_to_pod", Hook::Tcx(AttachType::BPF_TCX_EGRESS)),
     ("tc_from_wire", Hook::Tcx(AttachType::BPF_TCX_INGRESS)),

@@ -19,7 +19,11 @@ fn every_program_loads() {
         assert!(program.verified_instructions > 0 && program.verified_instructions < LIMIT / 2, "{program:?}");
         assert!(program.jited_bytes > 0, "{program:?}: not compiled to machine code");
     }
-    for name in ["connect4", "sendmsg4", "recvmsg4", "getpeername4"] {
-        assert!(programs.iter().any(|program| program.name == name), "{name} is missing from the object");
+    for call in ["connect", "sendmsg", "recvmsg", "getpeername", "post_bind"] {
+        for family in ["4", "6"] {
+            let name = format!("{call}{family}");
+            assert!(programs.iter().any(|program| program.name == name), "{name} is missing from the object");
+        }
     }
+    assert!(programs.iter().any(|program| program.name == "sock_release"), "sock_release is missing from the object");
 }

@@ -1,13 +1,15 @@
-//! SOCK_NAT: what a socket dialled and where that went.
+//! SOCK_NAT and SOCK_NAT6: what a socket dialled and where that went.
 //!
 //! A connected socket has one entry. An unconnected UDP socket has a ring, so that the answers of several backends
 //! are each shown with the address that was dialled.
 
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{
+    helpers::generated::bpf_sk_storage_get,
+    programs::{SockAddrContext, SockContext},
+};
 use thalweg_abi::{Proto, SOCK_NAT_ENTRIES, Slot, SockNat, SockNatEntry};
 
-use super::Destination;
-use crate::maps::SOCK_NAT;
+use super::{address::Address, call::Destination};
 
 /// The ring's size is a power of two: the mask keeps an index inside, and shows the verifier that it is.
 const MASK: u32 = SOCK_NAT_ENTRIES as u32 - 1;
@@ -15,55 +17,69 @@ const _: () = assert!(SOCK_NAT_ENTRIES.is_power_of_two());
 
 /// The socket's memory, if it has one.
 #[inline(always)]
-pub fn find(ctx: &SockAddrContext) -> Option<&'static mut SockNat> {
+pub fn find<A: Address>(ctx: &SockAddrContext) -> Option<&'static mut SockNat<A>> {
     // SAFETY: the context's socket is valid; storage lives as long as the socket, which outlives this program.
-    unsafe { SOCK_NAT.get_ptr_mut(ctx).as_mut() }
+    unsafe { A::storage().get_ptr_mut(ctx).as_mut() }
 }
 
 /// The socket's memory, made (empty) when it has none; `None` when the kernel has no room for it.
 #[inline(always)]
-pub fn find_or_make(ctx: &SockAddrContext) -> Option<&'static mut SockNat> {
+pub fn find_or_make<A: Address>(ctx: &SockAddrContext) -> Option<&'static mut SockNat<A>> {
     // SAFETY: as in `find`.
-    unsafe { SOCK_NAT.get_or_insert_ptr_mut(ctx, None).as_mut() }
+    unsafe { A::storage().get_or_insert_ptr_mut(ctx, None).as_mut() }
 }
 
+/// Whether a socket that is being released was ever translated.
 #[inline(always)]
-pub fn forget(nat: &mut SockNat) {
+pub fn was_used<A: Address>(ctx: &SockContext) -> bool {
+    let storage = (&raw const *A::storage()).cast_mut();
+    // SAFETY: the context of this hook is the socket itself; a null pointer asks for what is there.
+    let nat = unsafe { bpf_sk_storage_get(storage.cast(), ctx.sock.cast(), core::ptr::null_mut(), 0) };
+    // SAFETY: as in `find`.
+    unsafe { nat.cast::<SockNat<A>>().as_ref() }.is_some_and(|nat| nat.used != 0)
+}
+
+/// Empties the socket's memory; whether there was something in it.
+#[inline(always)]
+pub fn forget<A: Address>(ctx: &SockAddrContext) -> bool {
+    let Some(nat) = find::<A>(ctx) else { return false };
+    let was_used = nat.used != 0;
     nat.used = 0;
     nat.next = 0;
+    was_used
 }
 
 /// The only entry of a connected socket.
 #[inline(always)]
-pub fn remember_connected(nat: &mut SockNat, dialled: Destination, slot: &Slot, proto: Proto) {
+pub fn remember_connected<A: Address>(nat: &mut SockNat<A>, dialled: Destination<A>, slot: &Slot, proto: Proto) {
     nat.entries[0] = entry(dialled, slot);
     nat.used = 1;
     nat.next = 1;
     nat.proto = proto;
 }
 
-/// One more entry of an unconnected socket; the oldest makes room.
+/// An entry of an unconnected socket: in the place of an earlier one, or one more; the oldest makes room.
 #[inline(always)]
-pub fn remember(nat: &mut SockNat, dialled: Destination, slot: &Slot) {
-    let at = nat.next & MASK;
+pub fn remember<A: Address>(nat: &mut SockNat<A>, place: Option<u32>, dialled: Destination<A>, slot: &Slot) {
+    let at = match place {
+        Some(at) => at & MASK,
+        None => {
+            let at = nat.next & MASK;
+            nat.next = (at + 1) & MASK;
+            nat.used = (nat.used + 1).min(SOCK_NAT_ENTRIES as u32);
+            at
+        }
+    };
     nat.entries[at as usize] = entry(dialled, slot);
-    nat.next = (at + 1) & MASK;
-    nat.used = (nat.used + 1).min(SOCK_NAT_ENTRIES as u32);
     nat.proto = Proto::UDP;
 }
 
-/// Replaces the backend that an entry remembers.
 #[inline(always)]
-pub fn rebind(known: &mut SockNatEntry, dialled: Destination, slot: &Slot) {
-    *known = entry(dialled, slot);
-}
-
-#[inline(always)]
-fn entry(dialled: Destination, slot: &Slot) -> SockNatEntry {
+fn entry<A: Address>(dialled: Destination<A>, slot: &Slot) -> SockNatEntry<A> {
     SockNatEntry {
         vip: dialled.addr,
         vip_port: dialled.port,
-        backend_addr: slot.addr.v4(),
+        backend_addr: A::narrow(slot.addr),
         backend_port: slot.port,
         backend: slot.backend,
         generation: slot.generation,
@@ -72,22 +88,27 @@ fn entry(dialled: Destination, slot: &Slot) -> SockNatEntry {
 
 /// Where the entry of a dialled address is.
 #[inline(always)]
-pub fn by_dialled(nat: &mut SockNat, dialled: Destination) -> Option<&mut SockNatEntry> {
-    let used = nat.used;
-    for (at, known) in nat.entries.iter_mut().enumerate() {
-        if at as u32 >= used {
+pub fn by_dialled<A: Address>(nat: &SockNat<A>, dialled: Destination<A>) -> Option<u32> {
+    for (at, known) in nat.entries.iter().enumerate() {
+        if at as u32 >= nat.used {
             break;
         }
         if known.vip == dialled.addr && known.vip_port == dialled.port {
-            return Some(known);
+            return Some(at as u32);
         }
     }
     None
 }
 
+/// The entry in one place.
+#[inline(always)]
+pub fn at<A: Address>(nat: &SockNat<A>, place: u32) -> &SockNatEntry<A> {
+    &nat.entries[(place & MASK) as usize]
+}
+
 /// What was dialled to reach this peer. The newest entry wins: one backend may stand behind several addresses.
 #[inline(always)]
-pub fn by_backend(nat: &SockNat, peer: Destination) -> Option<Destination> {
+pub fn by_backend<A: Address>(nat: &SockNat<A>, peer: Destination<A>) -> Option<Destination<A>> {
     let (used, next) = (nat.used, nat.next);
     for age in 1..=SOCK_NAT_ENTRIES as u32 {
         if age > used {

@@ -1,72 +1,66 @@
-//! From a dialled address to a backend: one hash and one array look-up on a hit.
+//! From a call to a backend: what the frontends, the client and the source ranges say about it.
 
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use thalweg_abi::{
-    Backend, BackendState, Counter, DropReason, Frontend, FrontendFlags, FrontendKey, Proto, Scope, Slot, SockNatEntry,
-};
+use aya_ebpf::programs::SockAddrContext;
+use thalweg_abi::{Counter, Frontend, FrontendFlags, FrontendKey, Proto, Scope, Slot};
 
-use super::Destination;
-use crate::{
-    count::{count, count_drop},
-    maps::{BACKENDS, FRONTENDS, SLOTS},
-};
+use super::{address::Address, call::Destination, client::Client, netns_cookie};
+use crate::{config::NODE_NETNS, count::count, policy};
 
-/// What the frontends say about a destination.
-pub enum Frontdoor {
-    /// Not one of ours.
-    Foreign,
-    /// Ours, and there is nobody to answer: refuse.
-    Refused,
-    /// Ours, and a Local policy allows nobody here: the packet goes on to tc, which drops it.
-    Dropped,
-    /// Ours; the range of slots to choose from is not empty.
-    Open { base: u32, count: u32 },
+/// What is to be done with a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours, or left to tc: it passes as it is.
+    Pass,
+    /// Ours, and there is nobody to answer.
+    Refuse,
+    /// Ours; the frontend's range is not empty, and the client is admitted.
+    Serve,
+}
+
+/// Who asks for what. Only [`Verdict::Serve`] has a meaningful frontend and client (see [`Client`] for why they are
+/// not inside of it).
+pub struct Knock {
+    pub verdict: Verdict,
+    pub frontend: Frontend,
+    pub client: Client,
 }
 
 #[inline(always)]
-pub fn knock(destination: Destination, proto: Proto) -> Frontdoor {
+pub fn knock<A: Address>(ctx: &SockAddrContext, dialled: Destination<A>, proto: Proto) -> Knock {
+    let foreign = Knock { verdict: Verdict::Pass, frontend: Frontend::default(), client: Client::default() };
+    // A pod's loopback is its own; the node's has its NodePorts.
+    if dialled.addr.is_loopback() && netns_cookie(ctx) != NODE_NETNS.load() {
+        return foreign;
+    }
     count(Counter::SockLookup);
-    let key = FrontendKey { vip: destination.addr, port: destination.port, proto, scope: Scope::INTERNAL };
-    // SAFETY: nothing here writes to the map; user space replaces a value as a whole.
-    if let Some(frontend) = unsafe { FRONTENDS.get(key) } {
-        return open(frontend);
-    }
-    // SAFETY: as above.
-    match unsafe { FRONTENDS.get(FrontendKey::wildcard(destination.addr)) } {
-        Some(_) => Frontdoor::Refused,
-        None => Frontdoor::Foreign,
-    }
+    let key = FrontendKey { vip: dialled.addr, port: dialled.port, proto, scope: Scope::INTERNAL };
+    let frontend = match A::frontend(&key) {
+        Some(frontend) => *frontend,
+        None => match A::frontend(&FrontendKey::wildcard(dialled.addr)) {
+            Some(wildcard) => *wildcard,
+            None => return foreign,
+        },
+    };
+    let client = Client::of::<A>(ctx);
+    Knock { verdict: judge(&frontend, &client), frontend, client }
 }
 
 #[inline(always)]
-fn open(frontend: &Frontend) -> Frontdoor {
-    let Frontend { base, count, flags, .. } = *frontend;
-    match count {
-        0 if flags.has(FrontendFlags::DROP_WHEN_EMPTY) => Frontdoor::Dropped,
-        0 => Frontdoor::Refused,
-        _ => Frontdoor::Open { base, count },
+fn judge(frontend: &Frontend, client: &Client) -> Verdict {
+    if client.opted_out {
+        count(Counter::SockOptOut);
+        return Verdict::Pass;
     }
+    if frontend.count == 0 {
+        // What a Local policy allows nobody is dropped, and that is for tc to do.
+        return if frontend.flags.has(FrontendFlags::DROP_WHEN_EMPTY) { Verdict::Pass } else { Verdict::Refuse };
+    }
+    // tc knows the packet's own source, and drops whom the service does not admit.
+    if policy::admits(frontend, client.address()) { Verdict::Serve } else { Verdict::Pass }
 }
 
-/// One slot of the range, at random.
+/// One slot of the range, for a new connection.
 #[inline(always)]
-pub fn choose(base: u32, count: u32) -> Option<Slot> {
-    // SAFETY: a helper without arguments.
-    let random = unsafe { bpf_get_prandom_u32() };
-    // Scaled by multiplication: as even as a remainder, and no division.
-    let offset = ((u64::from(random) * u64::from(count)) >> 32) as u32;
-    let slot = SLOTS.get(base.wrapping_add(offset)).copied();
-    if slot.is_none() {
-        count_drop(DropReason::BadSlot);
-    }
-    slot
-}
-
-/// Whether a remembered backend is still the one that was chosen. A draining one keeps its old flows.
-#[inline(always)]
-pub fn is_alive(entry: &SockNatEntry) -> bool {
-    match BACKENDS.get(entry.backend) {
-        Some(Backend { state, generation, .. }) => *generation == entry.generation && *state != BackendState::FREE,
-        None => false,
-    }
+pub fn choose(knock: &Knock, proto: Proto) -> Option<Slot> {
+    policy::choose(&knock.frontend, Some(knock.client.identity), proto, policy::now())
 }
