@@ -56,6 +56,8 @@ impl Alias {
             mtu: link.mtu,
             addresses: self.addresses,
             netns: self.netns,
+            netns_path: None,
+            netns_cookie: None,
         })
     }
 }

@@ -221,6 +221,8 @@ impl Attachments {
             mtu: self.mtu.load(Ordering::Relaxed),
             addresses,
             netns,
+            netns_path: add.netns.clone(),
+            netns_cookie: None,
         }
     }
 }
@@ -238,8 +240,10 @@ impl Pod {
 impl Attempt<'_> {
     /// From nothing to a pod that the data path serves.
     fn make(&mut self, netns: BorrowedFd<'_>) -> Result<(), CniError> {
-        self.all.journal.append(&Record::Begin(self.entry.clone())).map_err(|error| journal_error(&error))?;
         let mut inside = Netlink::open_in(netns).map_err(|error| enter_error(&error))?;
+        // Kernels before 5.14 have none.
+        self.entry.netns_cookie = inside.netns_cookie().ok();
+        self.all.journal.append(&Record::Begin(self.entry.clone())).map_err(|error| journal_error(&error))?;
         let ends = self.create(netns)?;
         links::configure_pod(&mut inside, &self.entry, ends.pod).map_err(link_error)?;
         links::configure_host(self.host, &self.entry, ends.host).map_err(link_error)?;

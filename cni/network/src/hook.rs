@@ -1,10 +1,12 @@
 //! The border to the data path: what it learns of a pod's link, and when.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use thalweg_cni::protocol::AttachmentId;
 
 use crate::journal::Entry;
+use crate::namespace;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -36,7 +38,13 @@ pub struct PodLink {
     pub host_mac: [u8; 6],
     pub pod_mac: [u8; 6],
     pub addr: Ipv4Addr,
+    /// When the node has IPv6 podCIDRs.
     pub addr6: Option<Ipv6Addr>,
+    /// The pod's network namespace, where this process sees it; checked to be that one a moment ago.
+    pub netns: Option<PathBuf>,
+    /// `bpf_get_netns_cookie` of the pod's namespace. `None` before Linux 5.14, or when an older agent attached the pod
+    /// and the namespace is not to be seen from here.
+    pub netns_cookie: Option<u64>,
     /// Kubernetes namespace, from CNI_ARGS `K8S_POD_*`; empty outside Kubernetes, or when the journal was lost.
     pub namespace: String,
     pub pod_name: String,
@@ -64,6 +72,8 @@ impl PodLink {
             pod_mac: entry.pod_mac.0,
             addr,
             addr6,
+            netns: entry.netns_path.clone().filter(|path| namespace::is_at(path, entry.netns)),
+            netns_cookie: entry.netns_cookie,
             namespace: entry.pod.namespace.clone(),
             pod_name: entry.pod.name.clone(),
             pod_uid: entry.pod.uid.clone(),

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
@@ -30,6 +31,17 @@ pub fn within<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> io::Result<
 /// When the descriptor cannot be read.
 pub fn inode(netns: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(fs::File::from(netns.try_clone_to_owned()?).metadata()?.ino())
+}
+
+/// Whether the namespace with this inode is to be found there.
+pub fn is_at(path: &Path, inode: u64) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.ino() == inode)
+}
+
+/// Where runtimes and `ip netns` bind namespaces, looked through for one.
+pub fn find(inode: u64) -> Option<PathBuf> {
+    let bound = fs::read_dir("/run/netns").ok()?;
+    bound.flatten().map(|entry| entry.path()).find(|path| is_at(path, inode))
 }
 
 /// The namespace of the calling thread.

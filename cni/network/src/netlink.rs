@@ -11,6 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket, sockopt,
 };
@@ -87,6 +88,22 @@ impl Netlink {
     /// When the descriptor is no network namespace, or the kernel gives no socket.
     pub fn open_in(netns: BorrowedFd<'_>) -> io::Result<Self> {
         namespace::within(netns, Self::open)
+    }
+
+    /// What the kernel, also in eBPF, calls the namespace that the socket is in.
+    ///
+    /// # Errors
+    /// Before Linux 5.14.
+    #[expect(unsafe_code, reason = "no crate of ours knows this socket option")]
+    pub fn netns_cookie(&self) -> io::Result<u64> {
+        let mut cookie = 0u64;
+        let mut length = size_of::<u64>() as libc::socklen_t;
+        // SAFETY: both pointers are to live locals, and length is the size of the one that is written to.
+        let code = unsafe {
+            let value = (&raw mut cookie).cast();
+            libc::getsockopt(self.fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut length)
+        };
+        if code == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Sends all, waits for all. The answers are in the order of the messages: what a GET found, nothing for the rest.

@@ -4,7 +4,8 @@
 //! is let go.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use crate::hook::PodLink;
 use crate::journal::{self, Entry, Record};
 use crate::keys::lock;
 use crate::links::{self, HostLink};
+use crate::namespace;
 use crate::netlink::Netlink;
 
 /// What to do with each attachment that the journal or the kernel knows. Pure.
@@ -112,8 +114,19 @@ impl Attachments {
     }
 
     /// Traffic flows: every step replaces without a gap.
-    fn adopt(&self, host: &mut Netlink, entry: Entry, index: u32) {
+    fn adopt(&self, host: &mut Netlink, mut entry: Entry, index: u32) {
         self.hold(&entry);
+        // A journal of an older agent, or a lost one.
+        if entry.netns_path.is_none() {
+            entry.netns_path = namespace::find(entry.netns);
+        }
+        if entry.netns_cookie.is_none() {
+            entry.netns_cookie = entry
+                .netns_path
+                .as_ref()
+                .and_then(|path| File::open(path).ok())
+                .and_then(|netns| Netlink::open_in(netns.as_fd()).and_then(|inside| inside.netns_cookie()).ok());
+        }
         if let Err(error) = links::configure_host(host, &entry, index) {
             warn!(id = %entry.id, %error, "the host side of a running pod could not be refreshed");
         }
@@ -225,6 +238,8 @@ mod tests {
             mtu: 1500,
             addresses: vec!["10.244.1.5".parse().unwrap()],
             netns: 7,
+            netns_path: None,
+            netns_cookie: None,
         }
     }
 

@@ -70,6 +70,9 @@ pub struct Add {
     /// Requested addresses, at most one of a family.
     pub ips: Vec<IpAddr>,
     pub mac: Option<Mac>,
+    /// Where the runtime sees the namespace. For the agent, which may see other paths, no more than a hint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
 }
 
 /// The namespace's descriptor comes beside.
@@ -234,7 +237,8 @@ mod tests {
     fn documents_round_trip() {
         let id = AttachmentId::new("c0ffee", "eth0");
         let pod = PodName { namespace: "default".into(), name: "web-0".into(), uid: "u".into() };
-        let add = Add { id: id.clone(), pod, ips: vec![], mac: Some(Mac([2, 0, 0, 0, 0, 1])) };
+        let add =
+            Add { id: id.clone(), pod, ips: vec![], mac: Some(Mac([2, 0, 0, 0, 0, 1])), netns: Some("/run/netns/p".into()) };
         for command in [Command::Add(add), Command::Del(id.clone()), Command::Gc(vec![id]), Command::Status] {
             let request = Request { protocol: PROTOCOL, network: "thalweg".into(), command };
             let text = serde_json::to_string(&request).unwrap();

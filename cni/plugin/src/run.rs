@@ -69,7 +69,7 @@ fn add(config: &Config, container: Container) -> Result<Value, CniError> {
     let netns_path = container.netns.unwrap_or_default();
     let netns = open_netns(&netns_path)?;
     let ifname = container.id.ifname.clone();
-    let command = Command::Add(Add { id: container.id, pod: container.pod, ips, mac });
+    let command = Command::Add(Add { id: container.id, pod: container.pod, ips, mac, netns: Some(netns_path.clone()) });
     let attached: Attached =
         match ask(config, command, Some(&netns), ADD).map_err(|error| unavailable(config, code::TRY_AGAIN, &error))? {
             Reply::Added(attached) => attached,

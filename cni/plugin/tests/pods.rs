@@ -2,6 +2,7 @@
 
 mod kit;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
@@ -48,6 +49,10 @@ fn two_pods_talk_through_the_host() {
     assert_eq!((attached[0].namespace.as_str(), attached[0].pod_name.as_str()), ("default", "web"));
     assert_eq!(attached[0].pod_uid, format!("u-{}", id.container_id));
     assert_eq!((attached[0].host_mac, attached[0].pod_mac), ([6, 0x74, 10, 244, 1, 1], [2, 0x74, 10, 244, 1, 1]));
+    let namespaces = attached.iter().map(|link| link.netns.as_deref());
+    assert!(namespaces.eq(pods.iter().map(|pod| Some(pod.netns.path()))), "{attached:?}");
+    let cookies: BTreeSet<_> = attached.iter().filter_map(|link| link.netns_cookie).collect();
+    assert_eq!(cookies.len(), 2, "a cookie each: {attached:?}");
     assert_eq!(node.network().pods(), attached);
 
     node.check(&pods[0], &result).succeeded();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thalweg_cni::protocol::{AttachmentId, Mac, PodName, hash};
@@ -19,6 +20,12 @@ pub struct Entry {
     pub addresses: Vec<IpAddr>,
     /// Inode of the container's network namespace; 0 when it is not known.
     pub netns: u64,
+    /// Where the runtime had it; by now something else may be there. Unknown in journals of older agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_path: Option<PathBuf>,
+    /// What the kernel calls the namespace in `SO_NETNS_COOKIE` and `bpf_get_netns_cookie`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_cookie: Option<u64>,
 }
 
 /// One line. An ADD writes `Begin` before it touches the kernel and `Commit` before it replies: what has begun and was

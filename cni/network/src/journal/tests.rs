@@ -21,6 +21,8 @@ fn entry(number: u8) -> Entry {
         mtu: 1500,
         addresses: vec![IpAddr::from([10, 0, 0, number])],
         netns: u64::from(number),
+        netns_path: Some(format!("/run/netns/c{number}").into()),
+        netns_cookie: Some(u64::from(number)),
     }
 }
 
@@ -57,6 +59,25 @@ fn reopening_finds_everything() {
         assert_eq!(before.entries[&entry(3).id], (entry(3), false));
         assert!(before.resting.contains_key(&entry(2).addresses[0]));
     }
+}
+
+/// A file as agents before the namespace's path and cookie wrote it.
+#[test]
+fn a_journal_of_an_older_agent_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let lines = [
+        r#"{"boot":"boot"}"#,
+        r#"{"begin":{"id":{"containerID":"c1","ifname":"eth0"},"network":"thalweg","pod":{"namespace":"default","name":"web-1","uid":"u"},"host_ifname":"HOST","host_mac":"06:74:0a:00:00:01","pod_mac":"02:74:0a:00:00:01","mtu":1500,"addresses":["10.0.0.1"],"netns":1}}"#,
+        r#"{"commit":{"containerID":"c1","ifname":"eth0"}}"#,
+    ]
+    .map(|line| line.replace("HOST", &entry(1).host_ifname));
+    let text: String =
+        lines.iter().map(|json| format!("{:016x} {json}\n", thalweg_cni::protocol::hash(&[json.as_bytes()]))).collect();
+    fs::write(directory.path().join("journal"), text).unwrap();
+    let (journal, damage) = open(directory.path(), "boot");
+    assert_eq!(damage, Damage::default());
+    let wanted = Entry { netns_path: None, netns_cookie: None, ..entry(1) };
+    assert_eq!(journal.ledger().entries[&entry(1).id], (wanted, true));
 }
 
 #[test]
