@@ -55,10 +55,16 @@ pub const fn pseudo_header(src: crate::Be32, dst: crate::Be32, proto: crate::Pro
     Sum::ZERO.add(src.0).add(dst.0).add((proto.0 as u16).to_be() as u32).add(len.to_be() as u32)
 }
 
+/// The same for IPv6, whose length and protocol have 32 bits each.
+#[inline(always)]
+pub const fn pseudo_header6(src: crate::Be128, dst: crate::Be128, proto: crate::Proto, len: u16) -> Sum {
+    src.sum().plus(dst.sum()).add((proto.0 as u16).to_be() as u32).add(len.to_be() as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Be32, Proto};
+    use crate::{Be32, Be128, Proto};
 
     /// The definition: sum of the words, complemented. An odd last byte is padded with zero.
     fn reference(bytes: &[u8]) -> u16 {
@@ -131,5 +137,15 @@ mod tests {
         let (src, dst) = (Be32::from_octets([10, 244, 1, 2]), Be32::from_octets([10, 96, 0, 1]));
         let plain = [10, 244, 1, 2, 10, 96, 0, 1, 0, 17, 0x01, 0x02];
         assert_eq!(pseudo_header(src, dst, Proto::UDP, 0x0102).checksum(), reference(&plain));
+    }
+    #[test]
+    fn a_pseudo_header_of_ipv6_is_its_forty_bytes() {
+        let (src, dst) = ([0xfd; 16], [7; 16]);
+        let mut plain = [0; 40];
+        plain[..16].copy_from_slice(&src);
+        plain[16..32].copy_from_slice(&dst);
+        plain[32..].copy_from_slice(&[0, 0, 0x01, 0x02, 0, 0, 0, 58]);
+        let sum = pseudo_header6(Be128::from_octets(src), Be128::from_octets(dst), Proto::ICMPV6, 0x0102);
+        assert_eq!(sum.checksum(), reference(&plain));
     }
 }

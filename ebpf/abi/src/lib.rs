@@ -15,6 +15,7 @@ pub mod flow;
 mod fragment;
 mod frontend;
 pub mod header;
+pub mod ipv6;
 mod limits;
 mod net;
 mod pod;

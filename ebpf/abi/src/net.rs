@@ -179,9 +179,16 @@ pub struct Proto(pub u8);
 
 impl Proto {
     pub const ANY: Self = Self(0);
+    /// Options of IPv6 for every hop.
+    pub const HOP_BY_HOP: Self = Self(0);
     pub const ICMP: Self = Self(1);
     pub const TCP: Self = Self(6);
     pub const UDP: Self = Self(17);
+    pub const ROUTING: Self = Self(43);
+    pub const FRAGMENT: Self = Self(44);
+    pub const AUTHENTICATION: Self = Self(51);
     pub const ICMPV6: Self = Self(58);
+    /// Options of IPv6 for the destination.
+    pub const DESTINATION: Self = Self(60);
     pub const SCTP: Self = Self(132);
 }
