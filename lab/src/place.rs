@@ -1,9 +1,9 @@
 //! Where a probe runs: on a node, in a pod, or outside the cluster.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cgroup;
 use crate::cluster::{Cluster, Pod};
-use crate::probe::parse;
+use crate::probe::{Said, parse};
 
 /// A place with its namespaces and control group.
 #[derive(Clone, Debug)]
@@ -27,6 +27,14 @@ enum Enter {
     Netns(PathBuf),
     /// Network and mount namespace of a process.
     Process(u32),
+}
+
+/// One socket in a place, which speaks when it is told to. Ends with its guard.
+#[derive(Debug)]
+pub struct Session {
+    child: Child,
+    answers: Lines<BufReader<ChildStdout>>,
+    label: String,
 }
 
 /// A probe that goes on until it is told to stop.
@@ -134,10 +142,49 @@ impl Place {
         Ok(Running { child, label: self.label.clone() })
     }
 
+    /// Opens a socket (with the first word) and keeps it.
+    ///
+    /// # Errors
+    /// When the probe cannot start.
+    pub fn session(&self, args: &[&str]) -> Result<Session> {
+        let mut child = self
+            .probe_command(&[&["session"], args].concat())?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start a session in {}", self.label))?;
+        let answers = BufReader::new(child.stdout.take().context("no output of the session")?).lines();
+        Ok(Session { child, answers, label: self.label.clone() })
+    }
+
     fn probe_command(&self, args: &[&str]) -> Result<Command> {
         let mut command = self.command(&probe_program()?);
         command.arg("probe").args(args);
         Ok(command)
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Sends one message, and tells how it fared.
+    ///
+    /// # Errors
+    /// When the probe itself is gone.
+    pub fn say(&mut self) -> Result<Said> {
+        let stdin = self.child.stdin.as_mut().context("no input of the session")?;
+        stdin.write_all(b"\n").with_context(|| format!("session in {}", self.label))?;
+        stdin.flush()?;
+        let line = self.answers.next().with_context(|| format!("the session in {} has ended", self.label))??;
+        parse(&line)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The wires of a lab cluster: a bridge in a namespace of its own, one namespace per node, and one for a client
-//! outside the cluster. Nothing is connected to the host's own network.
+//! outside the cluster, all with addresses of both families. Nothing is connected to the host's own network.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, ensure};
 
@@ -13,6 +13,9 @@ pub const MAX_NODES: usize = 40;
 pub const LAN_ADDR: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 /// Address of the client outside the cluster.
 pub const CLIENT_ADDR: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 100);
+/// The same of IPv6: unique local addresses throughout.
+pub const LAN_ADDR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 0x1);
+pub const CLIENT_ADDR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 0x100);
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16";
 /// Prefix length of one node's pods: small, so that a check can fill it.
 pub const NODE_MASK: u8 = 26;
@@ -27,6 +30,7 @@ pub struct NodeNet {
     pub name: String,
     pub netns: Netns,
     pub addr: Ipv4Addr,
+    pub addr6: Ipv6Addr,
 }
 
 /// All namespaces of a lab; they go with it.
@@ -49,17 +53,20 @@ impl Topology {
         let lan = Netns::create(&format!("thalweg-{id}-lan"))?;
         lan.ip("link add lan0 type bridge")?;
         lan.ip(&format!("addr add {LAN_ADDR}/24 dev lan0"))?;
+        lan.ip(&format!("addr add {LAN_ADDR6}/64 dev lan0 nodad"))?;
         lan.ip("link set lan0 up")?;
         let mut nodes = Vec::with_capacity(count);
         for index in 0..count {
             let name = node_name(index);
             let netns = Netns::create(&format!("thalweg-{id}-{name}"))?;
-            let addr = Ipv4Addr::new(172, 30, 0, 11 + u8::try_from(index)?);
-            plug(&lan, &netns, &format!("port{index}"), addr)?;
-            nodes.push(NodeNet { name, netns, addr });
+            let host = 11 + u8::try_from(index)?;
+            let addr = Ipv4Addr::new(172, 30, 0, host);
+            let addr6 = Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, host.into());
+            plug(&lan, &netns, &format!("port{index}"), addr, addr6)?;
+            nodes.push(NodeNet { name, netns, addr, addr6 });
         }
         let client = Netns::create(&format!("thalweg-{id}-client"))?;
-        plug(&lan, &client, "portc", CLIENT_ADDR)?;
+        plug(&lan, &client, "portc", CLIENT_ADDR, CLIENT_ADDR6)?;
         Ok(Self { lan, nodes, client })
     }
 }
@@ -72,14 +79,17 @@ fn node_name(index: usize) -> String {
     }
 }
 
-/// A veth from the bridge (port name `port`) to `eth0` in `netns`, with an address and the lan as default gateway.
-fn plug(lan: &Netns, netns: &Netns, port: &str, addr: Ipv4Addr) -> Result<()> {
+/// A veth from the bridge (port name `port`) to `eth0` in `netns`, with its addresses and the lan as default gateway.
+fn plug(lan: &Netns, netns: &Netns, port: &str, addr: Ipv4Addr, addr6: Ipv6Addr) -> Result<()> {
     lan.ip(&format!("link add {port} type veth peer name {UPLINK} netns {}", netns.name()))?;
     lan.ip(&format!("link set {port} master lan0 up"))?;
     netns.ip(&format!("addr add {addr}/24 dev {UPLINK}"))?;
+    // Nobody else has it: duplicate address detection would only cost a second.
+    netns.ip(&format!("addr add {addr6}/64 dev {UPLINK} nodad"))?;
     netns.ip(&format!("link set {UPLINK} up"))?;
     // So that a look-up for any address has a route and meets the service proxy, as on a machine with a gateway.
     netns.ip(&format!("route add default via {LAN_ADDR}"))?;
+    netns.ip(&format!("-6 route add default via {LAN_ADDR6}"))?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! pods made by the CNI plugin as a runtime would. No API server, no kubelet.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,12 +16,23 @@ use thalweg_lab::topology::{Topology, UPLINK};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// How a lab differs from the usual one.
+pub struct LabOptions<'a> {
+    pub id: &'a str,
+    /// `--proxy-mode` of the agents; the default when `None`.
+    pub proxy_mode: Option<&'a str>,
+    /// Nodes and pods have addresses of IPv6 too.
+    pub dual_stack: bool,
+}
+
 /// Two nodes with agents that follow a folder of manifests.
 pub struct FileLab {
     pub nodes: Vec<FileNode>,
     pub topology: Topology,
     pub manifests: PathBuf,
     bin: PathBuf,
+    proxy_mode: Option<String>,
+    dual_stack: bool,
     // Last: its removal ends every process and unmounts what they mounted.
     owner: Owner,
 }
@@ -37,6 +48,7 @@ pub struct FileNode {
 pub struct FilePod {
     pub name: String,
     pub addr: Ipv4Addr,
+    pub addr6: Option<Ipv6Addr>,
     pub node: usize,
     netns: Netns,
     cgroup: PathBuf,
@@ -49,6 +61,13 @@ impl FileLab {
     /// # Errors
     /// When the machine refuses, or an agent does not become ready.
     pub fn start(id: &str) -> Result<Self> {
+        Self::start_with(&LabOptions { id, proxy_mode: None, dual_stack: false })
+    }
+
+    /// # Errors
+    /// When the machine refuses, or an agent does not become ready.
+    pub fn start_with(options: &LabOptions<'_>) -> Result<Self> {
+        let LabOptions { id, proxy_mode, dual_stack } = *options;
         let bin = std::env::var_os("THALWEG_BIN")
             .context("THALWEG_BIN is not set: `cargo xtask test lab` builds and names the binaries")?;
         let bin = PathBuf::from(bin);
@@ -58,15 +77,28 @@ impl FileLab {
         let topology = Topology::build(id, 2)?;
         let mut text = String::new();
         for (index, net) in topology.nodes.iter().enumerate() {
+            let (cidr6, addr6) = match dual_stack {
+                true => {
+                    (format!(", \"fd00:244:0:{index}::/64\""), format!(", {{type: InternalIP, address: \"{}\"}}", net.addr6))
+                }
+                false => Default::default(),
+            };
             text += &format!(
-                "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDR: 10.244.{index}.0/24, podCIDRs: [10.244.{index}.0/24]}}\n\
-                 status: {{addresses: [{{type: InternalIP, address: {addr}}}]}}\n",
+                "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: zone-{index}}}}}\n\
+                 spec: {{podCIDR: 10.244.{index}.0/24, podCIDRs: [10.244.{index}.0/24{cidr6}]}}\n\
+                 status: {{addresses: [{{type: InternalIP, address: {addr}}}{addr6}]}}\n",
                 name = net.name,
                 addr = net.addr,
             );
         }
+        let cidrs = if dual_stack { "10.96.0.0/16, \"fd00:96::/64\"" } else { "10.96.0.0/16" };
+        text += &format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {{name: kubernetes}}\nspec: {{cidrs: [{cidrs}]}}\n\
+             status: {{conditions: [{{type: Ready, status: \"True\", reason: \"\", message: \"\", lastTransitionTime: \"2026-01-01T00:00:00Z\"}}]}}\n"
+        );
         fs::write(manifests.join("nodes.yaml"), text)?;
-        let mut lab = Self { nodes: Vec::new(), topology, manifests, bin, owner };
+        let proxy_mode = proxy_mode.map(str::to_owned);
+        let mut lab = Self { nodes: Vec::new(), topology, manifests, bin, proxy_mode, dual_stack, owner };
         for index in 0..lab.topology.nodes.len() {
             let name = lab.topology.nodes[index].name.clone();
             let dir = lab.owner.run().join(&name);
@@ -94,6 +126,17 @@ impl FileLab {
         fs::rename(&fresh, self.manifests.join(file)).context("put the manifest in place")
     }
 
+    /// Takes a manifest away.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be removed.
+    pub fn withdraw(&self, file: &str) -> Result<()> {
+        match fs::remove_file(self.manifests.join(file)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("take the manifest away"),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes a pod through the plugin's ADD; with `serves` it runs `thalweg echo`.
     ///
     /// # Errors
@@ -101,8 +144,13 @@ impl FileLab {
     pub fn pod(&self, node: usize, name: &str, serves: bool) -> Result<FilePod> {
         let netns = Netns::create(&format!("thalweg-{}-pod-{name}", self.owner.id()))?;
         let result = self.cni(node, "ADD", name, &netns)?;
-        let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("the result of ADD has no address")?;
-        let addr = address.split('/').next().unwrap_or_default().parse().with_context(|| format!("address {address:?}"))?;
+        let ips = result["ips"].as_array().context("the result of ADD has no addresses")?;
+        let addresses: Vec<IpAddr> =
+            ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect();
+        let v4 = addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
+        let addr6 = addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
+        let addr = v4.with_context(|| format!("no IPv4 address in {result}"))?;
+        ensure!(addr6.is_some() == self.dual_stack, "addresses of pod {name}: {result}");
         let cgroup = self.nodes[node].cgroup.join("kubepods").join(format!("pod{name}"));
         fs::create_dir_all(&cgroup)?;
         let echo = match serves {
@@ -118,7 +166,7 @@ impl FileLab {
                 listener: None,
             })?),
         };
-        let mut pod = FilePod { name: name.to_owned(), addr, node, netns, cgroup, echo };
+        let mut pod = FilePod { name: name.to_owned(), addr, addr6, node, netns, cgroup, echo };
         if let Some(echo) = &mut pod.echo {
             let netns = &pod.netns;
             wait_until("echo listens", DEADLINE, &mut [echo], || {
@@ -211,6 +259,8 @@ impl FileLab {
     fn agent(&self, index: usize, dir: &Path, cgroup: &Path) -> Result<Process> {
         let net = &self.topology.nodes[index];
         let path = |path: &Path| path.to_string_lossy().into_owned();
+        let addresses = if self.dual_stack { format!("{},{}", net.addr, net.addr6) } else { net.addr.to_string() };
+        let mode = self.proxy_mode.iter().map(|mode| format!("--proxy-mode={mode}"));
         Process::start(Spec {
             name: "agent",
             netns: net.netns.path(),
@@ -224,7 +274,7 @@ impl FileLab {
                 "--source".into(),
                 format!("file:{}", self.manifests.display()),
                 "--node-address".into(),
-                net.addr.to_string(),
+                addresses,
                 "--uplink".into(),
                 UPLINK.into(),
                 "--bpffs".into(),
@@ -241,7 +291,10 @@ impl FileLab {
                 path(&dir.join("cni-conf")),
                 "--cni-plugin".into(),
                 path(&self.bin.join("thalweg-cni")),
-            ],
+            ]
+            .into_iter()
+            .chain(mode)
+            .collect(),
             env: Vec::new(),
             listener: None,
         })

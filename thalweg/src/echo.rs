@@ -4,7 +4,7 @@
 //! endpoint went away are still answered; then it closes.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,9 +27,9 @@ const MESSAGE_LIMIT: usize = 65_536;
 
 #[derive(Args, Debug)]
 pub struct EchoArgs {
-    /// Address to listen on.
-    #[arg(long, default_value = "0.0.0.0")]
-    bind: IpAddr,
+    /// Address to listen on (default: all, of both families where the machine has both).
+    #[arg(long)]
+    bind: Option<IpAddr>,
     /// HTTP port; 0 turns HTTP off.
     #[arg(long, default_value_t = 8080)]
     http: u16,
@@ -81,23 +81,35 @@ pub async fn run(args: EchoArgs) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
 
+    let bind = args.bind.unwrap_or_else(everywhere);
     if args.http != 0 {
-        tokio::spawn(accept(listen(args.bind, args.http).await?, Arc::clone(&echo), serve_http));
+        tokio::spawn(accept(listen(bind, args.http).await?, Arc::clone(&echo), serve_http));
     }
     if args.tcp != 0 {
-        tokio::spawn(accept(listen(args.bind, args.tcp).await?, Arc::clone(&echo), serve_lines));
+        tokio::spawn(accept(listen(bind, args.tcp).await?, Arc::clone(&echo), serve_lines));
     }
     if args.udp != 0 {
-        let address = SocketAddr::new(args.bind, args.udp);
+        let address = SocketAddr::new(bind, args.udp);
         let socket = UdpSocket::bind(address).await.with_context(|| format!("listen on UDP {address}"))?;
         tokio::spawn(serve_datagrams(socket, Arc::clone(&echo)));
     }
-    println!("thalweg echo: {} listens on {}: http {}, tcp {}, udp {}", echo.pod, args.bind, args.http, args.tcp, args.udp);
+    println!("thalweg echo: {} listens on {}: http {}, tcp {}, udp {}", echo.pod, bind, args.http, args.tcp, args.udp);
     tokio::select! {
         _ = terminate.recv() => tokio::time::sleep(Duration::from_secs_f64(args.lameduck.max(0.0))).await,
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// A socket of IPv6 serves both families; a machine without IPv6 has no such sockets.
+fn everywhere() -> IpAddr {
+    let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    if std::net::UdpSocket::bind((any, 0)).is_ok() { any } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+/// An address as it stands in a packet: an IPv4 client of an IPv6 socket is shown mapped.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 async fn listen(bind: IpAddr, port: u16) -> Result<TcpListener> {
@@ -184,6 +196,7 @@ async fn serve_datagrams(socket: UdpSocket, echo: Arc<Echo>) {
 impl Echo {
     fn answer(&self, client: SocketAddr, server: SocketAddr, protocol: &'static str, message: &str) -> Vec<u8> {
         let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let (client, server) = (plain(client), plain(server));
         let answer = Answer { pod: &self.pod, node: &self.node, client, server, protocol, message, requests };
         let mut bytes = serde_json::to_vec(&answer).unwrap_or_default();
         bytes.push(b'\n');

@@ -6,9 +6,10 @@
 mod crr;
 mod dns;
 mod http;
+mod session;
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use crr::RateReport;
 pub use dns::DnsReport;
 pub use http::{HttpReport, Latency};
+pub use session::{Said, SessionArgs};
 
 /// No probe runs longer than this, whatever it is asked.
 const MAX_SECONDS: u64 = 120;
@@ -54,6 +56,14 @@ pub enum Probe {
         /// One connection for all of them: request-response.
         #[arg(long)]
         persistent: bool,
+    },
+    /// One socket that speaks once for each line on its standard input.
+    Session(SessionArgs),
+    /// Takes a local port, as a server would.
+    Bind {
+        address: SocketAddr,
+        #[arg(long)]
+        udp: bool,
     },
     /// Looks a name up the way programs do: getaddrinfo, with the search path of resolv.conf.
     Resolve { name: String },
@@ -105,6 +115,12 @@ pub struct UdpReport {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BindReport {
+    /// Why the port could not be taken.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ResolveReport {
     pub addresses: Vec<std::net::IpAddr>,
     pub error: Option<String>,
@@ -122,6 +138,8 @@ pub fn run(probe: Probe) -> Result<()> {
         Probe::Udp { target, count } => serde_json::to_string(&udp(resolve_one(&target)?, count)?)?,
         Probe::Dns { name, record, server, tcp } => serde_json::to_string(&dns::query(&name, &record, server, tcp)?)?,
         Probe::Crr { target, millis, persistent } => serde_json::to_string(&crr::run(target, millis, persistent)?)?,
+        Probe::Session(args) => return session::run(&args),
+        Probe::Bind { address, udp } => serde_json::to_string(&bind(address, udp))?,
         Probe::Resolve { name } => serde_json::to_string(&resolve(&name))?,
     };
     println!("{report}");
@@ -150,6 +168,11 @@ fn resolve_one(target: &str) -> Result<SocketAddr> {
     found.next().with_context(|| format!("{target} has no address"))
 }
 
+fn bind(address: SocketAddr, udp: bool) -> BindReport {
+    let result = if udp { UdpSocket::bind(address).map(drop) } else { TcpListener::bind(address).map(drop) };
+    BindReport { error: result.err().map(|error| error.to_string()) }
+}
+
 fn connect(target: SocketAddr) -> ConnectReport {
     let started = Instant::now();
     let result = TcpStream::connect_timeout(&target, Duration::from_secs(3));
@@ -169,7 +192,8 @@ fn outcome(error: &std::io::Error) -> String {
 }
 
 fn udp(target: SocketAddr, count: u32) -> Result<UdpReport> {
-    let socket = UdpSocket::bind("0.0.0.0:0").context("open a UDP socket")?;
+    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).context("open a UDP socket")?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut report = UdpReport { answered: 0, lost: 0, error: None, pods: Default::default(), source: None };
     let mut buffer = [0; 2048];

@@ -1,0 +1,104 @@
+//! Ways in from outside: NodePorts, load balancer and external addresses, health checks for balancers.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use crate::lab::{Ctx, From, Hook, Pod, at, get};
+use crate::manifest::Manifest;
+
+const BOTH: [Pod; 2] = [Pod::A1, Pod::B1];
+
+pub fn a_node_port_leads_to_pods_of_any_node(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (vip, port) = (ctx.vip(), ctx.node_port());
+    let web = Manifest::new(&format!("nodeport-{}", ctx.family_name()), vip).node_port("TCP", 80, 8080, port);
+    let web = web.endpoints(ctx.endpoints(&BOTH));
+    ctx.apply(&[&web])?;
+    for node in 0..2 {
+        ctx.answered_by(From::Outside, at(ctx.node_address(node), port), &BOTH)?;
+    }
+    // The answer of a remote backend comes back through the node, so that sees the node.
+    let report = ctx.http(From::Outside, at(ctx.node_address(0), port), 40)?;
+    let node = ctx.node_address(0).to_string();
+    ensure!(report.clients.contains_key(&node), "nobody saw {node}: {report:?}");
+    for from in ctx.inside() {
+        ctx.answered_by(from, at(ctx.node_address(0), port), &BOTH)?;
+    }
+    Ok(())
+}
+
+pub fn a_node_port_serves_udp(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (vip, port) = (ctx.vip(), ctx.node_port());
+    let echo = Manifest::new(&format!("nodeudp-{}", ctx.family_name()), vip).node_port("UDP", 53, 9090, port);
+    let echo = echo.endpoints(ctx.endpoints(&[Pod::B1]));
+    ctx.apply(&[&echo])?;
+    for node in 0..2 {
+        let target = at(ctx.node_address(node), port);
+        let report = ctx.udp(From::Outside, target, 5)?;
+        ensure!(report.lost == 0 && report.source == Some(target), "{report:?}");
+    }
+    Ok(())
+}
+
+pub fn load_balancer_and_external_addresses_are_served(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (balanced, external) = (ctx.external_address()?, ctx.external_address()?);
+    let web = ctx.web("addresses").ingress(balanced, "VIP").set("externalIPs", json!([external]));
+    let web = web.endpoints(ctx.endpoints(&BOTH));
+    ctx.apply(&[&web])?;
+    for address in [balanced, external] {
+        ctx.answered_by(From::Outside, at(address, 80), &BOTH)?;
+        for from in ctx.inside() {
+            ctx.answered_by(from, at(address, 80), &BOTH)?;
+        }
+    }
+    Ok(())
+}
+
+/// The balancer itself wants to see such packets: here nobody is there to answer.
+pub fn a_load_balancer_in_proxy_mode_is_not_intercepted(ctx: &mut Ctx<'_>) -> Result<()> {
+    let address = ctx.external_address()?;
+    let web = ctx.web("proxied").ingress(address, "Proxy");
+    let web = web.endpoints(ctx.endpoints(&BOTH));
+    ctx.apply(&[&web])?;
+    let report = ctx.connect(From::Pod(Pod::AAsks), at(address, 80))?;
+    ensure!(report.outcome != "connected", "{report:?}");
+    ctx.answered_by(From::Pod(Pod::AAsks), at(web.vip, 80), &BOTH)
+}
+
+pub fn a_node_port_is_served_on_localhost(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (vip, port) = (ctx.vip(), ctx.node_port());
+    let web = Manifest::new(&format!("localhost-{}", ctx.family_name()), vip).node_port("TCP", 80, 8080, port);
+    let web = web.endpoints(ctx.endpoints(&BOTH));
+    ctx.apply(&[&web])?;
+    let localhost = at(Ipv4Addr::LOCALHOST.into(), port);
+    ctx.answered_by(From::Node(0), localhost, &BOTH)?;
+    // A pod's loopback is its own.
+    ctx.connect_ends(From::Pod(Pod::AAsks), localhost, "refused")
+}
+
+/// cilium#11043, #33547.
+pub fn health_checks_answer_for_local_endpoints(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (vip, port, check) = (ctx.vip(), ctx.node_port(), ctx.node_port());
+    let address = ctx.external_address()?;
+    let web = Manifest::new(&format!("checked-{}", ctx.family_name()), vip)
+        .node_port("TCP", 80, 8080, port)
+        .ingress(address, "VIP")
+        .set("externalTrafficPolicy", json!("Local"))
+        .set("healthCheckNodePort", json!(check));
+    let one = web.clone().endpoints(ctx.endpoints(&[Pod::A1]));
+    ctx.apply(&[&one])?;
+    let status = |ctx: &Ctx<'_>, node: usize| get(ctx.client(), at(ctx.node_address(node), check), "/any/path");
+    ctx.until("200 where the endpoint is", || Ok(status(ctx, 0)?.0 == 200))?;
+    ctx.until("503 where none is", || Ok(status(ctx, 1)?.0 == 503))?;
+    let (_, answer) = status(ctx, 0)?;
+    ensure!(answer.contains("\"localEndpoints\":1"), "{answer}");
+    // It serves while it terminates, but balancers are to look elsewhere.
+    let ending = web.clone().endpoints([ctx.endpoint(Pod::A1).terminating()]);
+    ctx.apply(&[&ending])?;
+    ctx.until("503 while the last endpoint terminates", || Ok(status(ctx, 0)?.0 == 503))?;
+    if ctx.hook != Hook::Iptables || ctx.node_address(0).is_ipv4() {
+        ctx.answered_by(From::Outside, at(ctx.node_address(0), port), &[Pod::A1])?;
+    }
+    Ok(())
+}

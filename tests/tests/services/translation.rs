@@ -1,0 +1,119 @@
+//! Flows that are under way while their service changes, and what travels beside them.
+
+use anyhow::{Result, ensure};
+
+use crate::lab::{Ctx, From, Pod, at};
+use crate::manifest::Manifest;
+
+fn udp_service(ctx: &mut Ctx<'_>, name: &str) -> Manifest {
+    let vip = ctx.vip();
+    Manifest::new(&format!("{name}-{}", ctx.family_name()), vip).port("UDP", 53, 9090)
+}
+
+/// cilium#28820, #48096; kubernetes#122740.
+pub fn a_flow_of_datagrams_moves_when_its_backend_goes(ctx: &mut Ctx<'_>) -> Result<()> {
+    let echo = udp_service(ctx, "moves");
+    let first = echo.clone().endpoints(ctx.endpoints(&[Pod::A1]));
+    let second = echo.clone().endpoints(ctx.endpoints(&[Pod::B1]));
+    for kind in ["udp-unconnected", "udp"] {
+        ctx.apply(&[&first])?;
+        let mut session = ctx.place(From::Pod(Pod::AAsks)).session(&[kind, &at(echo.vip, 53).to_string()])?;
+        let said = session.say()?;
+        ensure!(said.pod.as_deref() == Some("a1"), "{kind}: {said:?}");
+        ctx.apply(&[&second])?;
+        // A connected socket may be told once that its peer is gone: programs then dial again.
+        let said = session.say()?;
+        let moved = said.pod.as_deref() == Some("b1");
+        ensure!(moved || kind == "udp" && matches!(said.outcome.as_str(), "refused" | "aborted"), "{kind}: {said:?}");
+    }
+    Ok(())
+}
+
+/// kubernetes#139628, #59368.
+pub fn datagrams_find_a_service_that_had_nobody(ctx: &mut Ctx<'_>) -> Result<()> {
+    let echo = udp_service(ctx, "zero");
+    ctx.apply(&[&echo.clone().endpoints([])])?;
+    let mut session = ctx.place(From::Pod(Pod::AAsks)).session(&["udp-unconnected", &at(echo.vip, 53).to_string()])?;
+    let said = session.say()?;
+    ensure!(said.outcome != "answered", "{said:?}");
+    ctx.apply(&[&echo.clone().endpoints(ctx.endpoints(&[Pod::B1]))])?;
+    // The error of the first datagram may still be waiting on the socket.
+    let mut last = session.say()?;
+    if last.outcome == "refused" {
+        last = session.say()?;
+    }
+    ensure!(last.pod.as_deref() == Some("b1"), "{last:?}");
+    Ok(())
+}
+
+/// cilium#25709, #43781.
+pub fn long_datagrams_arrive_in_pieces(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (echo, port) = (udp_service(ctx, "pieces"), ctx.node_port());
+    let echo = echo.node_port("UDP", 54, 9090, port).endpoints(ctx.endpoints(&[Pod::B1]));
+    ctx.apply(&[&echo])?;
+    let targets = [
+        (From::Pod(Pod::AAsks), at(echo.vip, 53)),
+        (From::Pod(Pod::BAsks), at(echo.vip, 53)),
+        (From::Outside, at(ctx.node_address(0), port)),
+    ];
+    for (from, target) in targets {
+        let mut session = ctx.place(from).session(&["udp-unconnected", &target.to_string(), "--size", "6000"])?;
+        for _ in 0..3 {
+            let said = session.say()?;
+            ensure!(said.pod.as_deref() == Some("b1") && said.peer == Some(target), "{from:?} to {target}: {said:?}");
+        }
+    }
+    Ok(())
+}
+
+fn tcp_service(ctx: &mut Ctx<'_>, name: &str) -> Manifest {
+    let vip = ctx.vip();
+    Manifest::new(&format!("{name}-{}", ctx.family_name()), vip).port("TCP", 90, 9090)
+}
+
+pub fn a_connection_keeps_its_terminating_backend(ctx: &mut Ctx<'_>) -> Result<()> {
+    let lines = tcp_service(ctx, "keeps");
+    ctx.apply(&[&lines.clone().endpoints(ctx.endpoints(&[Pod::A1]))])?;
+    let mut session = ctx.place(From::Pod(Pod::BAsks)).session(&["tcp", &at(lines.vip, 90).to_string()])?;
+    ensure!(session.say()?.pod.as_deref() == Some("a1"));
+    ctx.apply(&[&lines.clone().endpoints([ctx.endpoint(Pod::A1).terminating(), ctx.endpoint(Pod::B1)])])?;
+    for _ in 0..3 {
+        let said = session.say()?;
+        ensure!(said.pod.as_deref() == Some("a1"), "{said:?}");
+    }
+    let mut fresh = ctx.place(From::Pod(Pod::BAsks)).session(&["tcp", &at(lines.vip, 90).to_string()])?;
+    let said = fresh.say()?;
+    ensure!(said.pod.as_deref() == Some("b1"), "a new connection: {said:?}");
+    Ok(())
+}
+
+/// kubernetes#46753.
+pub fn a_connection_to_an_endpoint_that_is_gone_is_reset(ctx: &mut Ctx<'_>) -> Result<()> {
+    let lines = tcp_service(ctx, "gone");
+    ctx.apply(&[&lines.clone().endpoints(ctx.endpoints(&[Pod::A1]))])?;
+    let mut session = ctx.place(From::Pod(Pod::BAsks)).session(&["tcp", &at(lines.vip, 90).to_string()])?;
+    ensure!(session.say()?.pod.as_deref() == Some("a1"));
+    ctx.apply(&[&lines.clone().endpoints(ctx.endpoints(&[Pod::B1]))])?;
+    ctx.until("the client is told", || {
+        let said = session.say()?;
+        ensure!(said.outcome != "timeout", "the connection hangs: {said:?}");
+        Ok(matches!(said.outcome.as_str(), "reset" | "aborted" | "closed"))
+    })
+}
+
+/// cilium#32601, #48784: the backend's ICMP error names the client's own packet.
+pub fn a_closed_port_behind_a_service_is_refused(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (vip, port) = (ctx.vip(), ctx.node_port());
+    let closed =
+        Manifest::new(&format!("closed-{}", ctx.family_name()), vip).port("TCP", 80, 8099).node_port("UDP", 53, 9099, port);
+    let closed = closed.endpoints(ctx.endpoints(&[Pod::B1]));
+    ctx.apply(&[&closed])?;
+    for from in ctx.inside() {
+        ctx.connect_ends(from, at(vip, 80), "refused")?;
+        let said = ctx.place(from).session(&["udp", &at(vip, 53).to_string()])?.say()?;
+        ensure!(said.outcome == "refused", "{from:?}: {said:?}");
+    }
+    let said = ctx.place(From::Outside).session(&["udp", &at(ctx.node_address(0), port).to_string()])?.say()?;
+    ensure!(said.outcome == "refused", "from outside: {said:?}");
+    Ok(())
+}
