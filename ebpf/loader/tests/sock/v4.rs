@@ -1,114 +1,18 @@
-//! The socket load balancer with real sockets: this process moves into a cgroup of its own and dials VIPs inside a
-//! network namespace where no VIP has a route, so that only a translated call can succeed.
-
-mod kit;
+//! IPv4: connect, sendmsg, recvmsg, getpeername.
 
 use std::{
     collections::BTreeMap,
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener},
 };
 
 use thalweg_abi::{Backend, BackendState, Counter, FrontendFlags, Proto};
-use thalweg_lab::netns::Netns;
-use thalweg_loader::{Datapath, Maps, Options, Table};
+use thalweg_loader::Table;
 
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-const WAIT: Duration = Duration::from_secs(2);
-
-/// The process has one cgroup, so one test at a time has a lab.
-static ONE_LAB: Mutex<()> = Mutex::new(());
-
-/// Fields in the order of their removal.
-struct Lab {
-    maps: Maps,
-    datapath: Datapath,
-    ns: Netns,
-    _cgroup: kit::Cgroup,
-    _pins: kit::Pins,
-    _turn: MutexGuard<'static, ()>,
-}
-
-// === impl Lab ===
-
-impl Lab {
-    fn new(socket_lb: bool) -> Self {
-        let turn = ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner);
-        let pins = kit::Pins::new("sock");
-        let cgroup = kit::Cgroup::enter("sock");
-        let ns = Netns::create("tw-sock").expect("a namespace");
-        for address in ["10.99.0.1/32", "10.99.0.2/32"] {
-            ns.ip(&format!("addr add {address} dev lo")).expect("a backend address");
-        }
-        let datapath = Self::open(&pins, cgroup.path(), socket_lb);
-        let maps = datapath.maps().expect("maps");
-        Self { maps, datapath, ns, _cgroup: cgroup, _pins: pins, _turn: turn }
-    }
-
-    fn open(pins: &kit::Pins, cgroup: &Path, socket_lb: bool) -> Datapath {
-        let options = Options { cgroup: cgroup.to_owned(), socket_lb, ..pins.options() };
-        let mut datapath = Datapath::open(&options).expect("open");
-        datapath.attach_cgroup().expect("attach");
-        datapath
-    }
-
-    /// Runs inside the namespace.
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        self.ns.enter(work).expect("enter the namespace")
-    }
-
-    fn counter(&self, counter: Counter) -> u64 {
-        let counters = self.maps.counters().expect("counters");
-        counters.iter().find(|(name, _)| *name == counter).map(|(_, count)| *count).expect("every counter is there")
-    }
-
-    /// A TCP server that closes what it accepts; ends with the test process.
-    fn tcp_server(&self, address: SocketAddrV4) {
-        let listener = self.inside(|| TcpListener::bind(address)).expect("listen");
-        thread::spawn(move || listener.incoming().for_each(drop));
-    }
-
-    /// A UDP server that answers with its own address; ends with the test process.
-    fn udp_server(&self, address: SocketAddrV4) {
-        let socket = self.inside(|| UdpSocket::bind(address)).expect("bind");
-        thread::spawn(move || {
-            let mut buffer = [0; 64];
-            while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(address.to_string().as_bytes(), peer);
-            }
-        });
-    }
-
-    fn udp_socket(&self) -> UdpSocket {
-        let socket = self.inside(|| UdpSocket::bind("0.0.0.0:0")).expect("bind");
-        socket.set_read_timeout(Some(WAIT)).expect("a bounded wait");
-        socket
-    }
-}
-
-fn address(last: u8, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, last), port)
-}
-
-fn vip(port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(VIP, port)
-}
-
-fn dial(to: SocketAddrV4) -> std::io::Result<TcpStream> {
-    TcpStream::connect_timeout(&SocketAddr::V4(to), WAIT)
-}
-
-/// Sends one datagram and returns who answered (as text, by itself) and whom the socket says it heard.
-fn ask(socket: &UdpSocket, to: SocketAddrV4) -> std::io::Result<(String, SocketAddr)> {
-    socket.send_to(b"who are you?", to)?;
-    let mut buffer = [0; 64];
-    let (length, heard) = socket.recv_from(&mut buffer)?;
-    Ok((String::from_utf8_lossy(&buffer[..length]).into_owned(), heard))
-}
+use crate::{
+    kit,
+    lab::{Lab, VIP, address, ask, dial, vip},
+};
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
