@@ -1,6 +1,7 @@
 //! `thalweg-bench`: the scenarios behind docs/NUMBERS.md, run in a lab of their own. `cargo xtask bench` builds and calls it.
 
 mod first_light;
+mod services;
 mod stats;
 
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ struct Cli {
 enum Scenario {
     /// Start of a cluster, endpoint change to map, and TCP transactions through the VIP against direct.
     FirstLight(first_light::Args),
+    /// Few and many services: what a VIP costs, how long a sync takes, how fast a change follows, memory.
+    Services(services::Args),
 }
 
 /// Where the executables under test are.
@@ -46,5 +49,6 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.scenario {
         Scenario::FirstLight(args) => first_light::run(&args),
+        Scenario::Services(args) => services::run(&args),
     }
 }

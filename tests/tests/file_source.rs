@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
+use thalweg_lab::file::{FileLab, FilePod, web};
 use thalweg_lab::place::Place;
 use thalweg_lab::probe::{ConnectReport, HttpReport, UdpReport};
-use thalweg_tests::{FileLab, FilePod, web};
 
 const VIP: &str = "10.96.7.7";
 

@@ -2,12 +2,12 @@
 //! healthCheckNodePort, a virtual IP and a NodePort by real requests, and nothing left after `--cleanup`.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use thalweg_lab::http::{self, Answer};
 use thalweg_lab::netns::{Netns, run};
 use thalweg_lab::owner::Owner;
 use thalweg_lab::place::Place;
@@ -29,12 +29,6 @@ const NEW_ADDR: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 50);
 /// What `kubeadm init` writes into the kube-proxy ConfigMap, as the proxy's own crate tests it.
 const KUBEADM: &str = include_str!("../../proxy/src/config/kubeadm.yaml");
 
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
 /// A node whose pods hang on a bridge, and a client outside.
 struct Lab {
     topology: Topology,
@@ -53,18 +47,9 @@ struct State<'a> {
 
 const NORMAL: State<'static> = State { policy: "Local", endpoint: (POD, NODE, true), node_spec: "{}" };
 
-/// GET by a bare socket from a namespace.
+/// GET from a namespace.
 fn get(netns: &Netns, host: Ipv4Addr, port: u16, path: &str) -> Result<Answer> {
-    netns.enter(|| {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((host, port)), Duration::from_secs(2))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let (head, body) = text.split_once("\r\n\r\n").with_context(|| format!("no HTTP: {text:?}"))?;
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no status")?;
-        Ok(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
-    })?
+    http::get(netns, SocketAddr::from((host, port)), path)
 }
 
 // === impl Lab ===

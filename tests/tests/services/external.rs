@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use thalweg_lab::http::get;
 
-use crate::lab::{Ctx, From, Hook, Pod, at, get};
+use crate::lab::{Ctx, From, Pod, at};
 use crate::manifest::Manifest;
 
 const BOTH: [Pod; 2] = [Pod::A1, Pod::B1];
@@ -89,16 +90,13 @@ pub fn health_checks_answer_for_local_endpoints(ctx: &mut Ctx<'_>) -> Result<()>
     let one = web.clone().endpoints(ctx.endpoints(&[Pod::A1]));
     ctx.apply(&[&one])?;
     let status = |ctx: &Ctx<'_>, node: usize| get(ctx.client(), at(ctx.node_address(node), check), "/any/path");
-    ctx.until("200 where the endpoint is", || Ok(status(ctx, 0)?.0 == 200))?;
-    ctx.until("503 where none is", || Ok(status(ctx, 1)?.0 == 503))?;
-    let (_, answer) = status(ctx, 0)?;
+    ctx.until("200 where the endpoint is", || Ok(status(ctx, 0)?.status == 200))?;
+    ctx.until("503 where none is", || Ok(status(ctx, 1)?.status == 503))?;
+    let answer = status(ctx, 0)?.body;
     ensure!(answer.contains("\"localEndpoints\":1"), "{answer}");
     // It serves while it terminates, but balancers are to look elsewhere.
     let ending = web.clone().endpoints([ctx.endpoint(Pod::A1).terminating()]);
     ctx.apply(&[&ending])?;
-    ctx.until("503 while the last endpoint terminates", || Ok(status(ctx, 0)?.0 == 503))?;
-    if ctx.hook != Hook::Iptables || ctx.node_address(0).is_ipv4() {
-        ctx.answered_by(From::Outside, at(ctx.node_address(0), port), &[Pod::A1])?;
-    }
-    Ok(())
+    ctx.until("503 while the last endpoint terminates", || Ok(status(ctx, 0)?.status == 503))?;
+    ctx.answered_by(From::Outside, at(ctx.node_address(0), port), &[Pod::A1])
 }

@@ -1,17 +1,17 @@
 //! The lab that behaviours share, and what a behaviour asks of it.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use thalweg_cluster::Family;
+use thalweg_lab::file::{FileLab, FilePod, LabOptions};
+use thalweg_lab::http::get;
 use thalweg_lab::netns::Netns;
 use thalweg_lab::place::Place;
 use thalweg_lab::probe::{ConnectReport, HttpReport, UdpReport};
 use thalweg_lab::topology::{CLIENT_ADDR, CLIENT_ADDR6};
-use thalweg_tests::{FileLab, FilePod, LabOptions};
 
 use crate::manifest::{Endpoint, Manifest};
 
@@ -141,7 +141,7 @@ impl Shared {
 impl Lab {
     fn start(iptables: bool) -> Result<Self> {
         let (id, mode) = if iptables { ("svcipt", "iptables") } else { ("svcebpf", "ebpf") };
-        let file = FileLab::start_with(&LabOptions { id, proxy_mode: Some(mode), dual_stack: true })?;
+        let file = FileLab::start_with(&LabOptions { id, proxy_mode: Some(mode), dual_stack: true, bin: None })?;
         let pods = Pod::ALL.iter().map(|pod| file.pod(pod.node(), pod.name(), pod.serves())).collect::<Result<_>>()?;
         Ok(Self { iptables, pods, file, numbers: 0 })
     }
@@ -303,7 +303,7 @@ impl Ctx<'_> {
 
     /// The sum over the lines of one of a node's metrics that have this label.
     pub fn metric_of(&self, node: usize, name: &str, label: &str) -> Result<u64> {
-        let text = get(self.node_netns(node), SocketAddr::from((Ipv4Addr::LOCALHOST, 10_249)), "/metrics")?.1;
+        let text = get(self.node_netns(node), SocketAddr::from((Ipv4Addr::LOCALHOST, 10_249)), "/metrics")?.body;
         let of_name =
             |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(label);
         let values: Vec<f64> = text.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
@@ -382,19 +382,6 @@ impl Ctx<'_> {
     pub fn udp(&self, from: From, target: SocketAddr, count: u32) -> Result<UdpReport> {
         self.place(from).probe(&["udp", &target.to_string(), "--count", &count.to_string()])
     }
-}
-
-/// GET by a bare socket from a namespace: status and everything that came.
-pub fn get(netns: &Netns, target: SocketAddr, path: &str) -> Result<(u16, String)> {
-    netns.enter(|| {
-        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(2))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no status")?;
-        Ok((status, text))
-    })?
 }
 
 /// An address with a port.
