@@ -1,9 +1,17 @@
-//! Expiry of translated flows: both directions of a flow are judged together and die together.
+//! Expiry of what packets have left behind: flows, clients with a backend of their own, pieces of datagrams. Both
+//! directions of a flow are judged together and die together.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash, RandomState},
+    time::Duration,
+};
 
 use nix::time::{ClockId, clock_gettime};
-use thalweg_abi::{CtDirection, CtEntry, TCP_CLOSED_SECONDS, Tuple, flow::idle_limit};
+use thalweg_abi::{
+    CtDirection, CtEntry, CtState, FRAGMENT_SECONDS, Proto, TCP_CLOSED_SECONDS, Tuple,
+    flow::{idle, idle_limit},
+};
 
 use crate::{Error, Maps, Table};
 
@@ -16,89 +24,154 @@ pub struct Swept {
     pub expired: usize,
     /// Entries without their other direction that are gone.
     pub strays: usize,
+    /// Clients that keep no backend any more.
+    pub affinity: usize,
+    /// Datagrams of which the pieces are forgotten.
+    pub fragments: usize,
+    /// Fragments that have waited for their first in vain.
+    pub held: usize,
 }
 
-/// Which entries have had their time, by one look at the whole table.
-#[derive(Default, Debug)]
-struct Verdicts {
-    kept: usize,
-    /// Both keys of each expired flow.
-    expired: Vec<[Tuple; 2]>,
-    /// Keys whose other direction was not seen: gone, or made while the table was read.
-    strays: Vec<Tuple>,
+/// What one look at the whole table says about one flow: as much as is needed to judge it, and no more, because there
+/// may be hundreds of thousands.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// Of the fresher direction.
+    idle: u32,
+    proto: Proto,
+    /// Of the further direction.
+    state: CtState,
+    forward: bool,
+    reply: bool,
 }
 
-/// The clock of `CtEntry::last_seen`: seconds since boot.
+/// What becomes of a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    Expire,
+    /// The other direction was not seen: it is gone, or made while the table was read.
+    Question,
+}
+
+/// The clock of `CtEntry::last_seen`, and of every other `last_seen`: seconds since boot.
 pub fn now() -> u32 {
     let elapsed = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// Removes flows that were idle for longer than their state allows. `now` is [`now()`]. Call it every few seconds;
-/// it costs one batched read of the table.
+/// Removes flows of both families, remembered clients, and pieces of datagrams that were idle for longer than they may.
+/// `now` is [`now()`]. Call it every few seconds: it reads each table once in batches, a second time only when something
+/// has expired, and holds a few bytes for each flow. It also brings the counts of [`Maps::pressure`] up to date.
 ///
 /// # Errors
-/// [`Error::Table`] when the table cannot be read or written.
+/// [`Error::Table`] when a table cannot be read or written.
 pub fn sweep(maps: &mut Maps, now: u32) -> Result<Swept, Error> {
-    sweep_table(&mut maps.conntrack, now)
+    let mut swept = sweep_flows(&mut maps.conntrack, now)?;
+    let flows = swept.kept;
+    let swept6 = sweep_flows(&mut maps.conntrack6, now)?;
+    swept.kept += swept6.kept;
+    swept.expired += swept6.expired;
+    swept.strays += swept6.strays;
+
+    let clients;
+    (clients, swept.affinity) = sweep_idle(&mut maps.affinity, |known| idle(known.last_seen, now) > known.seconds)?;
+    let datagrams;
+    (datagrams, swept.fragments) =
+        sweep_idle(&mut maps.fragments, |fragment| idle(fragment.last_seen, now) > FRAGMENT_SECONDS)?;
+    let waiting;
+    (waiting, swept.held) = sweep_idle(&mut maps.held, |held| idle(held.last_seen, now) > FRAGMENT_SECONDS)?;
+
+    maps.keep_counts([flows * 2, swept6.kept * 2, clients, datagrams, waiting]);
+    maps.count_next()?;
+    Ok(swept)
 }
 
-/// As [`sweep`], on any table.
+/// The flows of one family, on any table.
 ///
 /// # Errors
 /// As [`sweep`].
-pub fn sweep_table(table: &mut impl Table<Tuple, CtEntry>, now: u32) -> Result<Swept, Error> {
-    let Verdicts { kept, expired, strays } = judge(table.entries()?, now);
-    let mut doomed: Vec<Tuple> = expired.iter().flatten().copied().collect();
-    let pairs = expired.len();
-    let mut single = 0;
-    for key in strays {
+pub fn sweep_flows<A>(table: &mut impl Table<Tuple<A>, CtEntry<A>>, now: u32) -> Result<Swept, Error>
+where
+    A: Copy + Eq + Ord + Hash,
+{
+    let hasher = RandomState::new();
+    let mut flows: HashMap<u64, Seen> = HashMap::new();
+    table.visit(&mut |key, entry| {
+        let is_reply = entry.direction == CtDirection::REPLY;
+        let idle = idle(entry.last_seen, now);
+        let seen = Seen { idle, proto: key.proto, state: entry.state, forward: !is_reply, reply: is_reply };
+        flows.entry(flow_of(&hasher, key, entry)).and_modify(|flow| flow.join(seen)).or_insert(seen);
+    })?;
+    let mut swept = Swept { kept: flows.values().filter(|flow| flow.is_whole()).count(), ..Swept::default() };
+    flows.retain(|_, flow| flow.fate() != Fate::Keep);
+    if flows.is_empty() {
+        return Ok(swept);
+    }
+    let mut doomed = Vec::new();
+    let mut questions = Vec::new();
+    table.visit(&mut |key, entry| match flows.get(&flow_of(&hasher, key, entry)) {
+        // A packet may have come since the flow was seen.
+        Some(flow) if idle(entry.last_seen, now) >= flow.idle => match flow.fate() {
+            Fate::Keep => {}
+            Fate::Expire => doomed.push(*key),
+            Fate::Question => questions.push(*key),
+        },
+        _ => {}
+    })?;
+    swept.expired = doomed.len().div_ceil(2);
+    swept.kept -= swept.expired;
+    for key in questions {
         // The table changes while it is read: ask again before an entry is called a stray.
         if let Some(entry) = table.get(&key)?
-            && table.get(&other_direction(&entry))?.is_none()
+            && table.get(&entry.to.reversed())?.is_none()
         {
             doomed.push(key);
-            single += 1;
+            swept.strays += 1;
         }
     }
     table.delete(&doomed)?;
-    Ok(Swept { kept, expired: pairs, strays: single })
+    Ok(swept)
 }
 
-/// The key of the other direction of a flow.
-fn other_direction(entry: &CtEntry) -> Tuple {
-    entry.to.reversed()
+/// Removes the entries of which `is_over` is true; returns how many stay and how many went.
+fn sweep_idle<K: Copy, V>(table: &mut impl Table<K, V>, is_over: impl Fn(&V) -> bool) -> Result<(usize, usize), Error> {
+    let (mut kept, mut doomed) = (0, Vec::new());
+    table.visit(&mut |key, value| if is_over(value) { doomed.push(*key) } else { kept += 1 })?;
+    table.delete(&doomed)?;
+    Ok((kept, doomed.len()))
 }
 
-fn judge(entries: Vec<(Tuple, CtEntry)>, now: u32) -> Verdicts {
-    let entries: HashMap<Tuple, CtEntry> = entries.into_iter().collect();
-    let mut verdicts = Verdicts::default();
-    for (key, entry) in &entries {
-        let other = other_direction(entry);
-        match entries.get(&other) {
-            Some(reply) if entry.direction == CtDirection::FORWARD && reply.direction == CtDirection::REPLY => {
-                // The flow is as far as its further direction, and as fresh as its fresher one.
-                let state = entry.state.max(reply.state);
-                let idle = idle(entry, now).min(idle(reply, now));
-                if idle > idle_limit(key.proto, state) {
-                    verdicts.expired.push([*key, other]);
-                } else {
-                    verdicts.kept += 1;
-                }
-            }
-            // Judged with its forward entry.
-            Some(_) if entry.direction == CtDirection::REPLY => {}
-            // Two directions are written one after the other: a fresh single entry is a flow being made.
-            _ if idle(entry, now) > TCP_CLOSED_SECONDS => verdicts.strays.push(*key),
-            _ => {}
+/// The same number for both directions of a flow, and, in all likelihood, for no other flow.
+fn flow_of<A: Copy + Ord + Hash>(hasher: &RandomState, key: &Tuple<A>, entry: &CtEntry<A>) -> u64 {
+    let other = entry.to.reversed();
+    hasher.hash_one(if *key < other { (key, &other) } else { (&other, key) })
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn join(&mut self, other: Self) {
+        self.idle = self.idle.min(other.idle);
+        self.state = self.state.max(other.state);
+        self.forward |= other.forward;
+        self.reply |= other.reply;
+    }
+
+    fn is_whole(&self) -> bool {
+        self.forward && self.reply
+    }
+
+    fn fate(&self) -> Fate {
+        if self.is_whole() {
+            if self.idle > idle_limit(self.proto, self.state) { Fate::Expire } else { Fate::Keep }
+        } else if self.idle > TCP_CLOSED_SECONDS {
+            Fate::Question
+        } else {
+            // Two directions are written one after the other: a fresh single entry is a flow that is being made.
+            Fate::Keep
         }
     }
-    verdicts
-}
-
-/// Seconds since the last packet; the kernel's clock may be a moment ahead of ours.
-fn idle(entry: &CtEntry, now: u32) -> u32 {
-    now.saturating_sub(entry.last_seen)
 }
 
 #[cfg(test)]

@@ -125,39 +125,43 @@ impl KernelMap {
         Ok(())
     }
 
-    fn entries<K: Pod, V: Pod>(&self) -> Result<Vec<(K, V)>, Error> {
+    /// Shows every entry. An entry that is written meanwhile may be shown or not; none is shown twice by batches.
+    fn visit<K: Pod, V: Pod>(&self, see: &mut dyn FnMut(&K, &V)) -> Result<(), Error> {
         if self.batches.load(Ordering::Relaxed) {
-            match self.entries_in_batches() {
+            match self.visit_in_batches(see) {
+                // Only the first batch can fail like this: nothing has been shown.
                 Err(error) if self.stops_batching(&error) => {}
                 result => return result.map_err(|error| self.error(error)),
             }
         }
-        let mut entries = Vec::new();
         let mut key: Option<K> = None;
         while let Some(next) = sys::next_key(self.fd.as_fd(), key.as_ref()).map_err(|error| self.error(error))? {
             if let Some(value) = self.get(&next)? {
-                entries.push((next, value));
+                see(&next, &value);
             }
             key = Some(next);
         }
-        Ok(entries)
+        Ok(())
     }
 
-    fn entries_in_batches<K: Pod, V: Pod>(&self) -> io::Result<Vec<(K, V)>> {
-        let mut entries = Vec::new();
+    fn visit_in_batches<K: Pod, V: Pod>(&self, see: &mut dyn FnMut(&K, &V)) -> io::Result<()> {
         let mut cursor = Cursor::default();
         let mut room = BATCH;
+        let (mut keys, mut values) = (Vec::<K>::with_capacity(room), Vec::<V>::with_capacity(room));
         loop {
-            let (mut keys, mut values) = (Vec::<K>::with_capacity(room), Vec::<V>::with_capacity(room));
+            keys.clear();
+            values.clear();
             let result = sys::lookup_batch(self.fd.as_fd(), &mut cursor, &mut keys, &mut values);
+            keys.iter().zip(&values).for_each(|(key, value)| see(key, value));
             match result.error {
-                None => entries.extend(keys.into_iter().zip(values)),
-                Some(error) if error.kind() == io::ErrorKind::NotFound => {
-                    entries.extend(keys.into_iter().zip(values));
-                    return Ok(entries);
-                }
+                None => {}
+                Some(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 // One bucket holds more than fits: ask for it again with more room.
-                Some(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.capacity as usize * 2 => room *= 2,
+                Some(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.capacity as usize * 2 => {
+                    room *= 2;
+                    keys.reserve(room);
+                    values.reserve(room);
+                }
                 Some(error) => return Err(error),
             }
         }
@@ -216,7 +220,13 @@ impl<K: Pod, V: Pod> Table<K, V> for HashTable<K, V> {
     }
 
     fn entries(&self) -> Result<Vec<(K, V)>, Error> {
-        self.map.entries()
+        let mut entries = Vec::new();
+        self.map.visit(&mut |key, value| entries.push((*key, *value)))?;
+        Ok(entries)
+    }
+
+    fn visit(&self, see: &mut dyn FnMut(&K, &V)) -> Result<(), Error> {
+        self.map.visit(see)
     }
 
     fn capacity(&self) -> u32 {
@@ -248,9 +258,18 @@ impl<V: Pod + Default + PartialEq> Table<u32, V> for ArrayTable<V> {
     }
 
     fn entries(&self) -> Result<Vec<(u32, V)>, Error> {
-        let mut entries: Vec<(u32, V)> = self.map.entries()?;
-        entries.retain(|(_, value)| *value != V::default());
+        let mut entries = Vec::new();
+        self.visit(&mut |index, value| entries.push((*index, *value)))?;
         Ok(entries)
+    }
+
+    fn visit(&self, see: &mut dyn FnMut(&u32, &V)) -> Result<(), Error> {
+        let unused = V::default();
+        self.map.visit(&mut |index, value| {
+            if *value != unused {
+                see(index, value);
+            }
+        })
     }
 
     fn capacity(&self) -> u32 {

@@ -2,7 +2,8 @@
 //!
 //! - [`Datapath`]: the loaded programs and their pinned links; adopts what an earlier agent left.
 //! - [`Maps`]: typed tables over the pinned maps, for writers and for views that run without an agent.
-//! - [`conntrack::sweep`]: expiry of translated flows. [`cleanup`]: removes every trace.
+//! - [`conntrack::sweep`]: expiry of what packets leave behind. [`Maps::pressure`]: how full the maps are.
+//! - [`Sizes`]: how large they are, by the machine's memory. [`cleanup`]: removes every trace.
 //!
 //! Nothing here outlives a process by accident: what stays in the kernel is pinned below one folder.
 
@@ -10,6 +11,7 @@ mod bpffs;
 mod cleanup;
 pub mod conntrack;
 mod datapath;
+mod driver;
 mod error;
 mod kernel_table;
 mod links;
@@ -17,15 +19,20 @@ mod maps;
 pub mod netns;
 mod object;
 mod options;
+mod pressure;
+mod sizes;
 mod sys;
 mod table;
 mod testrun;
 
 pub use cleanup::cleanup;
 pub use datapath::{Datapath, ProgramStats};
+pub use driver::{Driver, Frame};
 pub use error::Error;
 pub use kernel_table::{ArrayTable, HashTable};
 pub use maps::Maps;
-pub use options::{Options, Sizes};
+pub use options::Options;
+pub use pressure::Pressure;
+pub use sizes::Sizes;
 pub use table::{MemoryTable, Table};
 pub use testrun::{Injected, Outcome};

@@ -8,7 +8,7 @@ use thalweg_abi::{
     Tuple,
 };
 
-use crate::{ArrayTable, Error, HashTable, Table, bpffs, kernel_table::PerCpuCounters};
+use crate::{ArrayTable, Error, HashTable, Table, bpffs, kernel_table::PerCpuCounters, pressure::Counts};
 
 /// Names of the maps that are pinned; the same as in the kernel programs.
 pub(crate) const PINNED: [&str; 22] = [
@@ -64,6 +64,7 @@ pub struct Maps {
     counters: PerCpuCounters,
     drops: PerCpuCounters,
     state: ArrayTable<u64>,
+    pub(crate) counts: Counts,
 }
 
 // === impl Maps ===
@@ -96,6 +97,7 @@ impl Maps {
             counters: PerCpuCounters::open(&folder, "COUNTERS")?,
             drops: PerCpuCounters::open(&folder, "DROPS")?,
             state: ArrayTable::open(&folder, "STATE")?,
+            counts: Counts::default(),
         })
     }
 

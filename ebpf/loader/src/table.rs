@@ -30,6 +30,25 @@ pub trait Table<K, V> {
     /// [`Error::Table`] names the map and the cause.
     fn entries(&self) -> Result<Vec<(K, V)>, Error>;
 
+    /// Shows every entry (as [`Table::entries`]) to `see`, without holding them all in memory.
+    ///
+    /// # Errors
+    /// [`Error::Table`] names the map and the cause.
+    fn visit(&self, see: &mut dyn FnMut(&K, &V)) -> Result<(), Error> {
+        self.entries()?.iter().for_each(|(key, value)| see(key, value));
+        Ok(())
+    }
+
+    /// How many entries there are now. A walk over the whole map: the kernel keeps no count that it tells.
+    ///
+    /// # Errors
+    /// [`Error::Table`] names the map and the cause.
+    fn count(&self) -> Result<u32, Error> {
+        let mut count = 0;
+        self.visit(&mut |_, _| count += 1)?;
+        Ok(count)
+    }
+
     /// How many entries the map can hold.
     fn capacity(&self) -> u32;
 }

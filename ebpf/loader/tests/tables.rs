@@ -2,14 +2,17 @@
 
 mod kit;
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use thalweg_abi::{
-    Backend, Be16, Be32, Counter, CtDirection, CtEntry, CtState, DropReason, Frontend, FrontendKey, Proto, Scope, ServiceName,
-    Slot, StateKey, Tuple,
+    Affinity, AffinityKey, Backend, Be16, Be32, Be128, Counter, CtDirection, CtEntry, CtState, DropReason, FRAGMENT_SECONDS,
+    Fragment, FragmentKey, Frontend, FrontendKey, HELD_BYTES, Held, HeldKey, Proto, Scope, ServiceName, Slot, StateKey, Tuple,
 };
 use thalweg_loader::{
-    Datapath, Error, HashTable, Maps, Table,
+    Datapath, Error, HashTable, Maps, Pressure, Table,
     conntrack::{self, Swept},
 };
 
@@ -119,7 +122,56 @@ fn idle_flows_leave_the_kernels_table_in_pairs() {
     }
     maps.conntrack.update(&entries).expect("fill the table");
     let swept = conntrack::sweep(&mut maps, now).expect("sweep");
-    assert_eq!(swept, Swept { kept: 500, expired: 1_500, strays: 0 });
+    assert_eq!(swept, Swept { kept: 500, expired: 1_500, ..Swept::default() });
     assert_eq!(maps.conntrack.entries().expect("entries").len(), 1_000);
-    assert_eq!(conntrack::sweep(&mut maps, now).expect("sweep again"), Swept { kept: 500, expired: 0, strays: 0 });
+    assert_eq!(conntrack::sweep(&mut maps, now).expect("sweep again"), Swept { kept: 500, ..Swept::default() });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_sweep_covers_both_families_clients_and_fragments_and_counts_what_is_left() {
+    let pins = kit::Pins::new("sweep-all");
+    let datapath = Datapath::open(&pins.options()).expect("open");
+    let mut maps = datapath.maps().expect("maps");
+    let now = conntrack::now() + 1_000;
+
+    let addr = |last| Be128::from(Ipv6Addr::new(0xfd44, 0, 0, 0, 0, 0, 0, last));
+    for (port, last_seen) in [(1, now), (2, now - 500), (3, now - 20)] {
+        let dialled = Tuple { src: addr(1), dst: addr(2), sport: Be16(port), proto: Proto::UDP, ..Tuple::default() };
+        let translated = Tuple { dst: addr(3), ..dialled };
+        let entry = CtEntry { to: translated, last_seen, state: CtState::ESTABLISHED, ..CtEntry::default() };
+        let reply = CtEntry { to: dialled.reversed(), direction: CtDirection::REPLY, ..entry };
+        // The third has lost its reply.
+        let whole = [(dialled, entry), (translated.reversed(), reply)];
+        maps.conntrack6.update(if port == 3 { &whole[..1] } else { &whole }).expect("fill the table");
+    }
+    for (service, last_seen, seconds) in [(1, now - 10, 10), (2, now - 11, 10), (3, now - 10_000, 10_800)] {
+        let key = AffinityKey { service, ..AffinityKey::default() };
+        maps.affinity.update(&[(key, Affinity { last_seen, seconds, ..Affinity::default() })]).expect("a client");
+    }
+    for (id, last_seen) in [(1, now - FRAGMENT_SECONDS), (2, now - FRAGMENT_SECONDS - 1)] {
+        let datagram = FragmentKey { id, ..FragmentKey::default() };
+        maps.fragments.update(&[(datagram, Fragment { last_seen, ..Fragment::default() })]).expect("a datagram");
+        let held = Held { len: 1, last_seen, bytes: [0; HELD_BYTES] };
+        maps.held.update(&[(HeldKey { datagram, index: 0 }, held)]).expect("a fragment");
+    }
+    maps.services.update(&[(1, ServiceName::new("default/web")), (2, ServiceName::new("default/db"))]).expect("names");
+    maps.slots.update(&[(7, Slot { backend: 1, ..Slot::default() })]).expect("a slot");
+
+    assert!(maps.pressure().iter().all(|map| map.entries.is_none()), "nothing has been counted");
+    let swept = conntrack::sweep(&mut maps, now).expect("sweep");
+    assert_eq!(swept, Swept { kept: 1, expired: 1, strays: 1, affinity: 1, fragments: 1, held: 1 });
+    let entries = |maps: &Maps, table| maps.pressure().iter().find(|map| map.table == table).expect(table).entries;
+    for (table, count) in [("CONNTRACK", 0), ("CONNTRACK6", 2), ("AFFINITY", 2), ("FRAGMENTS", 1), ("HELD", 1)] {
+        assert_eq!(entries(&maps, table), Some(count), "{table}: the sweep has walked over it");
+    }
+    for _ in 1..10 {
+        conntrack::sweep(&mut maps, now).expect("sweep");
+    }
+    for (table, count) in [("SERVICES", 2), ("SLOTS", 1), ("FRONTENDS", 0), ("SOCK_BACKENDS", 0)] {
+        assert_eq!(entries(&maps, table), Some(count), "{table}: within ten sweeps");
+    }
+    maps.services.delete(&[1]).expect("delete");
+    assert_eq!(entries(&maps, "SERVICES"), Some(2), "as it was counted last");
+    assert!(maps.measure().expect("count").contains(&Pressure { table: "SERVICES", entries: Some(1), capacity: 256 }));
 }
