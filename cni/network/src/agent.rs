@@ -19,10 +19,11 @@ use crate::hook::{PodDatapath, PodLink};
 use crate::ipam::{Ipam, Usage};
 use crate::journal::Journal;
 use crate::keys::{Keys, lock};
+use crate::namespace;
 use crate::netlink::Netlink;
 use crate::routes::{Routes, canonical, peers};
 use crate::server::Server;
-use crate::{namespace, sysctl};
+use crate::sysctl::Switches;
 
 /// Between two looks at tombstones, vanished links, the uplink and the routes.
 const TEND: Duration = Duration::from_secs(10);
@@ -56,6 +57,7 @@ struct Shared {
     options: Options,
     attachments: Arc<Attachments>,
     routes: Mutex<Routes>,
+    switches: Mutex<Switches>,
     /// Of the thread that started us: callers may live in others.
     netns: File,
     stop: Mutex<bool>,
@@ -75,13 +77,14 @@ impl PodNetwork {
         fs::create_dir_all(&directory).map_err(Error::io(format!("{} cannot be made", directory.display())))?;
         let lock_file = hold(&directory.join("lock"))?;
         let netns = namespace::own().map_err(Error::io("/proc/thread-self/ns/net cannot be opened"))?;
-        sysctl::prepare_v4(&options.uplink)?;
+        let boot = boot_id()?;
+        let mut switches = Switches::open(&directory, &boot);
+        switches.prepare_v4(&options.uplink)?;
 
         let open = || Netlink::open().map_err(Error::io("no netlink socket"));
         let mut host = open()?;
         let routes = Routes::new(open()?, options.uplink.clone())?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(Error::io("the boot id cannot be read"))?;
-        let (journal, damage) = Journal::open(&directory, boot.trim(), options.quarantine)
+        let (journal, damage) = Journal::open(&directory, &boot, options.quarantine)
             .map_err(Error::io(format!("the journal in {} cannot be opened", directory.display())))?;
         if damage != Default::default() {
             warn!(?damage, "the journal was damaged; what is missing is recovered from the links");
@@ -102,6 +105,7 @@ impl PodNetwork {
             options,
             attachments,
             routes: Mutex::new(routes),
+            switches: Mutex::new(switches),
             netns,
             stop: Mutex::new(false),
             stopped: Condvar::new(),
@@ -123,9 +127,9 @@ impl PodNetwork {
             return Err(Error::NeedsV4(cidrs));
         }
         let cidrs: Vec<IpNetwork> = cidrs.iter().filter_map(canonical).collect();
-        let Shared { options, attachments, routes, netns, .. } = &*self.shared;
+        let Shared { options, attachments, routes, switches, netns, .. } = &*self.shared;
         if cidrs.iter().any(IpNetwork::is_ipv6) {
-            let set = || sysctl::prepare_v6(&options.uplink).map_err(std::io::Error::other);
+            let set = || lock(switches).prepare_v6(&options.uplink).map_err(std::io::Error::other);
             namespace::within(netns.as_fd(), set).map_err(Error::io("IPv6 forwarding"))?;
         }
         lock(&attachments.ipam).set_cidrs(&cidrs);
@@ -201,7 +205,13 @@ impl Shared {
 
 // === functions ===
 
-fn hold(path: &Path) -> Result<File> {
+pub(crate) fn boot_id() -> Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(Error::io("the boot id cannot be read"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Locked as long as the file is open.
+pub(crate) fn hold(path: &Path) -> Result<File> {
     let failed = || Error::io(format!("{} cannot be locked", path.display()));
     let file = File::options().create(true).write(true).truncate(false).open(path).map_err(failed())?;
     match file.try_lock() {

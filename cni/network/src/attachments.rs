@@ -1,7 +1,8 @@
-//! ADD, DEL, CHECK, GC and STATUS on the agent's side. Slow steps hold no lock but that of their own attachment.
+//! ADD, DEL, GC and STATUS on the agent's side; CHECK is in `check`. Slow steps hold no lock but that of their own attachment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use thalweg_cni::CniError;
 use thalweg_cni::error::code;
-use thalweg_cni::protocol::{Add, Attached, AttachmentId, Check, Mac, hash};
+use thalweg_cni::protocol::{Add, Attached, AttachmentId, Mac, hash};
 use tracing::{info, warn};
 
 use crate::hook::{PodDatapath, PodLink};
@@ -20,7 +21,7 @@ use crate::ipam::{Ipam, IpamError};
 use crate::journal::{self, Entry, Journal, Record};
 use crate::keys::{Keys, lock};
 use crate::netlink::{Netlink, OpError};
-use crate::{links, namespace};
+use crate::{links, namespace, sysctl};
 
 /// All attachments of the node and what they are made with.
 pub struct Attachments {
@@ -33,6 +34,9 @@ pub struct Attachments {
     /// For new links.
     pub(crate) mtu: AtomicU32,
 }
+
+/// The least that IPv6 works with.
+const MIN_MTU_V6: u32 = 1280;
 
 /// A committed attachment.
 #[derive(Clone, Debug)]
@@ -135,38 +139,6 @@ impl Attachments {
         }
     }
 
-    /// Compares what is with what ADD made.
-    ///
-    /// # Errors
-    /// 3 for an attachment that nobody knows, 102 names what differs, 100 when the kernel cannot be asked.
-    pub fn check(&self, host: &mut Netlink, check: &Check, netns: &OwnedFd) -> Result<(), CniError> {
-        let differs = |what: String| Err(CniError::new(code::CHANGED, what));
-        let id = &check.id;
-        check_namespace(netns.as_fd())?;
-        let Some(pod) = lock(&self.pods).get(id).cloned() else {
-            return Err(CniError::new(code::UNKNOWN_CONTAINER, format!("{id} is not attached")));
-        };
-        let entry = &pod.entry;
-        if !check.ips.iter().all(|address| entry.addresses.contains(address)) {
-            return differs(format!("prevResult gives {id} {:?}, the agent gave {:?}", check.ips, entry.addresses));
-        }
-        if !self.host_link_is(host, &pod)? {
-            return differs(format!("{} is gone or was made anew", entry.host_ifname));
-        }
-        let mut inside = Netlink::open_in(netns.as_fd()).map_err(|error| enter_error(&error))?;
-        let Some(link) = links::get(&mut inside, &id.ifname).map_err(link_error)? else {
-            return differs(format!("{id} has no interface {}", id.ifname));
-        };
-        if !links::is_up(&link) {
-            return differs(format!("{id} is down"));
-        }
-        let present = links::addresses(&mut inside, link.header.index).map_err(link_error)?;
-        match entry.addresses.iter().find(|address| !present.iter().any(|network| network.ip() == **address)) {
-            Some(missing) => differs(format!("{id} has lost its address {missing}")),
-            None => Ok(()),
-        }
-    }
-
     /// With the key held. Also for what was never committed, or is not known at all.
     pub(crate) fn remove(&self, host: &mut Netlink, id: &AttachmentId) -> Result<(), CniError> {
         let pod = lock(&self.pods).get(id).cloned();
@@ -244,7 +216,14 @@ impl Attempt<'_> {
         // Kernels before 5.14 have none.
         self.entry.netns_cookie = inside.netns_cookie().ok();
         self.all.journal.append(&Record::Begin(self.entry.clone())).map_err(|error| journal_error(&error))?;
+        self.check_mtu()?;
         let ends = self.create(netns)?;
+        if self.entry.has_v6() {
+            let ifname = &self.entry.id.ifname;
+            let inside = || sysctl::pod_end_v6(ifname).map_err(io::Error::other);
+            namespace::within(netns, inside).map_err(|error| switch_error(&error))?;
+            sysctl::host_end_v6(&self.entry.host_ifname).map_err(|error| switch_error(&error))?;
+        }
         links::configure_pod(&mut inside, &self.entry, ends.pod).map_err(link_error)?;
         links::configure_host(self.host, &self.entry, ends.host).map_err(link_error)?;
         let link = PodLink::new(&self.entry, ends.host);
@@ -254,6 +233,15 @@ impl Attempt<'_> {
             .datapath
             .attach(&link)
             .map_err(|error| CniError::new(code::DATAPATH, format!("the data path refused {}", self.entry.id)).details(error))
+    }
+
+    /// On a link with less, the kernel has no IPv6, and says so only by failing.
+    fn check_mtu(&self) -> Result<(), CniError> {
+        if !self.entry.has_v6() || self.entry.mtu >= MIN_MTU_V6 {
+            return Ok(());
+        }
+        let text = format!("an MTU of {} is too small for IPv6, which needs {MIN_MTU_V6}", self.entry.mtu);
+        Err(CniError::new(code::LINK, text).details("see the uplink's MTU, or the agent's option for it"))
     }
 
     /// A link of that name in the host is what an ADD that was killed left; one in the container is somebody else's.
@@ -338,7 +326,7 @@ fn macs(id: &AttachmentId, addresses: &[IpAddr]) -> (Mac, Mac) {
 }
 
 /// The namespace's inode. Our own would mean that a runtime asks us to rewire the host.
-fn check_namespace(netns: BorrowedFd<'_>) -> Result<u64, CniError> {
+pub(crate) fn check_namespace(netns: BorrowedFd<'_>) -> Result<u64, CniError> {
     match namespace::is_own(netns).and_then(|own| Ok((own, namespace::inode(netns)?))) {
         Ok((false, inode)) => Ok(inode),
         Ok((true, _)) => Err(CniError::new(code::INVALID_ENVIRONMENT, "CNI_NETNS is the host's own network namespace")),
@@ -346,14 +334,18 @@ fn check_namespace(netns: BorrowedFd<'_>) -> Result<u64, CniError> {
     }
 }
 
-fn enter_error(error: &std::io::Error) -> CniError {
+pub(crate) fn enter_error(error: &std::io::Error) -> CniError {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EINVAL) => CniError::new(code::INVALID_ENVIRONMENT, "CNI_NETNS is not a network namespace"),
         _ => CniError::new(code::IO, "the container's network namespace cannot be entered").details(error),
     }
 }
 
-fn link_error(error: OpError) -> CniError {
+fn switch_error(error: &dyn std::error::Error) -> CniError {
+    CniError::new(code::LINK, "IPv6 cannot be turned on for the pod's link").details(error)
+}
+
+pub(crate) fn link_error(error: OpError) -> CniError {
     CniError::new(code::LINK, error.to_string())
 }
 

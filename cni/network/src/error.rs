@@ -15,11 +15,15 @@ pub enum Error {
     Netlink(#[from] OpError),
     #[error("another agent of this node holds {0}: is it still running?")]
     Locked(PathBuf),
-    #[error("podCIDRs {0:?}: the pod network needs an IPv4 CIDR")]
+    #[error("podCIDRs {}: pods of IPv6 alone are not supported, the node needs an IPv4 range too", list(.0))]
     NeedsV4(Vec<IpNetwork>),
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn list(cidrs: &[IpNetwork]) -> String {
+    cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
 
 // === impl Error ===
 

@@ -1,7 +1,8 @@
 //! The pod network, the agent's side: links, addresses, routes, IPAM and its journal.
 //!
 //! - [`agent`]: [`PodNetwork`], what the node agent starts, feeds and stops. [`hook`]: the border to the data path.
-//! - `server`: the plugin's socket. `attachments`: ADD, DEL, CHECK, GC, STATUS. `restore`: after a restart.
+//! - `server`: the plugin's socket. `attachments`: ADD, DEL, GC, STATUS. `check`: CHECK. `restore`: after a restart.
+//!   [`cleanup`]: when the node leaves us.
 //! - [`ipam`]: addresses, pure. [`journal`]: who has them, on disk.
 //! - `links`, `routes`, `sysctl`: what is set in the kernel, through `netlink` and `namespace`. `alias`: what a link says
 //!   of itself.
@@ -10,6 +11,8 @@
 pub mod agent;
 mod alias;
 mod attachments;
+mod check;
+pub mod cleanup;
 mod error;
 pub mod hook;
 pub mod install;
@@ -25,6 +28,7 @@ mod server;
 mod sysctl;
 
 pub use agent::{Options, PodNetwork};
+pub use cleanup::cleanup;
 pub use error::Error;
 pub use hook::{BoxError, PodDatapath, PodLink};
 pub use install::install;

@@ -211,8 +211,52 @@ pub fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<IpNetwork>, Op
     Ok(addresses.collect())
 }
 
+/// The link through which the namespace sends to an address; `None` when it does not.
+///
+/// # Errors
+/// What else the kernel said.
+pub fn route_to(netlink: &mut Netlink, address: IpAddr) -> Result<Option<u32>, OpError> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family_of(address);
+    message.header.destination_prefix_length = host_network(address).prefix();
+    message.attributes = vec![RouteAttribute::Destination(address.into())];
+    let get = Op::new(format!("find the route to {address}"), RouteNetlinkMessage::GetRoute(message), 0);
+    match netlink.batch(vec![get]) {
+        Ok(answers) => Ok(answers.into_iter().flatten().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => oif(&route),
+            _ => None,
+        })),
+        Err(error) if error.is(Errno::ENETUNREACH) || error.is(Errno::EHOSTUNREACH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the default route that a pod gets with this address is there.
+///
+/// # Errors
+/// What the kernel said.
+pub fn has_default_route(pod: &mut Netlink, address: IpAddr, index: u32) -> Result<bool, OpError> {
+    let gateway = RouteAttribute::Gateway(gateway_of(address).into());
+    let mut request = RouteMessage::default();
+    request.header.address_family = family_of(address);
+    let found = pod.dump("list the routes", &RouteNetlinkMessage::GetRoute(request))?;
+    Ok(found.iter().any(|message| match message {
+        RouteNetlinkMessage::NewRoute(route) => {
+            route.header.destination_prefix_length == 0 && oif(route) == Some(index) && route.attributes.contains(&gateway)
+        }
+        _ => false,
+    }))
+}
+
 pub fn is_up(link: &LinkMessage) -> bool {
     link.header.flags.contains(LinkFlags::Up)
+}
+
+fn oif(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
 }
 
 fn host_link(link: &LinkMessage) -> Option<HostLink> {

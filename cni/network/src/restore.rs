@@ -18,8 +18,8 @@ use crate::hook::PodLink;
 use crate::journal::{self, Entry, Record};
 use crate::keys::lock;
 use crate::links::{self, HostLink};
-use crate::namespace;
 use crate::netlink::Netlink;
+use crate::{namespace, sysctl};
 
 /// What to do with each attachment that the journal or the kernel knows. Pure.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -126,6 +126,11 @@ impl Attachments {
                 .as_ref()
                 .and_then(|path| File::open(path).ok())
                 .and_then(|netns| Netlink::open_in(netns.as_fd()).and_then(|inside| inside.netns_cookie()).ok());
+        }
+        if entry.has_v6()
+            && let Err(error) = sysctl::host_end_v6(&entry.host_ifname)
+        {
+            warn!(id = %entry.id, %error, "IPv6 on the host side of a running pod");
         }
         if let Err(error) = links::configure_host(host, &entry, index) {
             warn!(id = %entry.id, %error, "the host side of a running pod could not be refreshed");

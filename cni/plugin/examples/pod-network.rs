@@ -1,7 +1,7 @@
 //! The agent's side of the plugin as a process of its own, without a data path: the host's routing joins the pods.
 //! To try the plugin by hand, and for tests that kill an agent.
 //!
-//! `pod-network SOCKET STATE_DIR UPLINK POD_CIDR [attach|hang]` in the network namespace of the node. With `hang`, an ADD
+//! `pod-network SOCKET STATE_DIR UPLINK POD_CIDR[,POD_CIDR] [attach|hang]` in the network namespace of the node. With `hang`, an ADD
 //! stays for ever where the data path would attach it. Ends when stdin does.
 
 use std::io::Read;
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
         [paths @ .., mode] if paths.len() == 4 && mode == "hang" => (paths, true),
         [paths @ .., mode] if paths.len() == 4 && mode == "attach" => (paths, false),
         paths if paths.len() == 4 => (paths, false),
-        _ => bail!("usage: pod-network SOCKET STATE_DIR UPLINK POD_CIDR [attach|hang]"),
+        _ => bail!("usage: pod-network SOCKET STATE_DIR UPLINK POD_CIDR[,POD_CIDR] [attach|hang]"),
     };
     let options = Options {
         socket: paths[0].clone().into(),
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
     let network = PodNetwork::start(options, datapath.clone())?;
     // Pods that were there have been attached by now.
     datapath.hang.store(hang, Ordering::SeqCst);
-    network.set_pod_cidrs(vec![paths[3].parse()?])?;
+    network.set_pod_cidrs(paths[3].split(',').map(str::parse).collect::<Result<_, _>>()?)?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     network.shutdown();
     Ok(())

@@ -4,16 +4,21 @@ mod kit;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
-use kit::{Node, Pod, knock, talk};
+use kit::{DUAL, Node, Pod, eventually, knock, ping6, talk};
 use thalweg_cluster::{Change, Dirty, Node as ClusterNode, World};
 use thalweg_lab::netns::Netns;
 
 fn cluster_node(name: &str, address: &str, cidr: &str) -> ClusterNode {
+    dual_node(name, &[address], &[cidr])
+}
+
+fn dual_node(name: &str, addresses: &[&str], cidrs: &[&str]) -> ClusterNode {
     ClusterNode {
         name: name.into(),
-        addresses: vec![address.parse().unwrap()],
-        pod_cidrs: vec![cidr.parse().unwrap()],
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        pod_cidrs: cidrs.iter().map(|text| text.parse().unwrap()).collect(),
         zone: None,
         deleting: false,
         taints: Vec::new(),
@@ -77,4 +82,61 @@ fn pods_of_two_nodes_talk() {
     assert_eq!(talk(&pod_a.netns, &pod_b.netns, ip_b), ip_a);
     let lines = a.netns.ip("route show 10.244.1.0/24").unwrap().lines().count();
     assert_eq!(lines, 1, "replaced, not added");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn pods_of_two_nodes_talk_in_both_families() {
+    const OTHER: [&str; 2] = ["10.244.2.0/24", "fd00:244:2::/64"];
+    let mut a = Node::stopped("two6");
+    let mut b = neighbour_of(&a, "two6");
+    a.netns.ip("address add fd30::11/64 dev eth0 nodad").unwrap();
+    b.netns.ip("address add fd30::12/64 dev eth0 nodad").unwrap();
+    // Before that, the kernel asks for no neighbour; a real uplink is long past it.
+    for netns in [&a.netns, &b.netns] {
+        let tentative = || netns.ip("-6 address show dev eth0 tentative").unwrap();
+        eventually("the uplinks' own addresses are no duplicates", Duration::from_secs(10), || tentative().is_empty());
+    }
+    a.start(&DUAL);
+    b.start(&OTHER);
+    let (pod_a, pod_b) = (Pod::new("two6", 1), Pod::new("two6", 2));
+    let (ips_a, ips_b) = (a.add(&pod_a).succeeded().addresses(), b.add(&pod_b).succeeded().addresses());
+    let mut world = World::default();
+    set(&mut world, &a.name, Some(dual_node(&a.name, &["172.30.0.11", "fd30::11"], &DUAL)));
+    set(&mut world, &b.name, Some(dual_node(&b.name, &["172.30.0.12", "fd30::12"], &OTHER)));
+    for node in [&a, &b] {
+        node.network().update_nodes(&world).unwrap();
+    }
+    let all_talk = || {
+        for (ip_a, ip_b) in ips_a.iter().zip(&ips_b) {
+            assert_eq!(talk(&pod_a.netns, &pod_b.netns, *ip_b), *ip_a, "the source is preserved across nodes");
+            assert_eq!(talk(&pod_b.netns, &pod_a.netns, *ip_a), *ip_b);
+        }
+        ping6(&pod_a.netns, ips_b[1]);
+        ping6(&pod_b.netns, ips_a[1]);
+    };
+    all_talk();
+    assert_eq!(talk(&a.netns, &pod_b.netns, ips_b[1]).to_string(), "fd30::11", "from a node to a pod of another");
+    let nobody = "fd00:244:2::99".parse().unwrap();
+    assert_eq!(knock(&pod_a.netns, nobody), ErrorKind::NetworkUnreachable, "the other node says that nobody is there");
+
+    a.stop();
+    a.start(&DUAL);
+    all_talk();
+
+    // The other node moves, loses its IPv6 address, and goes.
+    let route = || a.netns.ip("-6 route show fd00:244:2::/64").unwrap();
+    set(&mut world, &b.name, Some(dual_node(&b.name, &["172.30.0.12", "fd30::99"], &OTHER)));
+    a.network().update_nodes(&world).unwrap();
+    assert!(route().contains("via fd30::99 dev eth0") && route().lines().count() == 1, "replaced, not added: {}", route());
+    set(&mut world, &b.name, Some(dual_node(&b.name, &["172.30.0.12"], &OTHER)));
+    a.network().update_nodes(&world).unwrap();
+    assert_eq!(route(), "");
+    assert_eq!(talk(&pod_a.netns, &pod_b.netns, ips_b[0]), ips_a[0], "IPv4 does not mind");
+    set(&mut world, &b.name, Some(dual_node(&b.name, &["fd30::12", "172.30.0.12"], &OTHER)));
+    a.network().update_nodes(&world).unwrap();
+    all_talk();
+    set(&mut world, &b.name, None);
+    a.network().update_nodes(&world).unwrap();
+    assert_eq!(route(), "");
 }

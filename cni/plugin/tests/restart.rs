@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use kit::{Node, Pod, eventually, knock};
+use kit::{DUAL, Node, Pod, eventually, knock};
 use thalweg_cni::error::code;
 use thalweg_cni::protocol::tombstone_dir;
 use thalweg_lab::netns::Netns;
@@ -19,15 +19,27 @@ const CIDR: &str = "10.244.1.0/24";
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_restart_adopts_while_traffic_flows() {
-    let mut node = Node::new("adopt", &[CIDR]);
-    let pods = [1, 2].map(|number| Pod::new("adopt", number));
+    check_adoption("adopt", &[CIDR]);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_restart_adopts_while_ipv6_traffic_flows() {
+    check_adoption("adopt6", &DUAL);
+}
+
+/// With traffic of the last of the families.
+fn check_adoption(test: &str, cidrs: &[&str]) {
+    let mut node = Node::new(test, cidrs);
+    let pods = [1, 2].map(|number| Pod::new(test, number));
     let results = pods.each_ref().map(|pod| node.add(pod).succeeded());
     let before = node.network().pods();
 
     // Datagrams there and back, one at a time: nothing sends a lost one again, and a slow machine loses none.
-    let target = SocketAddr::new(results[1].address(), 8080);
+    let [from, to] = results.each_ref().map(|result| *result.addresses().last().unwrap());
+    let target = SocketAddr::new(to, 8080);
     let server = pods[1].netns.enter(|| UdpSocket::bind(target)).unwrap().unwrap();
-    let client = pods[0].netns.enter(|| UdpSocket::bind((results[0].address(), 0))).unwrap().unwrap();
+    let client = pods[0].netns.enter(|| UdpSocket::bind((from, 0))).unwrap().unwrap();
     client.connect(target).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
     server.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
@@ -53,7 +65,7 @@ fn a_restart_adopts_while_traffic_flows() {
         });
         for _ in 0..5 {
             node.stop();
-            node.start(&[CIDR]);
+            node.start(cidrs);
         }
         stop.store(true, Ordering::Relaxed);
         traffic.join().unwrap()
@@ -63,12 +75,13 @@ fn a_restart_adopts_while_traffic_flows() {
     assert_eq!(node.network().pods(), before, "same links, same names");
     assert_eq!(node.datapath.attached.lock().unwrap().len(), 2 + 5 * 2, "attached again at each start");
     assert!(node.datapath.detached.lock().unwrap().is_empty());
-    let third = Pod::new("adopt", 3);
-    let address = node.add(&third).succeeded().address();
-    assert!(!results.iter().any(|result| result.address() == address), "{address} is given twice");
+    let third = Pod::new(test, 3);
+    for address in node.add(&third).succeeded().addresses() {
+        assert!(!results.iter().any(|result| result.addresses().contains(&address)), "{address} is given twice");
+    }
     node.check(&pods[0], &results[0].json()).succeeded();
     node.del(&pods[0]).succeeded();
-    assert_eq!(node.in_use(), 2);
+    assert_eq!(node.in_use() as usize, 2 * cidrs.len());
 }
 
 #[test]
@@ -78,12 +91,12 @@ fn killed_in_the_middle_of_an_add() {
     let pods = [1, 2].map(|number| Pod::new("kill", number));
     let ready =
         || eventually("the agent is ready", Duration::from_secs(5), || node.run("STATUS", &pods[0], &node.config()).success);
-    let mut agent = node.agent(CIDR, "attach");
+    let mut agent = node.agent(&DUAL.join(","), "attach");
     ready();
-    let first = node.add(&pods[0]).succeeded().address();
+    let first = node.add(&pods[0]).succeeded().addresses();
     agent.kill();
 
-    let mut agent = node.agent(CIDR, "hang");
+    let mut agent = node.agent(&DUAL.join(","), "hang");
     ready();
     thread::scope(|scope| {
         let add = scope.spawn(|| node.add(&pods[1]));
@@ -94,12 +107,14 @@ fn killed_in_the_middle_of_an_add() {
     });
     assert_eq!(node.host_links().len(), 2, "what the killed one left");
 
-    node.start(&[CIDR]);
+    node.start(&DUAL);
     assert_eq!(node.host_links(), [pods[0].id.host_ifname()], "undone");
-    assert_eq!(node.in_use(), 1);
-    assert_eq!(knock(&node.netns, first), ErrorKind::ConnectionRefused, "the other one lives");
+    assert_eq!(node.in_use(), 2);
+    for address in &first {
+        assert_eq!(knock(&node.netns, *address), ErrorKind::ConnectionRefused, "the other one lives");
+    }
     node.del(&pods[1]).succeeded();
-    assert_ne!(node.add(&pods[1]).succeeded().address(), first);
+    assert!(node.add(&pods[1]).succeeded().addresses().iter().all(|address| !first.contains(address)));
 }
 
 #[test]
@@ -140,14 +155,14 @@ fn del_while_the_agent_is_away() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_lost_journal_is_recovered_from_the_links() {
-    let mut node = Node::new("lost", &[CIDR]);
+    let mut node = Node::new("lost", &DUAL);
     let pods = [1, 2].map(|number| Pod::new("lost", number));
     let results = pods.each_ref().map(|pod| node.add(pod).succeeded());
     let before = node.network().pods();
     node.stop();
     fs::remove_file(node.state.path().join("cni/journal")).unwrap();
     for _ in 0..2 {
-        node.start(&[CIDR]);
+        node.start(&DUAL);
         let mut after = node.network().pods();
         // The pod's name is in no link.
         for (after, before) in after.iter_mut().zip(&before) {
@@ -159,11 +174,12 @@ fn a_lost_journal_is_recovered_from_the_links() {
         node.check(&pods[0], &results[0].json()).succeeded();
         node.stop();
     }
-    node.start(&[CIDR]);
+    node.start(&DUAL);
     let third = Pod::new("lost", 3);
-    assert_eq!(node.add(&third).succeeded().address().to_string(), "10.244.1.3");
+    let addresses = node.add(&third).succeeded().addresses();
+    assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.1.3", "fd00:244:1::3"]);
     pods.iter().for_each(|pod| drop(node.del(pod).succeeded()));
-    assert_eq!(node.in_use(), 1);
+    assert_eq!(node.in_use(), 2);
 }
 
 #[test]

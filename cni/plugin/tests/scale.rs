@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kit::{Node, Outcome, Pod, knock};
+use kit::{DUAL, Node, Outcome, Pod, knock};
 
 const PODS: usize = 100;
 
@@ -30,16 +30,30 @@ fn times(outcomes: &[Outcome]) -> String {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_hundred_at_once() {
-    let node = Node::new("many", &["10.244.1.0/24"]);
-    let pods: Vec<Pod> = (0..PODS).map(|number| Pod::new("many", number)).collect();
+    check_many("many", &["10.244.1.0/24"]);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_hundred_of_both_families_at_once() {
+    check_many("many6", &DUAL);
+}
+
+fn check_many(test: &str, cidrs: &[&str]) {
+    let node = Node::new(test, cidrs);
+    let pods: Vec<Pod> = (0..PODS).map(|number| Pod::new(test, number)).collect();
+    let addresses_wanted = PODS * cidrs.len();
 
     let (added, took) = all(&pods, |pod| node.add(pod));
     println!("{PODS} ADDs at once in {took:?}: {}", times(&added));
-    let addresses: BTreeSet<_> = added.iter().map(Outcome::address).collect();
-    assert_eq!(addresses.len(), PODS, "no address twice");
-    assert_eq!((node.in_use() as usize, node.host_links().len()), (PODS, PODS));
+    let addresses: BTreeSet<_> = added.iter().flat_map(Outcome::addresses).collect();
+    assert_eq!(addresses.len(), addresses_wanted, "no address twice");
+    assert_eq!((node.in_use() as usize, node.host_links().len()), (addresses_wanted, PODS));
     for outcome in added.iter().step_by(9) {
-        assert_eq!(knock(&node.netns, outcome.address()), ErrorKind::ConnectionRefused);
+        for address in outcome.addresses() {
+            assert_eq!(knock(&pods[1].netns, address), ErrorKind::ConnectionRefused, "{address} from another pod");
+            assert_eq!(knock(&node.netns, address), ErrorKind::ConnectionRefused, "{address} from the node");
+        }
     }
     assert!(added.iter().all(|outcome| outcome.took < Duration::from_secs(12)));
 

@@ -68,6 +68,14 @@ pub struct Damage {
     pub torn: bool,
 }
 
+// === impl Entry ===
+
+impl Entry {
+    pub fn has_v6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
+    }
+}
+
 // === impl Record ===
 
 impl Record {

@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
 use thalweg_cni::protocol::AttachmentId;
 use thalweg_lab::netns::Netns;
 use thalweg_network::{BoxError, Options, PodDatapath, PodLink, PodNetwork};
 
 pub const PLUGIN: &str = env!("CARGO_BIN_EXE_thalweg-cni");
+/// podCIDRs of both families.
+pub const DUAL: [&str; 2] = ["10.244.1.0/24", "fd00:244:1::/64"];
 pub const QUARANTINE: Duration = Duration::from_secs(1);
 
 /// A data path that does nothing but remember: the host's routing joins the pods.
@@ -80,6 +83,14 @@ impl Node {
             netns.ip(&format!("link set {link} up")).unwrap();
         }
         Self { network: None, datapath: Arc::default(), state: tempfile::tempdir().unwrap(), name, netns }
+    }
+
+    /// Started, with podCIDRs and an uplink of both families.
+    pub fn dual(test: &str) -> Self {
+        let mut node = Self::stopped(test);
+        node.netns.ip("address add fd30::11/64 dev eth0 nodad").unwrap();
+        node.start(&DUAL);
+        node
     }
 
     /// Started, with these podCIDRs.
@@ -285,6 +296,50 @@ pub fn talk(client: &Netns, server: &Netns, address: IpAddr) -> IpAddr {
     stream.write_all(b"x").unwrap();
     stream.read_exact(&mut [0]).unwrap();
     echo.join().unwrap()
+}
+
+/// One ICMPv6 echo, answered.
+#[track_caller]
+pub fn ping6(client: &Netns, address: IpAddr) {
+    let echo = |socket: Socket| {
+        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+        socket.send_to(&[128, 0, 0, 0, 0x74, 0x77, 0, 1], &SocketAddr::new(address, 0).into())?;
+        let mut socket = socket;
+        let mut answer = [0; 64];
+        // A raw socket sees every ICMPv6 of the namespace, its own echo included when that goes to itself.
+        while socket.read(&mut answer)? < 8 || answer[0] != 129 {}
+        std::io::Result::Ok(())
+    };
+    let raw = || Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).and_then(echo);
+    client.enter(raw).unwrap().unwrap_or_else(|error| panic!("no echo from {address}: {error}"));
+}
+
+/// Sends a router advertisement out of an interface: "I am your default router".
+#[track_caller]
+pub fn advertise(router: &Netns, interface: &str) {
+    let send = || {
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+        socket.bind_device(Some(interface.as_bytes()))?;
+        socket.set_multicast_hops_v6(255)?;
+        let advertisement = [134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+        let all_nodes: SocketAddr = "[ff02::1]:0".parse().expect("address");
+        socket.send_to(&advertisement, &all_nodes.into()).map(drop)
+    };
+    // Until its link-local address is there, it cannot.
+    eventually("an advertisement is sent", Duration::from_secs(5), || router.enter(send).unwrap().is_ok());
+}
+
+/// A switch of a namespace, by its path below `/proc/sys/net`.
+#[track_caller]
+pub fn sysctl(netns: &Netns, name: &str) -> String {
+    let path = Path::new("/proc/sys/net").join(name);
+    netns.enter(|| std::fs::read_to_string(&path)).unwrap().unwrap_or_else(|error| panic!("{name}: {error}")).trim().to_owned()
+}
+
+#[track_caller]
+pub fn set_sysctl(netns: &Netns, name: &str, value: &str) {
+    let path = Path::new("/proc/sys/net").join(name);
+    netns.enter(|| std::fs::write(&path, value)).unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
 /// Whether a connection to a closed port is refused (somebody is there), or what else happens.
