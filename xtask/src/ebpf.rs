@@ -35,8 +35,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Compiles and links; returns the object's path. Keeps the file untouched when its content is the same, so that
-/// nothing that embeds it is built again.
+/// Compiles and links; returns the object's path.
 fn build(root: &Path, toolchain: &toolchain::Toolchain) -> Result<PathBuf> {
     let target_dir = root.join("target/ebpf");
     let flags = [
@@ -66,17 +65,24 @@ fn build(root: &Path, toolchain: &toolchain::Toolchain) -> Result<PathBuf> {
     let status = cargo.status().context("cannot run cargo")?;
     ensure!(status.success(), "the kernel programs did not build (see above)");
 
-    let built = target_dir.join(TARGET).join("bpf/thalweg-programs");
+    place(&target_dir, "thalweg-driver", "driver.o")?;
+    place(&target_dir, "thalweg-programs", "thalweg.o")
+}
+
+/// Checks what was built and puts it where it is embedded from. Keeps the file untouched when its content is the same,
+/// so that nothing that embeds it is built again.
+fn place(target_dir: &Path, binary: &str, name: &str) -> Result<PathBuf> {
+    let built = target_dir.join(TARGET).join("bpf").join(binary);
     let content = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     let sections = elf::sections(&content).with_context(|| format!("{} is not usable", built.display()))?;
     if !sections.iter().any(|(name, size)| name == ".BTF" && *size > 0) {
         bail!("{} has no BTF: was bpf-linker called with --btf, and with debug information?", built.display());
     }
-    let object = target_dir.join("thalweg.o");
+    let object = target_dir.join(name);
     if fs::read(&object).is_ok_and(|current| current == content) {
         return Ok(object);
     }
-    let fresh = target_dir.join("thalweg.o.new");
+    let fresh = target_dir.join(format!("{name}.new"));
     fs::write(&fresh, content).with_context(|| format!("cannot write {}", fresh.display()))?;
     fs::rename(&fresh, &object).with_context(|| format!("cannot move {} into place", fresh.display()))?;
     Ok(object)

@@ -36,6 +36,15 @@ pub struct Outcome {
     pub mark: u32,
 }
 
+/// What a program is told about its packet, as the kernel takes it.
+pub(crate) fn context(ifindex: u32, ingress_ifindex: u32, mark: u32) -> Vec<u8> {
+    let mut context = [0_u32; WORDS];
+    context[MARK] = mark;
+    context[INGRESS_IFINDEX] = ingress_ifindex;
+    context[IFINDEX] = ifindex;
+    context.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
 impl Datapath {
     /// Runs a tc program on one packet. Redirects are verdicts here; nothing is sent.
     ///
@@ -46,11 +55,7 @@ impl Datapath {
         let Program::SchedClassifier(classifier) = self.program(program)? else {
             return Err(Error::NoProgram { program: program.to_owned() });
         };
-        let mut context = [0_u32; WORDS];
-        context[MARK] = input.mark;
-        context[INGRESS_IFINDEX] = input.ingress_ifindex;
-        context[IFINDEX] = input.ifindex;
-        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let context = context(input.ifindex, input.ingress_ifindex, input.mark);
         let mut context_out = vec![0; context.len()];
         let mut packet = vec![0; input.packet.len() + HEADROOM];
         let result = classifier
