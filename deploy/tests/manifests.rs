@@ -19,7 +19,7 @@ fn load(name: &str) -> Vec<Manifest> {
 #[tokio::test]
 async fn every_manifest_is_taken_by_the_api_server() {
     let server = Server::start().await;
-    for name in ["", "proxy", "agent"] {
+    for name in ["", "proxy", "agent", "cleanup"] {
         let manifests = load(name);
         server.accepts(&manifests).await;
         let named: BTreeSet<_> = manifests.iter().map(|m| (m.kind(), m.name())).collect();
@@ -52,7 +52,7 @@ async fn a_manifest_with_a_mistake_is_refused() {
 
 #[test]
 fn the_objects_of_a_folder_fit_together() {
-    for name in ["proxy", "agent"] {
+    for name in ["proxy", "agent", "cleanup"] {
         belong_together(&load(name));
     }
 }
@@ -71,7 +71,8 @@ fn every_yaml_file_is_looked_at() {
             }
         }
     }
-    let wanted = ["", "agent", "chart/thalweg", "chart/thalweg/templates", "proxy"].map(|name| Path::new(name).to_owned());
+    let wanted =
+        ["", "agent", "chart/thalweg", "chart/thalweg/templates", "cleanup", "proxy"].map(|name| Path::new(name).to_owned());
     assert_eq!(folders, BTreeSet::from(wanted), "a folder of manifests that no test reads");
 }
 
@@ -105,6 +106,8 @@ fn containers_have_the_least_rights() {
                 match container["name"].as_str() {
                     // The one thing that no capability gives: a writable /proc/sys.
                     Some("sysctl") => assert_eq!(security["privileged"], json!(true)),
+                    // Not ours.
+                    Some("kube-proxy") => assert_eq!(security["privileged"], json!(true)),
                     Some("done") => assert!(capabilities(container).is_empty()),
                     _ => {
                         assert_eq!(capabilities(container), *granted, "{set}");
@@ -116,7 +119,8 @@ fn containers_have_the_least_rights() {
         }
     };
     let proxy: &[&str] = &["BPF", "NET_ADMIN", "PERFMON"];
-    check("proxy", &[("thalweg-proxy", proxy), ("thalweg-cleanup", proxy)]);
+    check("proxy", &[("thalweg-proxy", proxy)]);
+    check("cleanup", &[("thalweg-cleanup", proxy), ("kube-proxy-cleanup", &[])]);
     check("agent", &[("thalweg-agent", &["NET_ADMIN", "NET_BIND_SERVICE", "SYS_ADMIN"])]);
 }
 

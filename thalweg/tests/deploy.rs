@@ -63,7 +63,8 @@ fn check(manifests: &[Manifest]) -> Vec<String> {
 #[test]
 fn arguments_of_the_plain_manifests_are_taken() {
     let load = |name: &str| Manifest::load(&folder().join(name)).expect("manifests");
-    assert_eq!(check(&load("proxy")), ["proxy", "proxy"]);
+    assert_eq!(check(&load("proxy")), ["proxy"]);
+    assert_eq!(check(&load("cleanup")), ["proxy"]);
     assert_eq!(check(&load("agent")), ["agent"]);
 }
 
