@@ -1,12 +1,13 @@
 //! `thalweg conntrack`: every translated flow, both directions in one row.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use thalweg_abi::{CtDirection, CtEntry, CtFlags, CtState, ServiceName, Tuple};
 
-use super::{Row, name_of, names, protocol};
+use super::{Filter, Filtered, Row, name_of, names, protocol, words};
 
 /// One flow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -19,7 +20,10 @@ pub struct ConntrackRow {
     /// The source that the backend sees.
     pub source: SocketAddr,
     pub backend: SocketAddr,
+    /// `-` for a direct connection.
     pub service: String,
+    /// Index into BACKENDS.
+    pub backend_id: u32,
     /// `snat`, `hairpin`, `external`, `direct` (to a backend itself, kept apart from a service's flow), `picked-up` (seen in
     /// the middle), `contended` (met another connection at its backend); `half` when one of the two directions has no entry.
     pub traits: Vec<&'static str>,
@@ -31,10 +35,15 @@ pub struct ConntrackRow {
     pub bytes_to_client: u64,
 }
 
-/// Rows in the order of protocol, client, frontend. `now`: seconds since boot, the clock of `CtEntry::last_seen`.
-pub fn conntrack(entries: &[(Tuple, CtEntry)], service_names: &[(u32, ServiceName)], now: u32) -> Vec<ConntrackRow> {
+/// Rows of the flows of one family, in the order of protocol, client, frontend. `now`: seconds since boot, the clock of
+/// `CtEntry::last_seen`.
+pub fn conntrack<A: Copy + Eq + Hash + Into<IpAddr>>(
+    entries: &[(Tuple<A>, CtEntry<A>)],
+    service_names: &[(u32, ServiceName)],
+    now: u32,
+) -> Vec<ConntrackRow> {
     let names = names(service_names);
-    let all: HashMap<Tuple, &CtEntry> = entries.iter().map(|(key, entry)| (*key, entry)).collect();
+    let all: HashMap<Tuple<A>, &CtEntry<A>> = entries.iter().map(|(key, entry)| (*key, entry)).collect();
     let mut rows = Vec::new();
     for (key, entry) in entries {
         let other = all.get(&entry.to.reversed()).copied().filter(|other| other.to.reversed() == *key);
@@ -53,7 +62,11 @@ pub fn conntrack(entries: &[(Tuple, CtEntry)], service_names: &[(u32, ServiceNam
             frontend: SocketAddr::new(dialled.dst.into(), dialled.dport.to_host()),
             source: SocketAddr::new(translated.src.into(), translated.sport.to_host()),
             backend: SocketAddr::new(translated.dst.into(), translated.dport.to_host()),
-            service: name_of(&names, entry.service),
+            service: match entry.flags.has(CtFlags::DIRECT) {
+                true => "-".to_owned(),
+                false => name_of(&names, entry.service),
+            },
+            backend_id: entry.backend,
             traits: traits(entry.flags, to_backend.is_none() || to_client.is_none()),
             idle_seconds: now.saturating_sub(last_seen),
             packets_to_backend: to_backend.map_or(0, |entry| entry.packets),
@@ -62,7 +75,7 @@ pub fn conntrack(entries: &[(Tuple, CtEntry)], service_names: &[(u32, ServiceNam
             bytes_to_client: to_client.map_or(0, |entry| entry.bytes),
         });
     }
-    rows.sort_by(|a, b| (&a.protocol, a.client, a.frontend, a.backend).cmp(&(&b.protocol, b.client, b.frontend, b.backend)));
+    rows.sort_by_cached_key(|row| row.order());
     rows
 }
 
@@ -92,9 +105,23 @@ fn state(state: CtState) -> &'static str {
 
 // === impl ConntrackRow ===
 
+impl ConntrackRow {
+    /// By which rows are sorted, those of both families together.
+    pub fn order(&self) -> impl Ord + use<> {
+        (self.protocol.clone(), self.client, self.frontend, self.backend)
+    }
+}
+
+impl Filtered for ConntrackRow {
+    fn is_wanted(&self, filter: &Filter) -> bool {
+        filter.wants_service(&self.service) && filter.wants_vip(self.frontend.ip()) && filter.wants_protocol(&self.protocol)
+    }
+}
+
 impl Row for ConntrackRow {
     const COLUMNS: &'static [&'static str] =
         &["PROTO", "STATE", "CLIENT", "FRONTEND", "BACKEND", "SERVICE", "TRAITS", "IDLE", "PACKETS", "BYTES"];
+    const WIDE: &'static [&'static str] = &["SOURCE", "ID"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -104,10 +131,14 @@ impl Row for ConntrackRow {
             self.frontend.to_string(),
             self.backend.to_string(),
             self.service.clone(),
-            if self.traits.is_empty() { "-".to_owned() } else { self.traits.join(",") },
+            words(&self.traits),
             format!("{}s", self.idle_seconds),
             format!("{}/{}", self.packets_to_backend, self.packets_to_client),
             format!("{}/{}", self.bytes_to_backend, self.bytes_to_client),
         ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![self.source.to_string(), self.backend_id.to_string()]
     }
 }

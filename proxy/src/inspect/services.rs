@@ -1,12 +1,12 @@
 //! `thalweg services`: every frontend with who answers it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use thalweg_abi::{Backend, BackendState, Frontend, FrontendFlags, FrontendKey, Scope, ServiceName, Slot};
 
-use super::{Row, name_of, names, protocol};
+use super::{Filter, Filtered, Row, name_of, names, protocol, words};
 
 /// One frontend. Wildcards are left out: they say nothing that the others do not.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -16,10 +16,12 @@ pub struct ServiceRow {
     pub protocol: String,
     /// `inside`: dialled by pods and the node; `outside`: arrived at the uplink.
     pub from: &'static str,
-    /// `nodeport`, `local` (keeps the source, only this node's endpoints), `affinity`, `drop` or `refuse`.
+    /// `nodeport`, `local` (only this node's endpoints), `keeps-source`, `affinity`, `source-ranges`, `drop` or `refuse`.
     pub traits: Vec<&'static str>,
     /// 0 without affinity.
     pub affinity_seconds: u32,
+    /// The service's own port, whatever the frontend's.
+    pub service_port: u16,
     /// How often the frontend has been replaced.
     pub generation: u32,
     pub endpoints: Vec<EndpointRow>,
@@ -34,9 +36,9 @@ pub struct EndpointRow {
     pub generation: u32,
 }
 
-/// Rows in the order of services, then addresses.
-pub fn services(
-    frontends: &[(FrontendKey, Frontend)],
+/// Rows of the frontends of one family, in the order of services, then addresses.
+pub fn services<A: Copy + Into<IpAddr>>(
+    frontends: &[(FrontendKey<A>, Frontend)],
     slots: &[(u32, Slot)],
     backends: &[(u32, Backend)],
     service_names: &[(u32, ServiceName)],
@@ -54,6 +56,7 @@ pub fn services(
             from: if key.scope == Scope::EXTERNAL { "outside" } else { "inside" },
             traits: traits(value),
             affinity_seconds: value.affinity_seconds,
+            service_port: value.service_port.to_host(),
             generation: value.generation,
             endpoints: (0..value.count)
                 .filter_map(|offset| slots.get(&value.base.checked_add(offset)?))
@@ -61,7 +64,7 @@ pub fn services(
                 .collect(),
         })
         .collect();
-    rows.sort_by(|a, b| (&a.service, a.address, &a.protocol, a.from).cmp(&(&b.service, b.address, &b.protocol, b.from)));
+    rows.sort_by_cached_key(|row| row.order());
     rows
 }
 
@@ -69,8 +72,10 @@ fn traits(value: &Frontend) -> Vec<&'static str> {
     let drops = value.flags.has(FrontendFlags::DROP_WHEN_EMPTY);
     [
         (value.flags.has(FrontendFlags::NODE_PORT), "nodeport"),
-        (value.flags.has(FrontendFlags::LOCAL_ONLY), "local"),
+        (value.flags.has(FrontendFlags::LOCAL_SET), "local"),
+        (value.flags.has(FrontendFlags::LOCAL_ONLY), "keeps-source"),
         (value.flags.has(FrontendFlags::AFFINITY), "affinity"),
+        (value.flags.has(FrontendFlags::CHECK_SOURCE), "source-ranges"),
         (value.count == 0 && drops, "drop"),
         (value.count == 0 && !drops, "refuse"),
     ]
@@ -79,7 +84,8 @@ fn traits(value: &Frontend) -> Vec<&'static str> {
     .collect()
 }
 
-fn endpoint(slot: &Slot, backend: Option<&Backend>) -> EndpointRow {
+/// What a slot points at, and whether that still is who it was.
+pub(super) fn endpoint(slot: &Slot, backend: Option<&Backend>) -> EndpointRow {
     let state = match backend {
         Some(backend) if backend.generation != slot.generation => "gone",
         Some(backend) if backend.state == BackendState::READY => "ready",
@@ -96,8 +102,22 @@ fn endpoint(slot: &Slot, backend: Option<&Backend>) -> EndpointRow {
 
 // === impl ServiceRow ===
 
+impl ServiceRow {
+    /// By which rows are sorted, those of both families together.
+    pub fn order(&self) -> impl Ord + use<> {
+        (self.service.clone(), self.address, self.protocol.clone(), self.from)
+    }
+}
+
+impl Filtered for ServiceRow {
+    fn is_wanted(&self, filter: &Filter) -> bool {
+        filter.wants_service(&self.service) && filter.wants_vip(self.address.ip()) && filter.wants_protocol(&self.protocol)
+    }
+}
+
 impl Row for ServiceRow {
     const COLUMNS: &'static [&'static str] = &["SERVICE", "FRONTEND", "FROM", "TRAITS", "GENERATION", "BACKENDS"];
+    const WIDE: &'static [&'static str] = &["IDS", "AFFINITY", "SERVICE-PORT"];
 
     fn cells(&self) -> Vec<String> {
         let backends: Vec<String> = self
@@ -112,9 +132,18 @@ impl Row for ServiceRow {
             self.service.clone(),
             format!("{}/{}", self.address, self.protocol),
             self.from.to_owned(),
-            if self.traits.is_empty() { "-".to_owned() } else { self.traits.join(",") },
+            words(&self.traits),
             self.generation.to_string(),
             if backends.is_empty() { "-".to_owned() } else { backends.join("\n") },
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let ids: Vec<String> = self.endpoints.iter().map(|at| format!("{}.{}", at.backend, at.generation)).collect();
+        vec![
+            if ids.is_empty() { "-".to_owned() } else { ids.join("\n") },
+            if self.affinity_seconds == 0 { "-".to_owned() } else { format!("{}s", self.affinity_seconds) },
+            self.service_port.to_string(),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! `thalweg status`: how old and how full the maps are, what the data path counts, why it dropped.
+//! `thalweg status`, `maps` and `drops`: how old and how full the maps are, what the data path counts, why it dropped.
 
 use serde::Serialize;
 use thalweg_abi::{Counter, DropReason, StateKey};
@@ -35,6 +35,14 @@ pub struct CountRow {
     pub count: u64,
 }
 
+/// One reason to drop, for people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct DropRow {
+    pub name: &'static str,
+    pub count: u64,
+    pub meaning: &'static str,
+}
+
 /// `maps`: name, entries in use, entries that fit.
 pub fn status(
     state: &[(StateKey, u64)],
@@ -49,12 +57,37 @@ pub fn status(
         adoptions: word(StateKey::Adoptions),
         applies: word(StateKey::Applies),
         synced: word(StateKey::Synced) != 0,
-        maps: maps
-            .iter()
-            .map(|(map, used, capacity)| MapRow { map: (*map).to_owned(), used: *used, capacity: *capacity })
-            .collect(),
+        maps: self::maps(maps),
         counters: counters.iter().map(|(counter, count)| CountRow { name: counter.name(), count: *count }).collect(),
         drops: drops.iter().map(|(reason, count)| CountRow { name: reason.name(), count: *count }).collect(),
+    }
+}
+
+/// Rows of fill levels, in the order given.
+pub fn maps(maps: &[(&str, u64, u64)]) -> Vec<MapRow> {
+    maps.iter().map(|(map, used, capacity)| MapRow { map: (*map).to_owned(), used: *used, capacity: *capacity }).collect()
+}
+
+/// Every reason, with what it means and what to do; those that never occurred too.
+pub fn drops(drops: &[(DropReason, u64)]) -> Vec<DropRow> {
+    drops.iter().map(|(reason, count)| DropRow { name: reason.name(), count: *count, meaning: meaning(*reason) }).collect()
+}
+
+fn meaning(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::Malformed => "headers too short or contradictory; look at who sends them",
+        DropReason::Spoofed => "a pod sent from an address that is not its own",
+        DropReason::NoLocalEndpoint => "a Local traffic policy, and no endpoint of the service on this node",
+        DropReason::ConntrackFull => "no room for another flow: raise --map-size CONNTRACK",
+        DropReason::NoSourcePort => "no free source port towards a backend: more backends, or fewer flows from one client",
+        DropReason::BackendGone => "an established connection to a backend that is gone; its client is reset",
+        DropReason::BadSlot => "a frontend points outside of SLOTS or BACKENDS: a defect, please report it",
+        DropReason::NoRoute => "the node has no route to the chosen backend",
+        DropReason::RewriteFailed => "the kernel refused to change or to redirect a packet",
+        DropReason::Fragment => "a fragment whose first part never came",
+        DropReason::NoFlow => "sent to a service by no flow that is known, such as a late reset",
+        DropReason::SourceRange => "loadBalancerSourceRanges do not admit the client",
+        DropReason::NoService => "an address of the service ranges that no service has",
     }
 }
 
@@ -75,5 +108,13 @@ impl Row for CountRow {
 
     fn cells(&self) -> Vec<String> {
         vec![self.name.to_owned(), self.count.to_string()]
+    }
+}
+
+impl Row for DropRow {
+    const COLUMNS: &'static [&'static str] = &["REASON", "PACKETS", "MEANING"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.to_owned(), self.count.to_string(), self.meaning.to_owned()]
     }
 }

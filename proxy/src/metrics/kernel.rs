@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use thalweg_abi::StateKey;
-use thalweg_loader::{Error, Maps, Table};
+use thalweg_loader::{Error, Maps};
 
-use crate::inspect::{Status, status};
+use crate::inspect::Status;
+pub use crate::inspect::live::read_status;
 
 /// Counting the entries of a map reads all of it, so that many scrapers must not read many times.
 const FRESH: Duration = Duration::from_secs(5);
@@ -46,26 +46,4 @@ impl KernelReader {
             }
         }
     }
-}
-
-/// Reads state, fill levels and counters.
-///
-/// # Errors
-/// [`Error::Table`] when the kernel refuses a look-up.
-pub fn read_status(maps: &Maps) -> Result<Status, Error> {
-    let keys = [StateKey::Abi, StateKey::CreatedAt, StateKey::Adoptions, StateKey::Applies, StateKey::Synced];
-    let state = keys.into_iter().map(|key| Ok((key, maps.state(key)?))).collect::<Result<Vec<_>, Error>>()?;
-    let used = [
-        usage("FRONTENDS", &maps.frontends)?,
-        usage("SLOTS", &maps.slots)?,
-        usage("BACKENDS", &maps.backends)?,
-        usage("CONNTRACK", &maps.conntrack)?,
-        usage("LOCAL_PODS", &maps.local_pods)?,
-        usage("SERVICES", &maps.services)?,
-    ];
-    Ok(status(&state, &used, &maps.counters()?, &maps.drops()?))
-}
-
-fn usage<K, V>(name: &'static str, table: &impl Table<K, V>) -> Result<(&'static str, u64, u64), Error> {
-    Ok((name, table.entries()?.len() as u64, u64::from(table.capacity())))
 }
