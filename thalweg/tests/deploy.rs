@@ -113,3 +113,26 @@ fn a_configuration_that_is_wrong_is_refused() {
     let (taken, said) = run(&args);
     assert!(!taken && said.contains("did you mean clusterCIDR?"), "{said}");
 }
+
+/// Lines of shell in the page that run this executable, here or in a pod, are taken by it.
+#[test]
+fn commands_in_the_documents_are_taken() {
+    let path = folder().with_file_name("docs/replacing-kube-proxy.md");
+    let text = std::fs::read_to_string(&path).expect("the page");
+    // Every second part is between fences.
+    let lines = text.split("```").skip(1).step_by(2).flat_map(str::lines).map(str::trim);
+    let commands: Vec<&str> = lines
+        .filter_map(|line| {
+            line.split_once(" -- thalweg ").map(|(_, command)| command).or_else(|| line.strip_prefix("thalweg "))
+        })
+        .collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    for command in commands {
+        // Without the comment behind it.
+        let command = command.split(" #").next().unwrap_or_default();
+        let mut args: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+        args.push("--help".to_owned());
+        let (taken, said) = run(&args);
+        assert!(taken, "thalweg {command}: {said}");
+    }
+}
