@@ -12,7 +12,7 @@ use crate::{ebpf, packages, tidy, up};
 
 /// Packages whose tests belong to a subject.
 const SUBJECTS: &[(&str, &[&str])] = &[
-    ("services", &["thalweg-abi", "thalweg-cluster", "thalweg-proxy", "thalweg-loader"]),
+    ("services", &["thalweg-abi", "thalweg-cluster", "thalweg-proxy", "thalweg-loader", "thalweg", "thalweg-deploy"]),
     ("dns", &["thalweg-dns"]),
     ("cni", &["thalweg-cni", "thalweg-network"]),
     ("api", &["thalweg-store", "thalweg-apiserver", "thalweg-controllers", "thalweg-scheduler"]),
