@@ -33,7 +33,7 @@ fn variants() -> Vec<Value> {
             "proxy": {"socketLB": false, "uplinks": ["eth0", "cali*"], "extraArgs": ["--node-address=192.0.2.4"]},
             "bpffs": {"mount": true, "path": "/run/bpf"}, "cgroup": {"path": "/sys/fs/cgroup/unified"},
             "serviceAccount": {"name": "mine"}, "priorityClassName": "system-cluster-critical",
-            "nodeSelector": {"pool": "a"}, "podLabels": {"team": "net"}, "podAnnotations": {"a": "b"},
+            "nodeSelector": {"pool": "a"}, "seccompProfile": "Unconfined", "podLabels": {"team": "net"}, "podAnnotations": {"a": "b"},
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                 {"matchExpressions": [{"key": "thalweg.dev/proxy", "operator": "Exists"}]}]}}},
             "updateStrategy": {"type": "OnDelete", "rollingUpdate": null},

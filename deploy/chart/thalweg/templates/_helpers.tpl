@@ -95,7 +95,7 @@ tolerations:
 terminationGracePeriodSeconds: 10
 securityContext:
   seccompProfile:
-    type: RuntimeDefault
+    type: {{ .Values.seccompProfile }}
 {{- end }}
 
 {{/* The probes of both modes. */}}
