@@ -1,13 +1,19 @@
 //! Ties plan and backend: follows the world, plans what became dirty, applies the difference.
 
+mod lonely;
+mod nodes;
+
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Instant;
 
+use ipnetwork::IpNetwork;
 use thalweg_cluster::{Dirty, Name, World};
 
 use crate::backend::{Applied, Backend};
-use crate::plan::{NodeView, depends_on_nodes, plan, restricts_sources};
+use crate::metrics::NoLocal;
+use crate::plan::{NodeView, depends_on_node, plan_with};
+use lonely::Lonely;
+use nodes::{External, Nodes};
 
 /// The service proxy of one node.
 pub struct Proxy<B> {
@@ -16,13 +22,15 @@ pub struct Proxy<B> {
     view: NodeView,
     /// With what the node's own object adds.
     effective: NodeView,
-    /// Addresses of all nodes: services that use one as an external address depend on them.
-    node_addresses: BTreeSet<IpAddr>,
     view_changed: bool,
     /// NodePorts are served on the view's addresses and no others.
     only_given: bool,
-    /// Services whose plan depends on the addresses of nodes.
+    nodes: Nodes,
+    external: External,
+    /// Services whose plan depends on the addresses of this node.
     dependents: BTreeSet<Name>,
+    lonely: Lonely,
+    service_ranges: Vec<IpNetwork>,
     /// The world is complete, and everything in it has been planned.
     complete: bool,
     synced: bool,
@@ -37,10 +45,13 @@ impl<B: Backend> Proxy<B> {
             backend,
             effective: view.clone(),
             view,
-            node_addresses: BTreeSet::new(),
             view_changed: true,
             only_given: false,
+            nodes: Nodes::default(),
+            external: External::default(),
             dependents: BTreeSet::new(),
+            lonely: Lonely::default(),
+            service_ranges: Vec::new(),
             complete: false,
             synced: false,
             failing: BTreeSet::new(),
@@ -85,23 +96,28 @@ impl<B: Backend> Proxy<B> {
         if !self.synced {
             return Ok(Applied::default());
         }
-        let nodes_changed = self.follow_nodes(world, dirty);
-        if self.complete {
-            let mut names = dirty.services.clone();
-            if nodes_changed {
-                names.extend(self.dependents.iter().cloned());
-            }
-            for name in &names {
-                self.plan(world, name);
-            }
-        } else {
-            for service in world.services() {
-                self.plan(world, &service.name);
-            }
+        let started = Instant::now();
+        let first = !self.complete;
+        let mut names = self.follow_nodes(world, dirty);
+        if first || !dirty.service_cidrs.is_empty() {
+            self.follow_service_ranges(world);
+        }
+        names.extend(dirty.services.iter().cloned());
+        // After `follow_nodes`, which may find that nothing is as it was.
+        if !self.complete {
+            names.extend(world.services().map(|service| service.name.clone()));
+        }
+        for name in &names {
+            self.plan(world, name);
+        }
+        if !self.complete {
             self.backend.retain_only_known();
             self.complete = true;
         }
-        let applied = self.backend.apply(Instant::now())?;
+        let planned = started.elapsed();
+        let mut applied = self.backend.apply(Instant::now())?;
+        applied.stages.insert(0, ("plan", planned));
+        applied.stages.push(("total", started.elapsed()));
         self.report(&applied);
         Ok(applied)
     }
@@ -120,12 +136,42 @@ impl<B: Backend> Proxy<B> {
         &mut self.backend
     }
 
-    /// True when addresses or the zone of this node, or the addresses of any node, are not what they were.
-    fn follow_nodes(&mut self, world: &World, dirty: &Dirty) -> bool {
-        if dirty.nodes.is_empty() && !self.view_changed && self.complete {
-            return false;
+    /// Services that a Local policy leaves without endpoints on this node.
+    pub fn no_local_endpoints(&self) -> NoLocal {
+        self.lonely.count()
+    }
+
+    /// Returns the services that have to be planned again because of what became of nodes.
+    fn follow_nodes(&mut self, world: &World, dirty: &Dirty) -> BTreeSet<Name> {
+        let mut names = BTreeSet::new();
+        if self.complete {
+            for name in &dirty.nodes {
+                for address in self.nodes.set(name, world.node(name).map(|node| &**node)) {
+                    names.extend(self.external.users(address).cloned());
+                }
+            }
+        } else {
+            for node in world.nodes() {
+                self.nodes.set(&node.name, Some(node));
+            }
         }
-        self.view_changed = false;
+        if !self.complete || self.view_changed || dirty.nodes.contains(&self.view.node) {
+            self.view_changed = false;
+            let effective = self.look_at_own_node(world);
+            if effective != self.effective {
+                names.extend(self.dependents.iter().cloned());
+            }
+            // Hints are about zones, and the redirect about a service: both change rarely, and then all is planned again.
+            if (&effective.zone, &effective.redirect) != (&self.effective.zone, &self.effective.redirect) {
+                self.complete = false;
+            }
+            self.effective = effective;
+        }
+        names
+    }
+
+    /// The view with what the node's own object adds.
+    fn look_at_own_node(&self, world: &World) -> NodeView {
         let mut effective = self.view.clone();
         if let Some(node) = world.node(&self.view.node) {
             for address in &node.addresses {
@@ -135,28 +181,30 @@ impl<B: Backend> Proxy<B> {
             }
             effective.zone = node.zone.clone().or(effective.zone);
         }
-        let node_addresses: BTreeSet<IpAddr> = world.nodes().flat_map(|node| &node.addresses).copied().collect();
-        let changed = effective != self.effective || node_addresses != self.node_addresses;
-        // Hints are about zones: a node that changes its zone, which is rare, plans everything again.
-        if effective.zone != self.effective.zone {
-            self.complete = false;
+        effective
+    }
+
+    fn follow_service_ranges(&mut self, world: &World) {
+        // A range that is on its way in or out counts: its addresses may be in use.
+        let ranges = world.service_cidrs().flat_map(|range| &range.cidrs);
+        let ranges: BTreeSet<IpNetwork> =
+            ranges.filter_map(|range| IpNetwork::new(range.network(), range.prefix()).ok()).collect();
+        if !ranges.iter().eq(&self.service_ranges) {
+            self.service_ranges = ranges.into_iter().collect();
+            self.backend.set_service_ranges(&self.service_ranges);
         }
-        self.effective = effective;
-        self.node_addresses = node_addresses;
-        changed
     }
 
     fn plan(&mut self, world: &World, name: &Name) {
-        let object = world.service(name);
-        if object.is_some_and(|object| depends_on_nodes(object)) {
+        let object = world.service(name).map(|object| &**object);
+        if object.is_some_and(depends_on_node) {
             self.dependents.insert(name.clone());
         } else {
             self.dependents.remove(name);
         }
-        if object.is_some_and(|object| restricts_sources(object) && !object.load_balancer.is_empty()) {
-            tracing::warn!(service = %name, "loadBalancerSourceRanges cannot be enforced yet: its load balancer addresses are not served");
-        }
-        let plan = plan(world, name, &self.effective);
+        self.external.set(name, object);
+        let plan = plan_with(world, name, &self.effective, &|address| self.nodes.contains(address));
+        self.lonely.set(&plan);
         if plan.frontends.is_empty() {
             self.backend.remove(name);
         } else {

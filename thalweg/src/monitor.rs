@@ -1,19 +1,17 @@
 //! What watches a service proxy: health, metrics, and the health checks of services; and the servers that show them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use thalweg_abi::{FrontendFlags, Scope};
-use thalweg_cluster::{Change, Name, TrafficPolicy, World};
+use thalweg_cluster::{Change, Name, World};
 use thalweg_loader::conntrack::Swept;
 use thalweg_proxy::config::KubeProxyConfiguration;
 use thalweg_proxy::health::{self, Health, Moment, ServiceChecks};
 use thalweg_proxy::http::Server;
 use thalweg_proxy::metrics::{self, KernelReader, Metrics, NoLocal, Round};
-use thalweg_proxy::{NodeView, plan};
 
 /// Where a server listens; written as an address, or empty for nowhere.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +41,6 @@ pub struct Monitor {
     health: Health,
     metrics: Metrics,
     checks: ServiceChecks,
-    /// Services with a Local policy that leaves them without endpoints: internal, external.
-    lonely: BTreeMap<Name, [bool; 2]>,
     _servers: Vec<Server>,
 }
 
@@ -89,7 +85,7 @@ impl Monitor {
             servers.push(Server::listen("metrics", address, hard_fail, handler)?);
         }
         let checks = ServiceChecks::new(node.as_str(), health.clone());
-        Ok(Self { node, health, metrics, checks, lonely: BTreeMap::new(), _servers: servers })
+        Ok(Self { node, health, metrics, checks, _servers: servers })
     }
 
     /// Changes arrived that are not in the kernel yet.
@@ -109,20 +105,13 @@ impl Monitor {
     }
 
     /// Follows what became of these services, and of this node.
-    pub fn follow(&mut self, world: &World, services: &BTreeSet<Name>, view: &NodeView) {
+    pub fn follow(&mut self, world: &World, services: &BTreeSet<Name>, no_local: NoLocal) {
         if let Some(node) = world.node(&self.node) {
             self.health.update(|state| state.sync_node(node));
         }
         self.checks.update(world, services);
         self.metrics.health_checks(self.checks.len());
-        for name in services {
-            match lonely(world, name, view) {
-                [false, false] => self.lonely.remove(name),
-                lonely => self.lonely.insert(name.clone(), lonely),
-            };
-        }
-        let count = |side: usize| self.lonely.values().filter(|sides| sides[side]).count();
-        self.metrics.no_local_endpoints(NoLocal { internal: count(0), external: count(1) });
+        self.metrics.no_local_endpoints(no_local);
     }
 
     /// Flows were expired: a good moment to try again what could not listen.
@@ -146,20 +135,4 @@ impl Monitor {
 
 fn open_maps(pins: &Path) -> Result<KernelReader> {
     KernelReader::open(pins).with_context(|| format!("open the maps below {}", pins.display()))
-}
-
-/// Whether a Local policy, internal or external, makes this node drop what it is sent.
-fn lonely(world: &World, name: &Name, view: &NodeView) -> [bool; 2] {
-    let local = |object: &thalweg_cluster::Service| {
-        object.internal_policy == TrafficPolicy::Local || object.external_policy == TrafficPolicy::Local
-    };
-    if !world.service(name).is_some_and(|object| local(object)) {
-        return [false; 2];
-    }
-    let plan = plan::plan(world, name, view);
-    let drops = |scope: Scope| {
-        let drops = |flags: FrontendFlags| flags.0 & FrontendFlags::DROP_WHEN_EMPTY != 0;
-        plan.frontends.iter().any(|frontend| frontend.scope == scope && drops(frontend.flags))
-    };
-    [drops(Scope::INTERNAL), drops(Scope::EXTERNAL)]
 }

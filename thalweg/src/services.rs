@@ -98,7 +98,7 @@ impl<B: Backend> Services<B> {
 
     /// Health checks follow what has become dirty, and is in effect now.
     pub fn follow(&mut self, dirty: &Dirty) {
-        self.monitor.follow(&self.world, &dirty.services, &self.view);
+        self.monitor.follow(&self.world, &dirty.services, self.proxy.no_local_endpoints());
     }
 
     /// The kernel holds a complete snapshot.

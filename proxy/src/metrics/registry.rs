@@ -15,8 +15,9 @@ use super::text::{Exposition, Histogram, Kind};
 use crate::health::Probe;
 use crate::inspect::Status;
 
-/// The address family that is programmed.
-const FAMILY: (&str, &str) = ("ip_family", "IPv4");
+const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+/// Both families are programmed in one go: what is about that has one figure, under the name of the first.
+const FAMILY: (&str, &str) = ("ip_family", FAMILIES[0]);
 
 /// One round of bringing the kernel to the world.
 #[derive(Clone, Copy, Default, Debug)]
@@ -64,11 +65,11 @@ struct Changes {
     pending: u64,
 }
 
-/// Services with a Local policy that have endpoints, but none on this node.
+/// How many services have endpoints, but by a Local policy none on this node; each in IPv4 and in IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct NoLocal {
-    pub internal: usize,
-    pub external: usize,
+    pub internal: [usize; 2],
+    pub external: [usize; 2],
 }
 
 // === impl Metrics ===
@@ -213,7 +214,9 @@ impl Inner {
             "Services with a Local traffic policy and no endpoint on this node.",
         );
         for (policy, count) in [("internal", self.no_local.internal), ("external", self.no_local.external)] {
-            text.count(&[FAMILY, ("traffic_policy", policy)], count as u64);
+            for (family, count) in FAMILIES.into_iter().zip(count) {
+                text.count(&[("ip_family", family), ("traffic_policy", policy)], count as u64);
+            }
         }
         for name in ["kubeproxy_proxy_healthz_total", "kubeproxy_proxy_livez_total"] {
             text.family(name, Counter, "Answers to probes by status code.");

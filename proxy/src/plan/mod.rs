@@ -1,21 +1,24 @@
 //! What the kernel should hold for one service on one node. Pure: a world and a node's view in, a plan out.
 //!
-//! The rules are those of Kubernetes; who is chosen is decided in `endpoints`, which addresses are served, for
-//! whom and by which set, here.
+//! The rules are those of Kubernetes: who is chosen is decided in `endpoints`; which addresses are served, for whom and
+//! by which set, in `frontends`; who is shut out in `sources`; who keeps old flows here.
 
 mod endpoints;
+pub(crate) mod family;
+mod frontends;
+mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use thalweg_abi::{FrontendFlags, Proto, Scope};
-use thalweg_cluster::{Name, Port, Protocol, Service, ServiceType, TrafficPolicy, World};
+use thalweg_cluster::{Name, Port, Protocol, Service, ServiceType, World};
 
-use endpoints::{Chosen, choose, merge};
+use endpoints::Candidates;
+use frontends::Builder;
 
 /// How this node sees itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,16 +85,13 @@ pub struct EndpointSet {
     pub endpoints: Vec<SocketAddr>,
 }
 
-/// A plan in the making.
-struct Builder<'a> {
-    service: &'a Service,
-    view: &'a NodeView,
-    frontends: BTreeMap<Key, PlannedFrontend>,
-    sets: Vec<EndpointSet>,
-}
-
 /// Plans one service. A service that is unknown, headless, an ExternalName or another proxy's has no frontends.
 pub fn plan(world: &World, service: &Name, view: &NodeView) -> ServicePlan {
+    plan_with(world, service, view, &|address| world.nodes().any(|node| node.addresses.contains(&address)))
+}
+
+/// As [`plan`], for whoever plans many: `is_node` knows the addresses of all nodes, so that nobody has to look for them.
+pub fn plan_with(world: &World, service: &Name, view: &NodeView, is_node: &dyn Fn(IpAddr) -> bool) -> ServicePlan {
     let nothing = ServicePlan {
         name: service.clone(),
         frontends: Vec::new(),
@@ -100,80 +100,76 @@ pub fn plan(world: &World, service: &Name, view: &NodeView) -> ServicePlan {
         source_ranges: Vec::new(),
     };
     let Some(object) = world.service(service).filter(|object| served(object)) else { return nothing };
-    let mut builder = Builder { service: object, view, frontends: BTreeMap::new(), sets: Vec::new() };
-    let mut listed = Vec::new();
+    let mut builder = Builder::new(object, view);
+    let mut ports = Vec::with_capacity(object.ports.len());
     for port in &object.ports {
-        let Some(protocol) = protocol(port.protocol) else { continue };
-        let chosen = match &view.redirect {
-            Some(redirect) if redirect.service == *service && is_dns(port) => Chosen::fixed(&redirect.to),
-            _ => {
-                let candidates = merge(world.slices(service), port, &view.node);
-                let chosen = choose(&candidates, view);
-                listed.push((port.protocol, candidates));
-                chosen
-            }
-        };
-        builder.port(port, protocol, &chosen);
-    }
-    builder
-        .wildcards(|address| view.addresses.contains(&address) || world.nodes().any(|node| node.addresses.contains(&address)));
-
-    let mut keep = BTreeSet::new();
-    let mut lost = BTreeSet::new();
-    for (protocol, candidates) in &listed {
-        for (address, candidate) in candidates {
-            // An unready endpoint keeps its TCP connections, which break by themselves when it is really gone. A
-            // datagram to it would vanish, so UDP flows move; the state is per address, so they take TCP with them.
-            if candidate.ready || candidate.serving || *protocol == Protocol::Tcp {
-                keep.insert(*address);
-            } else {
-                lost.insert(*address);
-            }
+        let mut candidates = Candidates::merge(world.slices(service), port, &view.node);
+        if let Some(redirect) = &view.redirect
+            && redirect.service == *service
+            && is_dns(port)
+        {
+            candidates.replace(&redirect.to);
         }
+        builder.port(port, protocol(port.protocol), &mut candidates);
+        ports.push((port.protocol, candidates));
     }
-    for set in &builder.sets {
-        for endpoint in &set.endpoints {
-            keep.remove(endpoint);
-        }
-    }
+    builder.wildcards(|address| view.addresses.contains(&address) || is_node(address));
+    let draining = draining(&builder, &ports);
+    let checked = builder.frontends.values().any(|frontend| frontend.flags.has(FrontendFlags::CHECK_SOURCE));
     ServicePlan {
         frontends: builder.frontends.into_values().collect(),
         sets: builder.sets,
-        draining: keep.difference(&lost).copied().collect(),
+        draining,
+        source_ranges: if checked { builder.sources.ranges.into_iter().collect() } else { Vec::new() },
         ..nothing
     }
 }
 
-/// True for a service whose plan depends on the addresses of nodes.
-pub fn depends_on_nodes(service: &Service) -> bool {
+/// Endpoints that nobody chose and whose flows go on. An unready endpoint keeps its TCP connections, which break by
+/// themselves when it is really gone, and so it is with SCTP. A datagram to it would vanish, so UDP flows move; the
+/// state is per address, so they take those of other protocols with them.
+fn draining(builder: &Builder<'_>, ports: &[(Protocol, Candidates<'_>)]) -> Vec<SocketAddr> {
+    let (mut keep, mut lost) = (Vec::new(), Vec::new());
+    for (protocol, candidates) in ports {
+        for (address, serves) in candidates.left_over().filter(|(address, _)| builder.serves(address.ip())) {
+            if serves || *protocol != Protocol::Udp {
+                keep.push(address);
+            } else {
+                lost.push(address);
+            }
+        }
+    }
+    keep.sort_unstable();
+    keep.dedup();
+    lost.sort_unstable();
+    let elsewhere = |address: &SocketAddr| builder.sets.iter().any(|set| set.endpoints.binary_search(address).is_ok());
+    keep.retain(|address| lost.binary_search(address).is_err() && !elsewhere(address));
+    keep
+}
+
+/// True for a service whose plan depends on the addresses of this node.
+pub fn depends_on_node(service: &Service) -> bool {
     served(service)
         && (service.ports.iter().any(|port| port.node_port != 0)
             || !service.external_ips.is_empty()
             || !service.load_balancer.is_empty())
 }
 
-/// True when `loadBalancerSourceRanges` shuts anybody out. Such load balancer addresses are not served until the data
-/// path can enforce the ranges: an address that serves everybody would be worse than one that serves nobody.
-pub fn restricts_sources(service: &Service) -> bool {
-    !service.source_ranges.is_empty() && !service.source_ranges.iter().any(|range| range.prefix() == 0)
-}
-
 fn served(service: &Service) -> bool {
     service.proxy_name.is_none() && !service.headless && service.service_type != ServiceType::ExternalName
 }
 
-/// The protocols that the data path translates.
-fn protocol(protocol: Protocol) -> Option<Proto> {
+fn protocol(protocol: Protocol) -> Proto {
     match protocol {
-        Protocol::Tcp => Some(Proto::TCP),
-        Protocol::Udp => Some(Proto::UDP),
-        Protocol::Sctp => None,
+        Protocol::Tcp => Proto::TCP,
+        Protocol::Udp => Proto::UDP,
+        Protocol::Sctp => Proto::SCTP,
     }
 }
 
 /// Ports of the cluster's DNS service that ask for names; it has others, for its metrics.
 fn is_dns(port: &Port) -> bool {
-    port.port == 53 || matches!(&*port.name, "dns" | "dns-tcp")
+    port.protocol != Protocol::Sctp && (port.port == 53 || matches!(&*port.name, "dns" | "dns-tcp"))
 }
 
 // === impl PlannedFrontend ===
@@ -182,96 +178,4 @@ impl PlannedFrontend {
     pub fn key(&self) -> Key {
         Key { vip: self.vip, port: self.port, protocol: self.protocol, scope: self.scope }
     }
-}
-
-// === impl Builder ===
-
-impl Builder<'_> {
-    /// All frontends of one service port.
-    fn port(&mut self, port: &Port, protocol: Proto, chosen: &Chosen) {
-        let service = self.service;
-        let mut add = |vip: IpAddr, number: u16, scope: Scope, policy: TrafficPolicy, flags: u32| {
-            let chosen = chosen.of(vip);
-            let endpoints = match policy {
-                TrafficPolicy::Cluster => &chosen.cluster,
-                TrafficPolicy::Local => &chosen.local,
-            };
-            let mut flags = flags;
-            if policy == TrafficPolicy::Local {
-                flags |= FrontendFlags::LOCAL_SET;
-            }
-            if policy == TrafficPolicy::Local && endpoints.is_empty() && chosen.any {
-                flags |= FrontendFlags::DROP_WHEN_EMPTY;
-            }
-            if policy == TrafficPolicy::Local && scope == Scope::EXTERNAL {
-                flags |= FrontendFlags::LOCAL_ONLY;
-            }
-            if service.affinity_seconds.is_some() {
-                flags |= FrontendFlags::AFFINITY;
-            }
-            let frontend = PlannedFrontend {
-                vip,
-                port: number,
-                protocol,
-                scope,
-                flags: FrontendFlags(flags),
-                affinity_seconds: service.affinity_seconds.unwrap_or_default(),
-                service_port: port.port,
-                set: set_index(&mut self.sets, endpoints),
-            };
-            self.frontends.entry(frontend.key()).or_insert(frontend);
-        };
-
-        for vip in &service.cluster_ips {
-            add(*vip, port.port, Scope::INTERNAL, service.internal_policy, 0);
-        }
-        // From inside, an external address is a short cut to the cluster set, whatever the external policy says.
-        let mut external = |vip: IpAddr, number: u16, flags: u32| {
-            add(vip, number, Scope::INTERNAL, TrafficPolicy::Cluster, flags);
-            add(vip, number, Scope::EXTERNAL, service.external_policy, flags);
-        };
-        for vip in service.external_ips.iter().copied().chain(balanced(service)) {
-            external(vip, port.port, 0);
-        }
-        if port.node_port != 0 {
-            for address in &self.view.addresses {
-                external(*address, port.node_port, FrontendFlags::NODE_PORT);
-            }
-        }
-    }
-
-    /// "This address is ours": never for a node's own address, whose other ports are not ours to refuse.
-    fn wildcards(&mut self, is_node: impl Fn(IpAddr) -> bool) {
-        let service = self.service;
-        let served: BTreeSet<IpAddr> = self.frontends.values().map(|frontend| frontend.vip).collect();
-        let cluster = service.cluster_ips.iter().copied();
-        let external = service.external_ips.iter().copied().chain(balanced(service)).filter(|address| !is_node(*address));
-        for vip in cluster.chain(external).filter(|vip| served.contains(vip)) {
-            let frontend = PlannedFrontend {
-                vip,
-                port: 0,
-                protocol: Proto::ANY,
-                scope: Scope::INTERNAL,
-                flags: FrontendFlags(FrontendFlags::WILDCARD),
-                affinity_seconds: 0,
-                service_port: 0,
-                set: set_index(&mut self.sets, &[]),
-            };
-            self.frontends.entry(frontend.key()).or_insert(frontend);
-        }
-    }
-}
-
-/// The load balancer's addresses that are served on the node.
-fn balanced(service: &Service) -> impl Iterator<Item = IpAddr> {
-    let open = !restricts_sources(service);
-    service.load_balancer.iter().filter(move |address| open && !address.proxied).map(|address| address.ip)
-}
-
-fn set_index(sets: &mut Vec<EndpointSet>, endpoints: &[SocketAddr]) -> usize {
-    if let Some(index) = sets.iter().position(|set| set.endpoints == endpoints) {
-        return index;
-    }
-    sets.push(EndpointSet { endpoints: endpoints.to_vec() });
-    sets.len() - 1
 }
