@@ -1,6 +1,5 @@
 //! Opening the data path: what the agent and the lone service proxy have in common.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -8,11 +7,13 @@ use thalweg_cluster::source::{KubeOptions, Source};
 use thalweg_loader::{Datapath, Sizes};
 use thalweg_proxy::EbpfBackend;
 
+use crate::addresses::NodeAddresses;
+
 /// Loads the kernel programs on the pins below `pins`; without a control group, the root of cgroup2 is balanced.
 ///
 /// # Errors
 /// When there is no cgroup2, or the kernel refuses.
-pub fn open(pins: &Path, cgroup: Option<&Path>, node_addr: Ipv4Addr, socket_lb: bool) -> Result<Datapath> {
+pub fn open(pins: &Path, cgroup: Option<&Path>, node: NodeAddresses, socket_lb: bool) -> Result<Datapath> {
     let cgroup = match cgroup {
         Some(cgroup) => cgroup.to_owned(),
         None => cgroup_root()?,
@@ -20,8 +21,8 @@ pub fn open(pins: &Path, cgroup: Option<&Path>, node_addr: Ipv4Addr, socket_lb: 
     let options = thalweg_loader::Options {
         pin_root: pins.to_owned(),
         cgroup,
-        node_addr: Some(node_addr),
-        node_addr6: None,
+        node_addr: node.v4,
+        node_addr6: node.v6,
         sizes: Sizes::default(),
         socket_lb,
     };

@@ -1,5 +1,6 @@
 //! The one binary: subcommands and wiring.
 
+mod addresses;
 mod agent;
 mod datapath;
 mod echo;
@@ -40,13 +41,25 @@ enum Verb {
     Kubeconfig(server::KubeconfigArgs),
     /// Run the pods of this node
     Kubelet(kubelet::KubeletArgs),
-    /// The services in the kernel, read from the pinned maps
-    Services(views::ServicesArgs),
-    /// The translated flows in the kernel
-    Conntrack(views::ViewArgs),
+    /// The services in the kernel: every frontend with who answers it
+    Services(views::TableArgs),
+    /// The backends in the kernel, with who sends to them and their flows
+    Backends(views::TableArgs),
+    /// The flows that tc translates
+    Conntrack(views::TableArgs),
+    /// Which backend a client keeps (ClientIP affinity)
+    Affinity(views::ServiceTableArgs),
+    /// Packets dropped, by reason, with what each means
+    Drops(views::DropsArgs),
+    /// How full the maps are
+    Maps(views::MapsArgs),
+    /// What becomes of a packet on this node, and why: service, policy, backends, verdict
+    Explain(views::ExplainArgs),
+    /// Services by what they do now: new connections, flows, bytes, drops
+    Top(views::TopArgs),
     /// The state of this node's data path: maps, counters, drops, and the agent's own figures
     Status(views::StatusArgs),
-    /// Remove everything that an agent left in the kernel
+    /// Remove everything that an agent or a proxy left in the kernel, of either mode
     Cleanup(views::CleanupArgs),
     /// A server that says who answered, over HTTP, TCP and UDP
     Echo(echo::EchoArgs),
@@ -82,7 +95,13 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Services(args) => views::services(&args),
+        Verb::Backends(args) => views::backends(&args),
         Verb::Conntrack(args) => views::conntrack(&args),
+        Verb::Affinity(args) => views::affinity(&args),
+        Verb::Drops(args) => views::drops(&args),
+        Verb::Maps(args) => views::maps(&args),
+        Verb::Explain(args) => views::explain(&args),
+        Verb::Top(args) => views::top(&args),
         Verb::Status(args) => views::status(&args),
         Verb::Cleanup(args) => views::cleanup(&args),
         Verb::Kubeconfig(args) => server::kubeconfig(&args),

@@ -3,8 +3,8 @@
 
 mod links;
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,10 +16,11 @@ use thalweg_proxy::iptables::{self, Inside, Programs, Variant};
 use thalweg_proxy::{Backend, EbpfBackend, IptablesBackend, NodeView, Proxy};
 use tokio::sync::mpsc;
 
-use crate::interfaces::{self, Local};
+use crate::addresses::NodeAddresses;
+use crate::interfaces::{self, Local, Routes};
 use crate::monitor::{self, Monitor};
 use crate::services::{Services, source_ended, until};
-use crate::{datapath, shutdown_signal};
+use crate::{datapath, shutdown_signal, views};
 use links::Links;
 
 /// How often flows are expired.
@@ -49,9 +50,10 @@ pub struct ProxyArgs {
     /// Read the cluster's state from a YAML file or directory instead of an API server: `file:PATH`.
     #[arg(long, value_name = "file:PATH")]
     source: Option<String>,
-    /// This node's address, the source of translated flows (default: bindAddress, or that of the default route).
-    #[arg(long)]
-    node_address: Option<Ipv4Addr>,
+    /// This node's addresses, one or one of each family: the sources of translated flows (default: bindAddress, and
+    /// those of the default routes).
+    #[arg(long, value_delimiter = ',')]
+    node_address: Vec<IpAddr>,
     /// Interfaces that packets for services and the answers of pods come in by, as names or starts of names with a
     /// `*` (default: those that have an address). The pods' own, when detectLocalMode names them, always belong to them.
     #[arg(long, value_delimiter = ',')]
@@ -91,7 +93,7 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
         return std::fs::write(path, text).with_context(|| format!("write {}", path.display()));
     }
     if args.cleanup {
-        return cleanup(&args.bpffs);
+        return views::remove_everything(&args.bpffs);
     }
     if let Some(master) = &args.master {
         bail!("--master {master}: put the API server's address into a kubeconfig and give that by --kubeconfig");
@@ -112,7 +114,7 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
     };
     let source = datapath::source(args.source.as_deref(), settings.kubeconfig.as_deref(), &node)?;
     let local = interfaces::look()?;
-    let node_addr = node_address(&args, &settings, &local)?;
+    let node_addr = node_addresses(&args, &settings, &local)?;
     let plan = Plan { args: &args, settings: &settings, config, node, local };
     match plan.open(node_addr)? {
         Some(datapath) => drive(plan.ebpf(datapath)?, source, settings.sync_period, |_| {}).await,
@@ -173,21 +175,6 @@ fn configure(args: &ProxyArgs) -> Result<(KubeProxyConfiguration, Settings)> {
     Ok((config, settings))
 }
 
-/// Whatever the mode was.
-fn cleanup(pins: &Path) -> Result<()> {
-    let mut removed = thalweg_loader::cleanup(pins)?;
-    if iptables::cleanup_installed()? {
-        removed.push("rules and chains of iptables".to_owned());
-    }
-    if removed.is_empty() {
-        println!("nothing was there");
-    }
-    for what in removed {
-        println!("removed {what}");
-    }
-    Ok(())
-}
-
 /// As kube-proxy does; a container without the right to lower it goes on without.
 fn adjust_oom_score(score: i32) {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
@@ -199,7 +186,7 @@ fn adjust_oom_score(score: i32) {
 
 impl Plan<'_> {
     /// The data path, or `None` for rules: as configured, or because this kernel cannot do better.
-    fn open(&self, node_addr: Ipv4Addr) -> Result<Option<Datapath>> {
+    fn open(&self, node_addr: NodeAddresses) -> Result<Option<Datapath>> {
         let Self { args, settings, node, .. } = self;
         if settings.mode == Mode::Iptables {
             tracing::info!(node, %node_addr, "service proxy starts with iptables");
@@ -373,17 +360,15 @@ impl<B: Backend> Lone<B> {
 }
 
 /// Said on the command line, or in the configuration, or found.
-fn node_address(args: &ProxyArgs, settings: &Settings, local: &Local) -> Result<Ipv4Addr> {
-    if let Some(address) = args.node_address {
-        return Ok(address);
+fn node_addresses(args: &ProxyArgs, settings: &Settings, local: &Local) -> Result<NodeAddresses> {
+    let said = NodeAddresses::new(&args.node_address)?;
+    if !said.is_empty() {
+        return Ok(said);
     }
-    match settings.node_address {
-        Some(IpAddr::V4(address)) => Ok(address),
-        Some(IpAddr::V6(address)) => bail!("bindAddress {address}: an IPv4 address is needed: give --node-address"),
-        None => {
-            let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-            interfaces::primary(local, &routes)
-                .context("this machine has no address but loopback: give --node-address and --uplink")
-        }
+    let configured: Vec<IpAddr> = settings.node_address.into_iter().collect();
+    let found = NodeAddresses::new(&configured)?.or(interfaces::primary(local, &Routes::read()));
+    if found.is_empty() {
+        bail!("this machine has no address but loopback: give --node-address and --uplink");
     }
+    Ok(found)
 }

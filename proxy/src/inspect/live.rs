@@ -107,27 +107,8 @@ pub fn read_status(maps: &Maps) -> Result<Status, Error> {
 /// # Errors
 /// [`Error::Table`] when the kernel refuses.
 pub fn fill(maps: &Maps) -> Result<Vec<(&'static str, u64, u64)>, Error> {
-    Ok(vec![
-        usage("FRONTENDS", &maps.frontends)?,
-        usage("FRONTENDS6", &maps.frontends6)?,
-        usage("SLOTS", &maps.slots)?,
-        usage("BACKENDS", &maps.backends)?,
-        usage("CONNTRACK", &maps.conntrack)?,
-        usage("CONNTRACK6", &maps.conntrack6)?,
-        usage("AFFINITY", &maps.affinity)?,
-        usage("SOURCE_RANGES", &maps.source_ranges)?,
-        usage("FRAGMENTS", &maps.fragments)?,
-        usage("HELD", &maps.held)?,
-        usage("LOCAL_PODS", &maps.local_pods)?,
-        usage("LOCAL_PODS6", &maps.local_pods6)?,
-        usage("NETNS", &maps.netns)?,
-        usage("SERVICES", &maps.services)?,
-        usage("SOCK_BACKENDS", &maps.sock_backends)?,
-    ])
-}
-
-fn usage<K, V>(name: &'static str, table: &impl Table<K, V>) -> Result<(&'static str, u64, u64), Error> {
-    Ok((name, table.entries()?.len() as u64, u64::from(table.capacity())))
+    let measured = maps.measure()?.into_iter();
+    Ok(measured.map(|map| (map.table, map.entries.unwrap_or_default().into(), map.capacity.into())).collect())
 }
 
 /// Which services a filter wants, by their numbers; one without a name may still be wanted by its number.

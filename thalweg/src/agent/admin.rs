@@ -1,6 +1,7 @@
 //! The agent's own figures, served on a unix socket: whoever connects gets one JSON object.
 
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,15 @@ const LONGEST: u64 = 60_000_000;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Figures {
     pub process: u32,
+    /// `ebpf` or `iptables`.
+    #[serde(default)]
+    pub mode: String,
+    /// The node's own addresses; the first of a family is what sources are translated to.
+    #[serde(default)]
+    pub node_addresses: Vec<IpAddr>,
+    /// Whether destinations are translated at the socket.
+    #[serde(default)]
+    pub socket_lb: Option<bool>,
     /// Every source has been listed completely.
     pub synced: bool,
     /// Batches that changed the maps.

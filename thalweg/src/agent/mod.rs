@@ -3,7 +3,7 @@
 pub mod admin;
 mod pods;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use thalweg_proxy::config::KubeProxyConfiguration;
 use thalweg_proxy::{EbpfBackend, NodeView, Proxy, Redirect};
 use tokio::sync::mpsc;
 
+use crate::addresses::NodeAddresses;
 use crate::monitor::{self, Monitor};
 use crate::services::{Services, source_ended, until};
 use crate::{datapath, shutdown_signal};
@@ -39,9 +40,9 @@ pub struct AgentArgs {
     /// Read the cluster's state from a YAML file or directory instead: `file:PATH`.
     #[arg(long, conflicts_with = "kubeconfig", value_name = "file:PATH")]
     source: Option<String>,
-    /// This node's address: NodePorts are served on it, and DNS listens on it.
-    #[arg(long)]
-    node_address: Ipv4Addr,
+    /// This node's addresses, one or one of each family: NodePorts are served on them, and DNS listens on them.
+    #[arg(long, value_delimiter = ',', required = true)]
+    node_address: Vec<IpAddr>,
     /// Interface that reaches the other nodes.
     #[arg(long)]
     uplink: String,
@@ -143,15 +144,16 @@ pub async fn run(args: AgentArgs) -> Result<()> {
 
 impl Agent {
     fn start(args: AgentArgs) -> Result<(Self, admin::Socket)> {
-        let mut datapath = datapath::open(&args.bpffs, args.cgroup.as_deref(), args.node_address, args.socket_lb)?;
+        let node = NodeAddresses::new(&args.node_address)?;
+        let mut datapath = datapath::open(&args.bpffs, args.cgroup.as_deref(), node, args.socket_lb)?;
 
         let redirect = (args.dns_port != 0).then(|| Redirect {
             service: parse_name(&args.dns_service),
-            to: vec![SocketAddr::new(args.node_address.into(), args.dns_port)],
+            to: node.all().into_iter().map(|address| SocketAddr::new(address, args.dns_port)).collect(),
         });
         let view = NodeView {
             node: args.node.as_str().into(),
-            addresses: vec![args.node_address.into()],
+            addresses: node.all(),
             zone: None,
             redirect,
             localhost_node_ports: true,
@@ -162,7 +164,7 @@ impl Agent {
             0 => None,
             port => {
                 let options = thalweg_dns::Options {
-                    listen: vec![SocketAddr::new(args.node_address.into(), port)],
+                    listen: node.all().into_iter().map(|address| SocketAddr::new(address, port)).collect(),
                     zone: args.cluster_domain.clone(),
                     ttl: args.dns_ttl,
                     upstreams: args.dns_upstream.clone(),
@@ -191,6 +193,11 @@ impl Agent {
         attacher.keep_only(&network.pods());
 
         let board = Board::new()?;
+        board.update(|figures| {
+            figures.mode = "ebpf".to_owned();
+            figures.node_addresses = node.all();
+            figures.socket_lb = Some(args.socket_lb);
+        });
         let dns_stats = dns.clone();
         let socket = admin::serve(&args.run.join("agent.sock"), board.clone(), move |figures| {
             if let Some(dns) = &dns_stats {
@@ -215,7 +222,7 @@ impl Agent {
             mode: "ebpf",
             config: KubeProxyConfiguration {
                 hostname_override: args.node.clone(),
-                bind_address: args.node_address.to_string(),
+                bind_address: args.node_address.first().map(ToString::to_string).unwrap_or_default(),
                 healthz_bind_address: args.healthz_bind_address.to_string(),
                 metrics_bind_address: args.metrics_bind_address.to_string(),
                 mode: "ebpf".to_owned(),
