@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 use thalweg_cluster::{Batch, Dirty, Source};
 use thalweg_loader::{Datapath, Maps};
 use thalweg_proxy::config::{self, Flags, KubeProxyConfiguration, Mode, NodePortAddresses, Settings};
@@ -286,11 +286,7 @@ fn inside(settings: &Settings, mode: &str) -> Result<Inside> {
     if let Some(pattern) = &settings.pod_interfaces {
         return Ok(Inside::Interfaces(vec![pattern.replace('*', "+")]));
     }
-    let v4 = |range: &IpNetwork| match range {
-        IpNetwork::V4(range) => Some(*range),
-        IpNetwork::V6(_) => None,
-    };
-    let sources: Vec<Ipv4Network> = settings.cluster_cidrs.iter().filter_map(v4).collect();
+    let sources: Vec<IpNetwork> = settings.cluster_cidrs.clone();
     if sources.is_empty() && mode == "NodeCIDR" {
         bail!("detectLocalMode NodeCIDR: iptables mode cannot ask for the node's range: give clusterCIDR too");
     }

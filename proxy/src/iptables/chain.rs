@@ -1,9 +1,12 @@
 //! Names of our chains, and what a chain is called in every version of ours.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use thalweg_abi::Proto;
+use thalweg_cluster::Family;
+
+use super::address;
 
 /// Jumps into our chains carry this comment.
 pub(super) const COMMENT: &str = "thalweg service proxy";
@@ -32,11 +35,17 @@ pub(super) enum Fixed {
     Drop,
     Postrouting,
     Prerouting,
+    /// Packets of pods, before they are routed.
+    Inside,
     Output,
     /// Refuses and drops what was marked: the nat table may not.
     Filter,
-    /// Packets of pods that belong to no flow end here instead of reaching a client untranslated.
+    /// Lets flows of services through where the machine's own rules would not forward them.
     Forward,
+    /// Packets of pods that fit no flow end here instead of reaching somebody untranslated.
+    Invalid,
+    /// Keeps the wire from 127.0.0.1.
+    Localnet,
 }
 
 /// One chain of ours.
@@ -47,20 +56,23 @@ pub(super) enum ChainId {
     Sep(u64),
     /// One endpoint set of one service and protocol.
     Svc(u64),
+    /// Whom one service admits: returns for them, drops all others.
+    Sources(u64),
     /// Ports of one address that share their upper bits; `bits` are left to be told apart: 8 or 4.
     Ports {
         tree: Tree,
-        vip: u32,
+        vip: IpAddr,
         protocol: Proto,
         first: u16,
         bits: u8,
     },
-    /// Addresses that share their first `digits` hexadecimal digits. 0: the root. 8: one address.
+    /// Addresses that share their first `digits` hexadecimal digits, at least one. All of them: one address.
     Node {
         tree: Tree,
-        prefix: u32,
+        prefix: IpAddr,
         digits: u8,
     },
+    Root(Tree),
 }
 
 /// A jump from a chain of the system into one of ours.
@@ -69,37 +81,74 @@ pub(super) struct Jump {
     pub table: Table,
     pub from: &'static str,
     pub to: ChainId,
-    /// Only packets that carry the mark of refusal.
-    pub marked: bool,
+    pub only: Only,
 }
 
-pub(super) const JUMPS: [Jump; 7] = [
-    Jump { table: Table::Filter, from: "INPUT", to: ChainId::Fixed(Fixed::Filter), marked: true },
-    Jump { table: Table::Filter, from: "FORWARD", to: ChainId::Fixed(Fixed::Forward), marked: false },
-    Jump { table: Table::Filter, from: "FORWARD", to: ChainId::Fixed(Fixed::Filter), marked: true },
-    Jump { table: Table::Filter, from: "OUTPUT", to: ChainId::Fixed(Fixed::Filter), marked: true },
-    Jump { table: Table::Nat, from: "PREROUTING", to: ChainId::Fixed(Fixed::Prerouting), marked: false },
-    Jump { table: Table::Nat, from: "OUTPUT", to: ChainId::Fixed(Fixed::Output), marked: false },
-    Jump { table: Table::Nat, from: "POSTROUTING", to: ChainId::Fixed(Fixed::Postrouting), marked: false },
-];
+/// Which packets jump.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Only {
+    All,
+    /// With the mark of refusal.
+    Refused,
+    /// That fit no flow of the kernel's.
+    Invalid,
+    /// From elsewhere to 127.0.0.0/8. There is no such jump for IPv6.
+    Localnet,
+}
+
+/// All jumps there are for one family. In which order they come does not matter: no two are about the same packet, but
+/// for what is refused, which nothing else accepts.
+pub(super) fn jumps(family: Family) -> impl Iterator<Item = Jump> {
+    let jump = |table, from, to, only| Jump { table, from, to: ChainId::Fixed(to), only };
+    [
+        jump(Table::Filter, "INPUT", Fixed::Localnet, Only::Localnet),
+        jump(Table::Filter, "INPUT", Fixed::Invalid, Only::Invalid),
+        jump(Table::Filter, "INPUT", Fixed::Filter, Only::Refused),
+        jump(Table::Filter, "FORWARD", Fixed::Forward, Only::All),
+        jump(Table::Filter, "FORWARD", Fixed::Invalid, Only::Invalid),
+        jump(Table::Filter, "FORWARD", Fixed::Filter, Only::Refused),
+        jump(Table::Filter, "OUTPUT", Fixed::Filter, Only::Refused),
+        jump(Table::Nat, "PREROUTING", Fixed::Prerouting, Only::All),
+        jump(Table::Nat, "OUTPUT", Fixed::Output, Only::All),
+        jump(Table::Nat, "POSTROUTING", Fixed::Postrouting, Only::All),
+    ]
+    .into_iter()
+    .filter(move |jump| family == Family::V4 || jump.only != Only::Localnet)
+}
 
 /// True for a chain that this version or an earlier one made. Names are only ever added here.
 pub(super) fn is_ours(name: &str) -> bool {
-    const FIXED: [&str; 11] =
-        ["PREROUTING", "OUTPUT", "POSTROUTING", "SERVICES", "EXTERNAL", "MASQ", "REFUSE", "DROP", "FILTER", "FORWARD", "PROBE"];
+    const FIXED: [&str; 14] = [
+        "PREROUTING",
+        "INSIDE",
+        "OUTPUT",
+        "POSTROUTING",
+        "SERVICES",
+        "EXTERNAL",
+        "MASQ",
+        "REFUSE",
+        "DROP",
+        "FILTER",
+        "FORWARD",
+        "INVALID",
+        "LOCALNET",
+        "PROBE",
+    ];
     let hex = |text: &str, most: usize| {
         !text.is_empty() && text.len() <= most && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
+    let hash = |text: &str| text.len() == 16 && hex(text, 16);
     let Some(rest) = name.strip_prefix("TW-") else { return false };
     if FIXED.contains(&rest) {
         return true;
     }
     match rest.split_once('-') {
-        Some(("SVC" | "SEP", hash)) => hash.len() == 16 && hex(hash, 16),
+        Some(("SVC" | "SEP" | "SRC", name)) => hash(name),
         Some(("I" | "E", path)) => match path.split_once('-') {
-            None => hex(path, 8),
+            None => hex(path, 8) || hash(path),
             Some((vip, ports)) => {
-                vip.len() == 8 && hex(vip, 8) && ports.strip_prefix(['t', 'u']).is_some_and(|digits| hex(digits, 3))
+                let address = (vip.len() == 8 && hex(vip, 8)) || hash(vip);
+                address && ports.strip_prefix(['t', 'u', 's']).is_some_and(|digits| hex(digits, 3))
             }
         },
         _ => false,
@@ -116,7 +165,11 @@ pub(super) fn hash(parts: &[&str]) -> u64 {
 }
 
 pub(super) fn protocol_name(protocol: Proto) -> &'static str {
-    if protocol == Proto::UDP { "udp" } else { "tcp" }
+    match protocol {
+        Proto::UDP => "udp",
+        Proto::SCTP => "sctp",
+        _ => "tcp",
+    }
 }
 
 // === impl Table ===
@@ -133,13 +186,9 @@ impl Table {
 // === impl ChainId ===
 
 impl ChainId {
-    pub fn root(tree: Tree) -> Self {
-        Self::Node { tree, prefix: 0, digits: 0 }
-    }
-
     pub fn table(self) -> Table {
         match self {
-            Self::Fixed(Fixed::Filter | Fixed::Forward) => Table::Filter,
+            Self::Fixed(Fixed::Filter | Fixed::Forward | Fixed::Invalid | Fixed::Localnet) => Table::Filter,
             _ => Table::Nat,
         }
     }
@@ -147,12 +196,15 @@ impl ChainId {
     /// Chains are written in this order: those that are jumped to before those that jump.
     pub fn order(self) -> u8 {
         match self {
-            Self::Fixed(Fixed::Prerouting | Fixed::Output) => 40,
-            Self::Fixed(_) => 0,
-            Self::Sep(_) => 1,
-            Self::Svc(_) => 2,
+            Self::Fixed(Fixed::Prerouting) => 83,
+            Self::Fixed(Fixed::Inside) => 82,
+            Self::Fixed(Fixed::Output) => 81,
+            Self::Root(_) => 80,
+            Self::Node { digits, .. } => 64 - digits,
             Self::Ports { bits, .. } => 3 + bits,
-            Self::Node { digits, .. } => 30 - digits,
+            Self::Svc(_) => 2,
+            Self::Sep(_) | Self::Sources(_) => 1,
+            Self::Fixed(_) => 0,
         }
     }
 }
@@ -166,24 +218,33 @@ impl fmt::Display for ChainId {
                 Fixed::Drop => "TW-DROP",
                 Fixed::Postrouting => "TW-POSTROUTING",
                 Fixed::Prerouting => "TW-PREROUTING",
+                Fixed::Inside => "TW-INSIDE",
                 Fixed::Output => "TW-OUTPUT",
                 Fixed::Filter => "TW-FILTER",
                 Fixed::Forward => "TW-FORWARD",
+                Fixed::Invalid => "TW-INVALID",
+                Fixed::Localnet => "TW-LOCALNET",
             }),
             Self::Sep(hash) => write!(f, "TW-SEP-{hash:016x}"),
             Self::Svc(hash) => write!(f, "TW-SVC-{hash:016x}"),
-            Self::Node { tree: Tree::Inside, digits: 0, .. } => f.write_str("TW-SERVICES"),
-            Self::Node { tree: Tree::Outside, digits: 0, .. } => f.write_str("TW-EXTERNAL"),
-            Self::Node { tree, prefix, digits } => {
-                let shifted = prefix >> (32 - 4 * u32::from(digits));
-                write!(f, "TW-{}-{shifted:0width$x}", tree.letter(), width = usize::from(digits))
-            }
+            Self::Sources(hash) => write!(f, "TW-SRC-{hash:016x}"),
+            Self::Root(Tree::Inside) => f.write_str("TW-SERVICES"),
+            Self::Root(Tree::Outside) => f.write_str("TW-EXTERNAL"),
+            Self::Node { tree, prefix, digits } => write!(f, "TW-{}-{}", tree.letter(), path(prefix, digits)),
             Self::Ports { tree, vip, protocol, first, bits } => {
-                let letter = &protocol_name(protocol)[..1];
+                let (vip, letter) = (path(vip, address::digits(address::family_of(vip))), &protocol_name(protocol)[..1]);
                 let width = usize::from((16 - bits) / 4);
-                write!(f, "TW-{}-{vip:08x}-{letter}{:0width$x}", tree.letter(), first >> bits)
+                write!(f, "TW-{}-{vip}-{letter}{:0width$x}", tree.letter(), first >> bits)
             }
         }
+    }
+}
+
+/// A node of the tree in 16 characters at most: a name may have 28, which are too few for the digits of IPv6.
+fn path(prefix: IpAddr, digits: u8) -> String {
+    match prefix {
+        IpAddr::V4(prefix) => address::text(prefix, digits),
+        IpAddr::V6(_) => format!("{:016x}", hash(&["node", &address::network(prefix, digits)])),
     }
 }
 
@@ -203,14 +264,14 @@ impl Tree {
 impl Jump {
     /// The rule, without the chain it is in. `mark`: the mark of refusal.
     pub fn rule(&self, mark: u32) -> String {
-        let marked = if self.marked { format!(" -m mark --mark {mark:#x}/{mark:#x}") } else { String::new() };
-        format!("-m comment --comment \"{COMMENT}\"{marked} -j {}", self.to)
+        let only = match self.only {
+            Only::All => String::new(),
+            Only::Refused => format!(" -m mark --mark {mark:#x}/{mark:#x}"),
+            Only::Invalid => " -m conntrack --ctstate INVALID".to_owned(),
+            Only::Localnet => " ! -s 127.0.0.0/8 -d 127.0.0.0/8".to_owned(),
+        };
+        format!("-m comment --comment \"{COMMENT}\"{only} -j {}", self.to)
     }
-}
-
-/// `10.96.0.0/16`: the addresses below a node.
-pub(super) fn network(prefix: u32, digits: u8) -> String {
-    format!("{}/{}", Ipv4Addr::from(prefix), 4 * u32::from(digits))
 }
 
 #[cfg(test)]
@@ -219,19 +280,25 @@ mod tests {
 
     #[test]
     fn names_are_ours_and_fit() {
-        let node = |prefix, digits| ChainId::Node { tree: Tree::Inside, prefix, digits };
-        let ports = |first, bits| ChainId::Ports { tree: Tree::Outside, vip: 0xac1e_000b, protocol: Proto::UDP, first, bits };
+        let vip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let node = |prefix, digits| ChainId::Node { tree: Tree::Inside, prefix: vip(prefix), digits };
+        let ports =
+            |address, protocol, first, bits| ChainId::Ports { tree: Tree::Outside, vip: vip(address), protocol, first, bits };
         for (chain, expected) in [
             (ChainId::Sep(7), "TW-SEP-0000000000000007"),
             (ChainId::Svc(u64::MAX), "TW-SVC-ffffffffffffffff"),
-            (ChainId::root(Tree::Inside), "TW-SERVICES"),
-            (ChainId::root(Tree::Outside), "TW-EXTERNAL"),
-            (node(0x0a60_0000, 1), "TW-I-0"),
-            (node(0x0a60_0000, 4), "TW-I-0a60"),
-            (node(0x0a60_0007, 8), "TW-I-0a600007"),
-            (ports(0x7500, 8), "TW-E-ac1e000b-u75"),
-            (ports(0x0050, 4), "TW-E-ac1e000b-u005"),
+            (ChainId::Sources(1), "TW-SRC-0000000000000001"),
+            (ChainId::Root(Tree::Inside), "TW-SERVICES"),
+            (ChainId::Root(Tree::Outside), "TW-EXTERNAL"),
+            (node("10.96.0.0", 1), "TW-I-0"),
+            (node("10.96.0.0", 4), "TW-I-0a60"),
+            (node("10.96.0.7", 8), "TW-I-0a600007"),
+            (node("fd00:10:96::", 27), "TW-I-f61423ede050940f"),
+            (ports("172.30.0.11", Proto::UDP, 0x7500, 8), "TW-E-ac1e000b-u75"),
+            (ports("172.30.0.11", Proto::SCTP, 0x0050, 4), "TW-E-ac1e000b-s005"),
+            (ports("fd00:172:30::11", Proto::TCP, 0x0050, 4), "TW-E-96a54d99c71b8b8e-t005"),
             (ChainId::Fixed(Fixed::Postrouting), "TW-POSTROUTING"),
+            (ChainId::Fixed(Fixed::Localnet), "TW-LOCALNET"),
         ] {
             assert_eq!(chain.to_string(), expected);
             assert!(is_ours(expected), "{expected}");

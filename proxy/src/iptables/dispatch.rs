@@ -5,15 +5,21 @@
 //! one among 10,000 services meets some dozens of rules, not thousands. An address with more than [`INLINE`] rules has a
 //! chain of its own; one with more than [`PORTS`] ports (a node's, with its NodePorts) splits by port as well. A change
 //! rewrites the chain it is in, and its neighbours only when something splits or joins.
+//!
+//! nf_tables follows 16 jumps in a row and no more. The eight digits of IPv4 fit; the 32 of IPv6 would not, so a chain
+//! that [`BRANCHES`] others lead to takes all that is below it. Service ranges are far narrower than that: such a chain
+//! is longer than others only where addresses were chosen to part at eight digits one after the other.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use thalweg_abi::Proto;
-use thalweg_cluster::Name;
+use thalweg_cluster::{Family, Name};
 
-use super::chain::{ChainId, Tree, network, protocol_name};
-use super::rules::{Action, PortKey, Rules, entry};
+use super::address;
+use super::chain::{ChainId, Tree, protocol_name};
+use super::compile::{Action, PortKey};
+use super::rules::{Rules, entry};
 
 /// Addresses in one chain before it splits.
 pub(super) const LEAF: usize = 16;
@@ -22,11 +28,15 @@ pub(super) const INLINE: usize = 4;
 /// Ports of one address in one chain before it splits.
 pub(super) const PORTS: usize = 16;
 
-/// All that is dialled in one scope.
+/// Chains that split on the way to one address.
+pub(super) const BRANCHES: usize = 7;
+
+/// All that is dialled in one scope by one family.
 #[derive(Debug)]
 pub(super) struct Dispatch {
     tree: Tree,
-    vips: BTreeMap<u32, Vip>,
+    family: Family,
+    vips: BTreeMap<IpAddr, Vip>,
 }
 
 /// Who claims each port; the first claim is the one that counts, the others wait.
@@ -34,19 +44,19 @@ type Vip = BTreeMap<PortKey, Vec<(Name, Action)>>;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Node {
-    prefix: u32,
+    prefix: IpAddr,
     digits: u8,
 }
 
 // === impl Dispatch ===
 
 impl Dispatch {
-    pub fn new(tree: Tree) -> Self {
-        Self { tree, vips: BTreeMap::new() }
+    pub fn new(tree: Tree, family: Family) -> Self {
+        Self { tree, family, vips: BTreeMap::new() }
     }
 
     /// A service claims a port, or changes what it wants there. False when another one has it.
-    pub fn claim(&mut self, vip: u32, port: PortKey, owner: &Name, action: Action) -> bool {
+    pub fn claim(&mut self, vip: IpAddr, port: PortKey, owner: &Name, action: Action) -> bool {
         let claims = self.vips.entry(vip).or_default().entry(port).or_default();
         match claims.iter_mut().find(|(name, _)| name == owner) {
             Some((_, held)) => *held = action,
@@ -55,7 +65,7 @@ impl Dispatch {
         port.wildcard || claims[0].0 == *owner
     }
 
-    pub fn release(&mut self, vip: u32, port: PortKey, owner: &Name) {
+    pub fn release(&mut self, vip: IpAddr, port: PortKey, owner: &Name) {
         let Some(ports) = self.vips.get_mut(&vip) else { return };
         if let Some(claims) = ports.get_mut(&port) {
             claims.retain(|(name, _)| name != owner);
@@ -68,14 +78,31 @@ impl Dispatch {
         }
     }
 
-    /// Chains that may look different when this address changes; others follow from what these lead to.
-    pub fn path(&self, vip: u32) -> impl Iterator<Item = ChainId> + use<> {
-        let tree = self.tree;
-        (0..=8).map(move |digits| Node::holding(vip, digits).chain(tree))
+    /// Chains that say something of this address: a change of it may change these. Chains that came or went with the
+    /// change follow from what these lead to and led to.
+    pub fn path(&self, vip: IpAddr) -> Vec<ChainId> {
+        let mut chains = Vec::new();
+        let mut at = self.root();
+        for level in 0.. {
+            chains.push(self.chain(at));
+            if self.is_leaf(at, level) {
+                break;
+            }
+            let child = Node::holding(vip, at.digits + 1);
+            if self.range(child).next().is_none() {
+                break;
+            }
+            at = self.descend(child);
+            if !at.holds(vip) {
+                break;
+            }
+        }
+        chains.push(self.chain(Node::whole(vip)));
+        chains
     }
 
-    /// The chain of this port, should its address be split by ports.
-    pub fn port_chain(&self, vip: u32, key: PortKey) -> impl Iterator<Item = ChainId> + use<> {
+    /// The chains of this port, should its address be split by ports.
+    pub fn port_chains(&self, vip: IpAddr, key: PortKey) -> impl Iterator<Item = ChainId> + use<> {
         let tree = self.tree;
         let bits: &[u8] = if key.wildcard { &[] } else { &[4, 8] };
         bits.iter().map(move |bits| ports_chain(tree, vip, key.protocol, key.port, *bits))
@@ -84,7 +111,8 @@ impl Dispatch {
     /// The rules of a chain of this tree; `None` when there is no such chain.
     pub fn rules(&self, chain: ChainId) -> Option<Rules> {
         match chain {
-            ChainId::Node { prefix, digits: 8, .. } => self.own_chain(prefix),
+            ChainId::Root(_) => self.node(self.root()),
+            ChainId::Node { prefix, digits, .. } if digits == address::digits(self.family) => self.own_chain(prefix),
             ChainId::Node { prefix, digits, .. } => self.node(Node { prefix, digits }),
             ChainId::Ports { vip, protocol, first, bits, .. } => self.ports(vip, protocol, first, bits),
             _ => None,
@@ -93,10 +121,10 @@ impl Dispatch {
 
     /// Walks from the root towards the wanted node, as a packet does.
     fn node(&self, wanted: Node) -> Option<Rules> {
-        let mut at = Node { prefix: 0, digits: 0 };
-        loop {
+        let mut at = self.root();
+        for level in 0.. {
             let reached = at == wanted;
-            if self.few(at) {
+            if self.is_leaf(at, level) {
                 return reached.then(|| self.leaf(at));
             }
             if reached {
@@ -108,18 +136,19 @@ impl Dispatch {
             let child = Node::holding(wanted.prefix, at.digits + 1);
             self.range(child).next()?;
             at = self.descend(child);
-            if at.digits > wanted.digits || Node::holding(wanted.prefix, at.digits) != at {
+            if at.digits > wanted.digits || !at.holds(wanted.prefix) {
                 return None;
             }
         }
+        None
     }
 
     fn leaf(&self, node: Node) -> Rules {
         let mut rules = Rules::default();
         for (vip, ports) in self.range(node) {
             if ports.len() > INLINE {
-                let chain = Node::holding(*vip, 8).chain(self.tree);
-                rules.lines.push(format!("-d {}/32 -g {chain}", Ipv4Addr::from(*vip)));
+                let chain = self.chain(Node::whole(*vip));
+                rules.lines.push(format!("-d {} -g {chain}", address::host(*vip)));
                 rules.next.push(chain);
             } else {
                 rules.lines.extend(ports.iter().flat_map(|(key, claims)| served(*vip, *key, claims)));
@@ -130,22 +159,21 @@ impl Dispatch {
 
     fn branch(&self, node: Node) -> Rules {
         let mut rules = Rules::default();
-        let step = 1_u32 << (28 - 4 * u32::from(node.digits));
         for digit in 0..16 {
-            let child = Node { prefix: node.prefix + digit * step, digits: node.digits + 1 };
+            let child = Node { prefix: address::child(node.prefix, node.digits, digit), digits: node.digits + 1 };
             if self.range(child).next().is_none() {
                 continue;
             }
             let child = self.descend(child);
-            let chain = child.chain(self.tree);
-            rules.lines.push(format!("-d {} -g {chain}", network(child.prefix, child.digits)));
+            let chain = self.chain(child);
+            rules.lines.push(format!("-d {} -g {chain}", address::network(child.prefix, child.digits)));
             rules.next.push(chain);
         }
         rules
     }
 
     /// The chain of one address, when it has too many ports to stand among others.
-    fn own_chain(&self, vip: u32) -> Option<Rules> {
+    fn own_chain(&self, vip: IpAddr) -> Option<Rules> {
         let ports = self.vips.get(&vip).filter(|ports| ports.len() > INLINE)?;
         let mut rules = Rules::default();
         if ports.len() <= PORTS {
@@ -159,7 +187,7 @@ impl Dispatch {
         Some(rules)
     }
 
-    fn ports(&self, vip: u32, protocol: Proto, first: u16, bits: u8) -> Option<Rules> {
+    fn ports(&self, vip: IpAddr, protocol: Proto, first: u16, bits: u8) -> Option<Rules> {
         let ports = self.vips.get(&vip).filter(|ports| ports.len() > PORTS)?;
         let key = |port| PortKey { wildcard: false, protocol, port };
         let last = first | ((1 << bits) - 1);
@@ -175,7 +203,7 @@ impl Dispatch {
     }
 
     /// One rule per group of ports that differ in no more than their last `bits` bits.
-    fn split<'a>(&self, rules: &mut Rules, vip: u32, keys: impl Iterator<Item = &'a PortKey>, bits: u8) {
+    fn split<'a>(&self, rules: &mut Rules, vip: IpAddr, keys: impl Iterator<Item = &'a PortKey>, bits: u8) {
         for key in keys {
             let chain = ports_chain(self.tree, vip, key.protocol, key.port, bits);
             if rules.next.last() == Some(&chain) {
@@ -189,8 +217,24 @@ impl Dispatch {
         }
     }
 
-    fn range(&self, node: Node) -> impl DoubleEndedIterator<Item = (&u32, &Vip)> {
-        self.vips.range(node.prefix..=node.last())
+    fn root(&self) -> Node {
+        Node { prefix: address::zero(self.family), digits: 0 }
+    }
+
+    fn chain(&self, node: Node) -> ChainId {
+        match node.digits {
+            0 => ChainId::Root(self.tree),
+            digits => ChainId::Node { tree: self.tree, prefix: node.prefix, digits },
+        }
+    }
+
+    fn range(&self, node: Node) -> impl DoubleEndedIterator<Item = (&IpAddr, &Vip)> {
+        self.vips.range(node.prefix..=address::last(node.prefix, node.digits))
+    }
+
+    /// `level`: how many chains lead here.
+    fn is_leaf(&self, node: Node, level: usize) -> bool {
+        level >= BRANCHES || self.few(node)
     }
 
     fn few(&self, node: Node) -> bool {
@@ -211,27 +255,26 @@ impl Dispatch {
     }
 }
 
-fn served(vip: u32, key: PortKey, claims: &[(Name, Action)]) -> impl Iterator<Item = String> + use<> {
+fn served(vip: IpAddr, key: PortKey, claims: &[(Name, Action)]) -> impl Iterator<Item = String> + use<> {
     claims.first().map(|(owner, action)| entry(vip, key, owner, *action)).into_iter().flatten()
 }
 
-fn ports_chain(tree: Tree, vip: u32, protocol: Proto, port: u16, bits: u8) -> ChainId {
+fn ports_chain(tree: Tree, vip: IpAddr, protocol: Proto, port: u16, bits: u8) -> ChainId {
     ChainId::Ports { tree, vip, protocol, first: port >> bits << bits, bits }
 }
 
 // === impl Node ===
 
 impl Node {
-    fn holding(address: u32, digits: u8) -> Self {
-        let mask = if digits == 0 { 0 } else { u32::MAX << (32 - 4 * u32::from(digits)) };
-        Self { prefix: address & mask, digits }
+    fn holding(address: IpAddr, digits: u8) -> Self {
+        Self { prefix: address::prefix(address, digits), digits }
     }
 
-    fn last(self) -> u32 {
-        if self.digits == 0 { u32::MAX } else { self.prefix | (u32::MAX.checked_shr(4 * u32::from(self.digits)).unwrap_or(0)) }
+    fn whole(address: IpAddr) -> Self {
+        Self { prefix: address, digits: address::digits(address::family_of(address)) }
     }
 
-    fn chain(self, tree: Tree) -> ChainId {
-        ChainId::Node { tree, prefix: self.prefix, digits: self.digits }
+    fn holds(self, address: IpAddr) -> bool {
+        Self::holding(address, self.digits) == self
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use thalweg_cluster::Family;
+
 /// Errors of this backend.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,6 +26,21 @@ pub enum Error {
     Refused { program: PathBuf, line: usize, rule: String, message: String },
     #[error("{program} failed: {message}")]
     Failed { program: PathBuf, message: String },
+    /// A family that this machine cannot do; services of it are not served.
+    #[error("{} is left out: {message}", called(*family))]
+    NoFamily { family: Family, message: String },
+    #[error("the kernel's connection table cannot be followed (CONFIG_NF_CT_NETLINK, CAP_NET_ADMIN): {source}")]
+    Flows {
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} must be {wanted} for NodePorts on 127.0.0.1, and cannot be written: {source}", path.display())]
+    Setting {
+        path: PathBuf,
+        wanted: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("session affinity needs the kernel's `recent` match (xt_recent, CONFIG_NETFILTER_XT_MATCH_RECENT): {message}")]
     NoRecent { message: String },
     #[error("options of the iptables backend: {fault}")]
@@ -46,9 +63,19 @@ impl Error {
             | Self::TimedOut { program, .. }
             | Self::Refused { program, .. }
             | Self::Failed { program, .. } => program.clone(),
-            Self::NoRecent { .. } | Self::Options { .. } => PathBuf::from("iptables"),
+            Self::Setting { path, .. } => path.clone(),
+            Self::NoFamily { .. } | Self::Flows { .. } | Self::NoRecent { .. } | Self::Options { .. } => {
+                PathBuf::from("iptables")
+            }
         };
         // The variant is named after its first user; its text says where, what and why.
         thalweg_loader::Error::Bpffs { path, action: "program the service proxy", source: io::Error::other(self.to_string()) }
+    }
+}
+
+pub(super) fn called(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
     }
 }

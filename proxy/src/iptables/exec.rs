@@ -1,11 +1,16 @@
 //! The shell: runs the iptables programs with a bounded wait. What they say is turned into errors here.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use thalweg_cluster::Family;
+
+use super::conntrack;
 use super::error::Error;
+use super::flows::{Filter, Flow};
 
 /// Who runs scripts against the kernel: the programs, or a test's own kernel.
 pub trait Executor {
@@ -13,25 +18,31 @@ pub trait Executor {
     ///
     /// # Errors
     /// [`Error::Refused`] when a rule is at fault; then nothing has been changed.
-    fn restore(&mut self, script: &str) -> Result<(), Error>;
+    fn restore(&mut self, family: Family, script: &str) -> Result<(), Error>;
 
     /// All tables in the format of `iptables-save`.
     ///
     /// # Errors
     /// When the program cannot be run or fails.
-    fn save(&mut self) -> Result<String, Error>;
+    fn save(&mut self, family: Family) -> Result<String, Error>;
 
     /// At least these chains (table, name), those of them that are there, in the format of `iptables-save`.
     ///
     /// # Errors
     /// When the program cannot be run or fails.
-    fn look(&mut self, chains: &[(&str, String)]) -> Result<String, Error>;
+    fn look(&mut self, family: Family, chains: &[(&str, String)]) -> Result<String, Error>;
 
-    /// Removes flows from the kernel's connection table: arguments of `conntrack -D`.
+    /// Removes flows from the kernel's connection table: those that match a filter and that `is_stale`. How many.
     ///
     /// # Errors
-    /// When there is no such program. That no flow matched is no error.
-    fn forget_flows(&mut self, arguments: &[String]) -> Result<(), Error>;
+    /// When the table cannot be read.
+    fn forget_flows(&mut self, filter: &Filter, is_stale: &dyn Fn(&Flow) -> bool) -> Result<usize, Error>;
+
+    /// Lets packets to 127.0.0.1 be sent elsewhere, or forbids it again.
+    ///
+    /// # Errors
+    /// When the kernel's setting cannot be written.
+    fn route_localnet(&mut self, on: bool) -> Result<(), Error>;
 
     /// Lines that one script should have at most.
     fn script_lines(&mut self) -> usize;
@@ -49,10 +60,7 @@ pub enum Variant {
 /// The programs as installed. They work on the network namespace of the calling thread.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    restore: PathBuf,
-    save: PathBuf,
-    iptables: PathBuf,
-    conntrack: PathBuf,
+    variant: Variant,
     timeout: Duration,
     script_lines: Option<usize>,
 }
@@ -63,6 +71,8 @@ struct Ran {
     stderr: String,
 }
 
+/// Off in the kernel's defaults: packets to 127.0.0.0/8 never leave the node.
+const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 /// Seconds to wait for the lock that all users of legacy iptables share.
 const LOCK_SECONDS: &str = "10";
 /// How long one program may take.
@@ -77,20 +87,7 @@ const NFT_LINES: usize = 3_000;
 impl Programs {
     /// Found on the PATH when they are used.
     pub fn new(variant: Variant) -> Self {
-        let infix = match variant {
-            Variant::Default => "",
-            Variant::Nft => "-nft",
-            Variant::Legacy => "-legacy",
-        };
-        let program = |suffix: &str| PathBuf::from(format!("iptables{infix}{suffix}"));
-        Self {
-            restore: program("-restore"),
-            save: program("-save"),
-            iptables: program(""),
-            conntrack: PathBuf::from("conntrack"),
-            timeout: TIMEOUT,
-            script_lines: None,
-        }
+        Self { variant, timeout: TIMEOUT, script_lines: None }
     }
 
     /// How long one program may take; then it is killed.
@@ -99,9 +96,27 @@ impl Programs {
         Self { timeout, ..self }
     }
 
-    /// True when the programs are there.
+    /// True when the programs of one family at least are there.
     pub fn installed(&self) -> bool {
-        self.run(&self.restore, &["--version"], "").is_ok_and(|ran| ran.status.success())
+        [Family::V4, Family::V6].into_iter().any(|family| self.installed_for(family))
+    }
+
+    pub(super) fn installed_for(&self, family: Family) -> bool {
+        self.run(&self.program(family, "-restore"), &["--version"], "").is_ok_and(|ran| ran.status.success())
+    }
+
+    /// `ip6tables-nft-restore`
+    fn program(&self, family: Family, suffix: &str) -> PathBuf {
+        let name = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        let infix = match self.variant {
+            Variant::Default => "",
+            Variant::Nft => "-nft",
+            Variant::Legacy => "-legacy",
+        };
+        PathBuf::from(format!("{name}{infix}{suffix}"))
     }
 
     fn run(&self, program: &Path, arguments: &[&str], input: &str) -> Result<Ran, Error> {
@@ -139,27 +154,30 @@ impl Programs {
 }
 
 impl Executor for Programs {
-    fn restore(&mut self, script: &str) -> Result<(), Error> {
-        let ran = self.run(&self.restore, &["-w", LOCK_SECONDS, "--noflush"], script)?;
-        if ran.status.success() { Ok(()) } else { Err(explain(&self.restore, script, &ran.stderr)) }
+    fn restore(&mut self, family: Family, script: &str) -> Result<(), Error> {
+        let program = self.program(family, "-restore");
+        let ran = self.run(&program, &["-w", LOCK_SECONDS, "--noflush"], script)?;
+        if ran.status.success() { Ok(()) } else { Err(explain(&program, script, &ran.stderr)) }
     }
 
-    fn save(&mut self) -> Result<String, Error> {
-        let ran = self.run(&self.save, &[], "")?;
+    fn save(&mut self, family: Family) -> Result<String, Error> {
+        let program = self.program(family, "-save");
+        let ran = self.run(&program, &[], "")?;
         if ran.status.success() {
             return Ok(ran.stdout);
         }
-        Err(Error::Failed { program: self.save.clone(), message: tidy(&ran.stderr) })
+        Err(Error::Failed { program, message: tidy(&ran.stderr) })
     }
 
-    fn look(&mut self, chains: &[(&str, String)]) -> Result<String, Error> {
+    fn look(&mut self, family: Family, chains: &[(&str, String)]) -> Result<String, Error> {
         // The legacy program reads the whole table, whatever it is asked for: once is enough.
         if self.script_lines() == LEGACY_LINES {
-            return self.save();
+            return self.save(family);
         }
+        let program = self.program(family, "");
         let mut found = String::new();
         for (table, chain) in chains {
-            let ran = self.run(&self.iptables, &["-w", LOCK_SECONDS, "-t", table, "-S", chain], "")?;
+            let ran = self.run(&program, &["-w", LOCK_SECONDS, "-t", table, "-S", chain], "")?;
             if ran.status.success() {
                 found += &format!("*{table}\n:{chain} - [0:0]\n{}", ran.stdout);
             }
@@ -167,19 +185,30 @@ impl Executor for Programs {
         Ok(found)
     }
 
-    fn forget_flows(&mut self, arguments: &[String]) -> Result<(), Error> {
-        let mut all = vec!["-D"];
-        all.extend(arguments.iter().map(String::as_str));
-        // It exits with 1 when no flow matched.
-        self.run(&self.conntrack, &all, "").map(drop)
+    fn forget_flows(&mut self, filter: &Filter, is_stale: &dyn Fn(&Flow) -> bool) -> Result<usize, Error> {
+        conntrack::delete(filter, is_stale).map_err(|source| Error::Flows { source })
+    }
+
+    fn route_localnet(&mut self, on: bool) -> Result<(), Error> {
+        let wanted = if on { "1" } else { "0" };
+        let fault = |source| Error::Setting { path: ROUTE_LOCALNET.into(), wanted, source };
+        // Written only when it differs: where /proc/sys is read-only, whoever owns the node may have done it.
+        if fs::read_to_string(ROUTE_LOCALNET).map_err(fault)?.trim() == wanted {
+            return Ok(());
+        }
+        fs::write(ROUTE_LOCALNET, wanted).map_err(fault)
     }
 
     fn script_lines(&mut self) -> usize {
         if let Some(lines) = self.script_lines {
             return lines;
         }
-        let legacy = self.run(&self.restore, &["--version"], "").is_ok_and(|ran| ran.stdout.contains("legacy"));
-        let lines = if legacy { LEGACY_LINES } else { NFT_LINES };
+        let legacy = || {
+            let version = |family| self.run(&self.program(family, "-restore"), &["--version"], "");
+            let said = version(Family::V4).or_else(|_| version(Family::V6));
+            said.is_ok_and(|ran| ran.stdout.contains("legacy"))
+        };
+        let lines = if legacy() { LEGACY_LINES } else { NFT_LINES };
         self.script_lines = Some(lines);
         lines
     }

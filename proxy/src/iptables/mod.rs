@@ -1,93 +1,100 @@
 //! The iptables backend: the fallback for kernels and machines without what eBPF needs. Same plans, own chains.
 //!
 //! # Chains
-//! All names start with `TW-`. In the nat table `TW-PREROUTING` tells inside from outside ([`Inside`]); `TW-SERVICES` and
-//! `TW-EXTERNAL` are the roots of two trees of chains (`TW-I-…`, `TW-E-…`, named by the hexadecimal digits of the
-//! addresses below them: see `dispatch`), for the internal and the external traffic policy. Their leaves lead to one
-//! `TW-SVC-<hash>` per endpoint set and protocol, which picks one `TW-SEP-<hash>`, which translates. NodePorts are ports of
-//! the node's addresses in the same trees. Nothing may be refused in the nat table: `TW-REFUSE` and `TW-DROP` mark the
-//! packet there, and `TW-FILTER`, a chain of three rules that only marked packets meet, acts on the mark. So the
-//! filter table does not grow with the number of services, and packets of established flows meet three rules at most.
+//! All names start with `TW-`; iptables and ip6tables have the same. In the nat table `TW-PREROUTING` tells inside from
+//! outside ([`Inside`]); `TW-SERVICES` and `TW-EXTERNAL` are the roots of two trees of chains (`TW-I-…`, `TW-E-…`, named by
+//! the hexadecimal digits of the addresses below them, or by a hash of these: see `dispatch`), for the internal and the
+//! external traffic policy. Their leaves lead to one `TW-SVC-<hash>` per endpoint set and protocol, which picks one
+//! `TW-SEP-<hash>`, which translates; by way of `TW-SRC-<hash>` where a service admits some sources only. NodePorts are
+//! ports of the node's addresses in the same trees. What is dialled in a service range and is nobody's is dropped behind
+//! the trees. Nothing may be refused in the nat table: `TW-REFUSE` and `TW-DROP` mark the packet there, and `TW-FILTER`, a
+//! chain of three rules that only marked packets meet, acts on the mark. So the filter table does not grow with the
+//! number of services.
+//!
+//! `TW-FORWARD` accepts what services translated, where the machine's own policy is to drop (Docker's). `TW-INVALID` drops
+//! packets of pods that fit no flow, as those out of the window are: they would reach the client, or this node,
+//! untranslated, and be answered by a reset that ends the connection (kubernetes#74839). Where the kernel is told to be
+//! liberal (`net.netfilter.nf_conntrack_tcp_be_liberal`) there are none. Endpoints outside of [`Inside`] are not covered.
+//! `TW-LOCALNET` keeps the wire from 127.0.0.1 (kubernetes#90259), as kubelet does.
 //!
 //! # Writing
 //! Incremental after the first sync: a changed chain is emptied and filled by one `iptables-restore --noflush`
 //! transaction, every other chain keeps even its counters. A first sync is cut into scripts, because the nft kind of
 //! iptables needs time that grows with the square of a script's length (10,000 services: 28 s at once, 3 s in
-//! parts); parts are in an order that never shows half a service. See `ruleset`.
+//! parts); parts are in an order that never shows half a service. See `ruleset`. Each family is written by itself
+//! (`side`); what one cannot do the other does not suffer from.
+//!
+//! Others' rules are left alone, wherever they are. Our jumps go to the top of the system's chains and are not moved
+//! again when somebody (Calico) puts his own before them. What an earlier kube-proxy left is not reached by what we serve,
+//! as our rules decide first; `kube-proxy --cleanup` removes it.
 //!
 //! # What it needs
 //! Found on Linux 6.18 (Debian 12, iptables 1.8.9, which is the nft kind by default; legacy works too and both are tested): the
-//! matches addrtype, comment, conntrack, mark, recent, statistic, tcp and udp, the targets DNAT, MARK, MASQUERADE and REJECT. Of these
-//! comment, conntrack, mark, statistic, DNAT, MARK, MASQUERADE and REJECT are always used; recent only for session affinity,
-//! and its lack is said in the failure of the services that want it. recent remembers 100 clients per endpoint unless its
-//! module parameter `ip_list_tot` says more.
+//! matches comment, conntrack, mark, recent, sctp, statistic, tcp and udp, the targets DNAT, MARK, MASQUERADE and REJECT.
+//! recent is used for session affinity only, sctp for services of that protocol; their lack is said in the failure of the
+//! services that want them. recent remembers 100 clients per endpoint unless its module parameter `ip_list_tot` says more.
+//! (SCTP itself needs no support for its sockets on the node, which this kernel is built without: a packet is translated
+//! by CONFIG_NF_CT_PROTO_SCTP and matched by CONFIG_NETFILTER_XT_MATCH_SCTP.) A family whose program or tables are missing
+//! is left out: that is logged once, and its services fail by name.
+//!
+//! # Flows
+//! A change that takes an endpoint away removes the flows to it from the kernel's connection table, by netlink and
+//! filtered, and nothing is walked when nothing was lost: see `flows`. What an earlier agent missed is looked for once, in
+//! the first sync. So an established TCP connection whose endpoint is gone is reset when its client says the next word
+//! (kubernetes#46753); a client that only listens learns it from its own keep-alive.
 //!
 //! # Where it differs from the eBPF backend
-//! Flows from outside under the Cluster policy are masqueraded even to a local endpoint, as kube-proxy does. An
-//! established TCP connection whose endpoint is gone gets no RST from us. A refused datagram of the node itself fails with
-//! EPERM, at once. `FORWARD` with the policy DROP is not opened.
-//! NodePorts on 127.0.0.1 need the sysctl `net.ipv4.conf.all.route_localnet`. Flows of UDP that a change has made
-//! wrong are removed with the program `conntrack` when it is installed, but not in the first sync.
+//! Flows from outside under the Cluster policy, and flows of the node itself, are masqueraded even to a local endpoint, as
+//! kube-proxy does. A refused datagram of the node itself fails with EPERM, at once.
 
+mod address;
 mod chain;
+mod compile;
+mod conntrack;
 mod dispatch;
+mod drain;
 mod error;
 mod exec;
+mod flows;
 mod rules;
 mod ruleset;
 mod save;
+mod script;
+mod side;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use thalweg_cluster::Name;
+use ipnetwork::IpNetwork;
+use thalweg_cluster::{Family, Name};
 
-use crate::backend::{Applied, Backend, Failure};
+use crate::backend::{Applied, Backend};
 use crate::plan::ServicePlan;
-use chain::{JUMPS, Table};
-use rules::{Compiled, compile};
-use ruleset::{Ruleset, Written};
-use save::{Saved, removal};
+use address::FAMILIES;
+use save::removal;
+use side::{Side, Work};
 
+pub use drain::{Draining, translated_flows};
 pub use error::Error;
 pub use exec::{Executor, Programs, Variant};
+pub use flows::{Filter, Flow, Narrow};
 pub use rules::{Inside, Options};
 
 /// When to try again after a failure.
 const RETRY: Duration = Duration::from_secs(5);
-/// Attempts in one apply to find out which service a refused script is due to.
-const ATTEMPTS: usize = 32;
-/// Removals from the connection table in one apply: each walks the whole table.
-const MOST_FLOWS: usize = 128;
 
-/// Programs the kernel by way of `iptables-restore`. Every call may run programs and wait for them.
+/// Programs the kernel by way of `iptables-restore` and `ip6tables-restore`. Every call may run programs and wait for them.
 pub struct IptablesBackend {
     executor: Box<dyn Executor + Send>,
-    ruleset: Ruleset,
-    services: BTreeMap<Name, Record>,
-    dirty: BTreeSet<Name>,
+    options: Options,
+    /// Desired.
+    services: BTreeMap<Name, ServicePlan>,
+    sides: [Side; 2],
     /// Every service has been heard of. Chains are shared, so nothing is written before.
     complete: bool,
-    /// What the kernel held at the start is known.
-    adopted: bool,
-    /// The first sync is over.
-    synced: bool,
-    /// Whether the kernel has the `recent` match, once that was asked.
-    recent: Option<Result<(), String>>,
-    conntrack_missing: bool,
     retry: Option<Instant>,
-}
-
-/// One service.
-#[derive(Default)]
-struct Record {
-    /// `None`: it is to go.
-    desired: Option<ServicePlan>,
-    /// What is in the rule set.
-    staged: Compiled,
 }
 
 /// What [`IptablesBackend::repair`] found and did.
@@ -97,6 +104,26 @@ pub struct Repaired {
     pub chains: usize,
     /// Jumps into our chains that were missing, twice there, or changed.
     pub jumps: usize,
+}
+
+/// Numbers for metrics.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Figures {
+    pub tables: Vec<TableFigures>,
+    /// Scripts that failed, of whatever family.
+    pub restore_failures: u64,
+    /// Those of them that were to write a change, not everything.
+    pub partial_restore_failures: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableFigures {
+    pub family: Family,
+    pub table: &'static str,
+    /// Rules in our chains, as last written.
+    pub rules: usize,
+    /// Rules that the last sync wrote which wrote anything.
+    pub last_written: usize,
 }
 
 // === impl IptablesBackend ===
@@ -112,14 +139,10 @@ impl IptablesBackend {
         }
         Ok(Self {
             executor: Box::new(executor),
-            ruleset: Ruleset::new(options),
+            sides: FAMILIES.map(|family| Side::new(family, options.clone())),
+            options,
             services: BTreeMap::new(),
-            dirty: BTreeSet::new(),
             complete: false,
-            adopted: false,
-            synced: false,
-            recent: None,
-            conntrack_missing: false,
             retry: None,
         })
     }
@@ -135,236 +158,75 @@ impl IptablesBackend {
             return Ok(applied);
         }
         self.retry = None;
-        let result = self.adopt().and_then(|()| {
-            let due: Vec<Name> = std::mem::take(&mut self.dirty).into_iter().collect();
-            applied.services = due.len();
-            let (ready, stopped) = self.without_affinity_if_need_be(due, &mut applied);
-            let mut attempts = ATTEMPTS;
-            let attempted = self.attempt(&ready, &mut attempts, &mut applied);
-            stopped.map_or(attempted, Err)
-        });
-        self.services
-            .retain(|name, record| record.desired.is_some() || !record.staged.entries.is_empty() || self.dirty.contains(name));
+        applied.services = self.sides.iter().flat_map(Side::dirty).collect::<BTreeSet<_>>().len();
+        let mut result = Ok(());
+        for side in &mut self.sides {
+            let synced = side.sync(&mut Work::new(&mut *self.executor, &self.services, &mut applied));
+            result = result.and(synced);
+        }
+        if self.sides.iter().all(|side| side.missing().is_some()) {
+            result = result.and(self.sides[0].missing().map_or(Ok(()), Err));
+        }
         if result.is_err() || !applied.failed.is_empty() {
             self.retry = Some(now + RETRY);
-        } else {
-            self.synced = true;
         }
         applied.took = started.elapsed();
         result.map(|()| applied)
     }
 
-    /// Looks whether our chains and the jumps into them are still there, and puts back what is missing. Cheap when all is
-    /// well: to be called every half minute or so. Does nothing before the first apply.
+    /// Looks whether our chains and the jumps into them are still there, and puts back what is missing; and whether what
+    /// this machine could not do is possible now. Cheap when all is well: to be called every half minute or so. Does
+    /// nothing before the first apply.
     ///
     /// # Errors
     /// When the programs fail; the next call tries again.
     pub fn repair(&mut self) -> Result<Repaired, Error> {
-        // What the kernel can do may have changed as well: a module may have been loaded.
-        self.recent = None;
-        if !self.synced || self.is_well()? {
-            return Ok(Repaired::default());
-        }
-        self.ruleset.believe(&Saved::parse(&self.executor.save()?));
-        let mut written = Written::default();
-        self.write(&mut written)?;
-        tracing::warn!(
-            chains = written.chains + written.removed,
-            jumps = written.jumps,
-            "somebody changed the service proxy's rules; they are back"
-        );
-        Ok(Repaired { chains: written.chains + written.removed, jumps: written.jumps })
-    }
-
-    /// Rules in our chains as last written, by table: what kube-proxy counts as `sync_proxy_rules_iptables_total`.
-    pub fn rule_counts(&self) -> [(&'static str, usize); 2] {
-        [Table::Filter, Table::Nat].map(|table| (table.name(), self.ruleset.rules_in(table)))
-    }
-
-    /// The tell-tales: the jumps, and the few chains that every packet meets.
-    fn is_well(&mut self) -> Result<bool, Error> {
-        let sentinels: Vec<_> = self.ruleset.sentinels().collect();
-        let system: BTreeSet<_> = JUMPS.iter().map(|jump| (jump.table, jump.from)).collect();
-        let chains: Vec<(&str, String)> = sentinels
-            .iter()
-            .map(|(chain, _)| (chain.table().name(), chain.to_string()))
-            .chain(system.into_iter().map(|(table, chain)| (table.name(), chain.to_owned())))
-            .collect();
-        let saved = Saved::parse(&self.executor.look(&chains)?);
-        let whole = sentinels.iter().all(|(chain, rules)| saved.chains.get(&(chain.table(), chain.to_string())) == Some(rules));
-        Ok(!self.ruleset.believe_jumps(&saved) && whole)
-    }
-
-    /// Learns what an earlier agent left; it all counts as nobody's until it is written again.
-    fn adopt(&mut self) -> Result<(), Error> {
-        if !self.adopted {
-            self.ruleset.believe(&Saved::parse(&self.executor.save()?));
-            self.adopted = true;
-        }
-        Ok(())
-    }
-
-    /// Sets services aside that need the `recent` match where the kernel does not have it.
-    fn without_affinity_if_need_be(&mut self, due: Vec<Name>, applied: &mut Applied) -> (Vec<Name>, Option<Error>) {
-        let mut ready = Vec::new();
-        let mut stopped = None;
-        for name in due {
-            let plan = self.services.get(&name).and_then(|record| record.desired.as_ref());
-            let wants = plan.is_some_and(|plan| plan.frontends.iter().any(|frontend| frontend.affinity_seconds > 0));
-            let has = if wants && stopped.is_none() { self.has_recent() } else { Ok(Ok(())) };
-            match has {
-                Ok(Ok(())) => ready.push(name),
-                Ok(Err(message)) => self.fail(name, &Error::NoRecent { message }, applied),
-                Err(error) => {
-                    self.dirty.insert(name);
-                    stopped = Some(error);
-                }
+        let mut repaired = Repaired::default();
+        let mut result = Ok(());
+        for side in &mut self.sides {
+            match side.repair(&mut *self.executor) {
+                Ok(one) => repaired += one,
+                Err(error) => result = result.and(Err(error)),
             }
         }
-        (ready, stopped)
+        if repaired != Repaired::default() {
+            tracing::warn!(?repaired, "somebody changed the service proxy's rules; they are back");
+        }
+        result.map(|()| repaired)
     }
 
-    fn has_recent(&mut self) -> Result<Result<(), String>, Error> {
-        if let Some(known) = &self.recent {
-            return Ok(known.clone());
+    pub fn figures(&self) -> Figures {
+        Figures {
+            tables: self.sides.iter().flat_map(Side::figures).collect(),
+            restore_failures: self.sides.iter().map(|side| side.failures.all).sum(),
+            partial_restore_failures: self.sides.iter().map(|side| side.failures.partial).sum(),
         }
-        let probe =
-            "*nat\n:TW-PROBE - [0:0]\n-A TW-PROBE -m recent --name TW-PROBE --rcheck --seconds 1 --reap -j RETURN\nCOMMIT\n";
-        let answer = match self.executor.restore(probe) {
-            Ok(()) => Ok(()),
-            Err(error) if error.is_about_rules() => Err(error.to_string()),
-            Err(error) => return Err(error),
-        };
-        if answer.is_ok() {
-            self.executor.restore("*nat\n:TW-PROBE - [0:0]\n-X TW-PROBE\nCOMMIT\n")?;
-        }
-        self.recent = Some(answer.clone());
-        Ok(answer)
     }
 
-    /// Stages services and writes what changed. A script that is refused is due to one of them: each half is tried alone.
-    fn attempt(&mut self, names: &[Name], attempts: &mut usize, applied: &mut Applied) -> Result<(), Error> {
-        let mut before = Vec::with_capacity(names.len());
-        let (mut frontends, mut gone) = (0, 0);
-        for name in names {
-            let Some(record) = self.services.get_mut(name) else { continue };
-            let new = record.desired.as_ref().map(compile).unwrap_or_default();
-            let old = std::mem::replace(&mut record.staged, new);
-            let (written, removed, taken) = self.ruleset.stage(name, &old, &record.staged);
-            if let Some(key) = taken {
-                let vip = std::net::Ipv4Addr::from(key.vip);
-                tracing::warn!(service = %name, "{vip}:{} is another service's; this one waits for it", key.port.port);
-            }
-            (frontends, gone) = (frontends + written, gone + removed);
-            before.push((name, old));
-        }
-        *attempts = attempts.saturating_sub(1);
-        let mut written = Written::default();
-        let error = match self.write(&mut written) {
-            Ok(()) => {
-                applied.frontends_written += frontends;
-                applied.removed += gone;
-                applied.slots_written += written.set_members;
-                applied.backends_written += written.endpoints;
-                self.forget_flows(&before);
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        for (name, old) in before {
-            if let Some(record) = self.services.get_mut(name) {
-                self.ruleset.stage(name, &record.staged, &old);
-                record.staged = old;
-            }
-        }
-        if !error.is_about_rules() || names.is_empty() {
-            self.dirty.extend(names.iter().cloned());
-            return Err(error);
-        }
-        if names.len() > 1 && *attempts > 0 {
-            let (left, right) = names.split_at(names.len() / 2);
-            let first = self.attempt(left, attempts, applied);
-            return self.attempt(right, attempts, applied).and(first);
-        }
-        for name in names {
-            self.fail(name.clone(), &error, applied);
-        }
-        // What had been written before the refusal goes again, or is left for the next apply.
-        self.write(&mut written)
-    }
-
-    fn fail(&mut self, name: Name, error: &Error, applied: &mut Applied) {
-        applied.failed.push(Failure { service: name.clone(), error: error.to_loader() });
-        self.dirty.insert(name);
-    }
-
-    fn write(&mut self, written: &mut Written) -> Result<(), Error> {
-        let lines = self.executor.script_lines();
-        for script in self.ruleset.scripts(lines) {
-            match self.executor.restore(&script.text) {
-                Ok(()) => self.ruleset.done(script, written),
-                Err(error) if error.is_about_rules() => return Err(error),
-                Err(error) => {
-                    self.ruleset.doubt(script);
-                    self.adopted = false;
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The next datagram of a flow whose endpoint is gone, or that was let through before there was one, is to be
-    /// looked at anew.
-    fn forget_flows(&mut self, before: &[(&Name, Compiled)]) {
-        if self.conntrack_missing || !self.synced {
-            return;
-        }
-        let mut flows = Vec::new();
-        for (name, old) in before {
-            let none = Compiled::default();
-            let new = self.services.get(name).map_or(&none, |record| &record.staged);
-            let lost = |old: &[SocketAddr], new: &[SocketAddr]| -> Vec<SocketAddr> {
-                old.iter().filter(|address| new.binary_search(address).is_err()).copied().collect()
-            };
-            flows.extend(lost(&old.udp_endpoints, &new.udp_endpoints).iter().map(|gone| {
-                ["--dst-nat", &gone.ip().to_string(), "--reply-port-src", &gone.port().to_string()].map(str::to_owned)
-            }));
-            flows.extend(lost(&new.udp_frontends, &old.udp_frontends).iter().map(|dialled| {
-                ["--orig-dst", &dialled.ip().to_string(), "--orig-port-dst", &dialled.port().to_string()].map(str::to_owned)
-            }));
-        }
-        if flows.len() > MOST_FLOWS {
-            tracing::warn!(
-                left = flows.len() - MOST_FLOWS,
-                "too many UDP flows to forget at once; the rest end by their time-out"
-            );
-            flows.truncate(MOST_FLOWS);
-        }
-        for flow in flows {
-            let arguments: Vec<String> = ["-p", "udp"].map(str::to_owned).into_iter().chain(flow).collect();
-            if let Err(error) = self.executor.forget_flows(&arguments) {
-                self.conntrack_missing = true;
-                tracing::warn!("UDP flows of endpoints that are gone end by their time-out only: {error}");
-                return;
-            }
+    fn mark(&mut self, name: &Name) {
+        for side in &mut self.sides {
+            side.mark(name);
         }
     }
 }
 
 impl Backend for IptablesBackend {
     fn set(&mut self, plan: ServicePlan) {
-        let record = self.services.entry(plan.name.clone()).or_default();
-        if record.desired.as_ref() != Some(&plan) {
-            self.dirty.insert(plan.name.clone());
-            record.desired = Some(plan);
+        if self.services.get(&plan.name) != Some(&plan) {
+            self.mark(&plan.name);
+            self.services.insert(plan.name.clone(), plan);
         }
     }
 
     fn remove(&mut self, name: &Name) {
-        if let Some(record) = self.services.get_mut(name) {
-            record.desired = None;
-            self.dirty.insert(name.clone());
+        if self.services.remove(name).is_some() {
+            self.mark(name);
+        }
+    }
+
+    fn set_service_ranges(&mut self, ranges: &[IpNetwork]) {
+        for side in &mut self.sides {
+            side.set_service_ranges(ranges);
         }
     }
 
@@ -381,15 +243,42 @@ impl Backend for IptablesBackend {
     }
 }
 
-/// Removes every chain of ours, of any version, and the jumps into them. True when there was something.
+// === impl Repaired ===
+
+impl std::ops::AddAssign for Repaired {
+    fn add_assign(&mut self, other: Self) {
+        self.chains += other.chains;
+        self.jumps += other.jumps;
+    }
+}
+
+/// Removes every chain of ours, of any version and both families, and the jumps into them. The system's own chains stay,
+/// and with them what the kernel translates for flows that it knows. True when there was something.
 ///
 /// # Errors
 /// When the programs fail; what could be removed has been.
 pub fn cleanup(executor: &mut dyn Executor) -> Result<bool, Error> {
-    let listing = executor.save()?;
+    let mut found = false;
+    let mut result = Ok(());
+    for family in FAMILIES {
+        match cleanup_family(executor, family) {
+            Ok(had) => found |= had,
+            Err(Error::Missing { .. }) => {}
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    result.map(|()| found)
+}
+
+fn cleanup_family(executor: &mut dyn Executor, family: Family) -> Result<bool, Error> {
+    let listing = executor.save(family)?;
     let scripts = removal(&listing, executor.script_lines());
+    // Only we had it switched on then: nobody may be left who would keep the wire out.
+    if save::serves_localnet(&listing) {
+        executor.route_localnet(false)?;
+    }
     for script in &scripts {
-        executor.restore(script)?;
+        executor.restore(family, script)?;
     }
     Ok(!scripts.is_empty())
 }
@@ -401,11 +290,12 @@ pub fn cleanup(executor: &mut dyn Executor) -> Result<bool, Error> {
 /// As [`cleanup`].
 pub fn cleanup_installed() -> Result<bool, Error> {
     let mut found = false;
+    let mut result = Ok(());
     for variant in [Variant::Nft, Variant::Legacy, Variant::Default] {
-        let mut programs = Programs::new(variant);
-        if programs.installed() {
-            found |= cleanup(&mut programs)?;
+        match cleanup(&mut Programs::new(variant)) {
+            Ok(had) => found |= had,
+            Err(error) => result = result.and(Err(error)),
         }
     }
-    Ok(found)
+    result.map(|()| found)
 }

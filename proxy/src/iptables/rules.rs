@@ -1,14 +1,13 @@
-//! A service plan as chains, and every chain as text. Pure.
+//! Every chain as text. Pure.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 
-use ipnetwork::Ipv4Network;
-use thalweg_abi::{FrontendFlags, Proto, Scope};
-use thalweg_cluster::Name;
+use ipnetwork::IpNetwork;
+use thalweg_cluster::{Family, Name};
 
-use super::chain::{ChainId, Fixed, Tree, hash, protocol_name};
-use crate::plan::{PlannedFrontend, ServicePlan};
+use super::address::{family_of, host};
+use super::chain::{ChainId, Fixed, Tree, protocol_name};
+use super::compile::{Action, Endpoint, PortKey, Set, Verdict};
 
 /// What is not in the plans.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,8 +25,8 @@ pub struct Options {
 /// outside, where the external traffic policy holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Inside {
-    /// By source address: the cluster's pod networks, or this node's.
-    Sources(Vec<Ipv4Network>),
+    /// By source address: the cluster's pod networks, or this node's, of either family.
+    Sources(Vec<IpNetwork>),
     /// By the interface they arrive on; a trailing `+` stands for any ending.
     Interfaces(Vec<String>),
 }
@@ -39,108 +38,35 @@ pub(super) struct Rules {
     pub next: Vec<ChainId>,
 }
 
-/// A service plan in the terms of this backend.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(super) struct Compiled {
-    pub entries: Vec<(EntryKey, Action)>,
-    pub sets: BTreeMap<u64, Set>,
-    pub endpoints: BTreeMap<u64, Endpoint>,
-    /// Endpoints that UDP flows may have, and the frontends by which.
-    pub udp_endpoints: Vec<SocketAddr>,
-    pub udp_frontends: Vec<SocketAddr>,
-}
-
-/// What is dialled. Wildcards sort behind the ports of their address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct EntryKey {
-    pub tree: Tree,
-    pub vip: u32,
-    pub port: PortKey,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct PortKey {
-    pub wildcard: bool,
-    pub protocol: Proto,
-    pub port: u16,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Action {
-    Refuse,
-    Drop,
-    Serve { set: u64, masquerade: bool },
-}
-
-/// One endpoint set.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Set {
-    pub endpoints: Vec<u64>,
-    /// 0 without affinity.
-    pub affinity_seconds: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Endpoint {
-    pub to: SocketAddr,
-    pub protocol: Proto,
-    /// Remembers who was sent here.
-    pub affinity: bool,
-}
-
-pub(super) fn compile(plan: &ServicePlan) -> Compiled {
-    let mut compiled = Compiled::default();
-    let service = plan.name.to_string();
-    // A chain is named after the first frontend that uses it, so that it keeps its name when endpoints change.
-    let mut names: BTreeMap<(usize, Proto), u64> = BTreeMap::new();
-    for frontend in &plan.frontends {
-        let (Some(set), IpAddr::V4(vip)) = (plan.sets.get(frontend.set), frontend.vip) else { continue };
-        let action = if set.endpoints.is_empty() {
-            if frontend.flags.has(FrontendFlags::DROP_WHEN_EMPTY) { Action::Drop } else { Action::Refuse }
-        } else {
-            let name = *names.entry((frontend.set, frontend.protocol)).or_insert_with(|| set_name(&service, frontend));
-            compiled.add_set(name, &service, frontend, &set.endpoints);
-            let outside = frontend.scope == Scope::EXTERNAL && !frontend.flags.has(FrontendFlags::LOCAL_ONLY);
-            Action::Serve { set: name, masquerade: outside || frontend.vip.is_loopback() }
-        };
-        compiled.entries.push((EntryKey::of(frontend, vip), action));
-        if frontend.protocol == Proto::UDP && !set.endpoints.is_empty() {
-            compiled.udp_frontends.push(SocketAddr::new(frontend.vip, frontend.port));
-            compiled.udp_endpoints.extend(&set.endpoints);
-        }
-    }
-    if !compiled.udp_endpoints.is_empty() {
-        compiled.udp_endpoints.extend(&plan.draining);
-    }
-    for list in [&mut compiled.udp_endpoints, &mut compiled.udp_frontends] {
-        list.sort_unstable();
-        list.dedup();
-    }
-    compiled
-}
-
-fn set_name(service: &str, frontend: &PlannedFrontend) -> u64 {
-    let dialled = format!("{}:{} {}", frontend.vip, frontend.port, frontend.scope.0);
-    hash(&["set", service, protocol_name(frontend.protocol), &dialled])
+/// What the chains that are always there depend on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Surroundings<'a> {
+    pub family: Family,
+    pub options: &'a Options,
+    /// Where cluster IPs come from.
+    pub service_ranges: &'a [IpNetwork],
+    /// NodePorts are served on 127.0.0.1.
+    pub localnet: bool,
 }
 
 /// Rules of one dispatch entry.
-pub(super) fn entry(vip: u32, key: PortKey, owner: &Name, action: Action) -> impl Iterator<Item = String> + use<> {
-    let mut matches = format!("-d {}/32", Ipv4Addr::from(vip));
+pub(super) fn entry(vip: IpAddr, key: PortKey, owner: &Name, action: Action) -> impl Iterator<Item = String> + use<> {
+    let mut matches = format!("-d {}", host(vip));
     if !key.wildcard {
         let protocol = protocol_name(key.protocol);
         matches += &format!(" -p {protocol} -m {protocol} --dport {}", key.port);
     }
-    let mark = matches!(action, Action::Serve { masquerade: true, .. });
-    let first = mark.then(|| format!("{matches} -j {}", ChainId::Fixed(Fixed::Masquerade)));
-    let target = match action {
-        Action::Refuse => ChainId::Fixed(Fixed::Refuse),
-        Action::Drop => ChainId::Fixed(Fixed::Drop),
-        Action::Serve { set, .. } => ChainId::Svc(set),
+    let admitted = action.sources.map(|sources| format!("{matches} -j {}", ChainId::Sources(sources)));
+    let mark = matches!(action.verdict, Verdict::Serve { masquerade: true, .. });
+    let marked = mark.then(|| format!("{matches} -j {}", ChainId::Fixed(Fixed::Masquerade)));
+    let target = match action.verdict {
+        Verdict::Refuse => ChainId::Fixed(Fixed::Refuse),
+        Verdict::Drop => ChainId::Fixed(Fixed::Drop),
+        Verdict::Serve { set, .. } => ChainId::Svc(set),
     };
     // A wildcard may be several services': an address that they share.
     let comment = if key.wildcard { String::new() } else { format!(" -m comment --comment \"{}\"", plain(&owner.to_string())) };
-    first.into_iter().chain([format!("{matches}{comment} -g {target}")])
+    admitted.into_iter().chain(marked).chain([format!("{matches}{comment} -g {target}")])
 }
 
 /// A name as a comment: whatever the source of the cluster's state lets through cannot end the quotation.
@@ -157,7 +83,7 @@ pub(super) fn endpoint(id: u64, endpoint: &Endpoint, options: &Options) -> Rules
     Rules::of([
         // Who dials itself must get the answer from the address it dialled: by way of this node. No jump to the chain that
         // does the same: nf_tables allows 16 in a row, and the deepest tree of addresses has come here by 15.
-        format!("-s {}/32 -j MARK --set-xmark {mark:#x}/{mark:#x}", to.ip()),
+        format!("-s {} -j MARK --set-xmark {mark:#x}/{mark:#x}", host(to.ip())),
         format!("-p {protocol} -m {protocol}{remember} -j DNAT --to-destination {to}"),
     ])
 }
@@ -182,18 +108,16 @@ pub(super) fn set(set: &Set) -> Rules {
     Rules { lines, next: Vec::new() }
 }
 
-pub(super) fn fixed(chain: Fixed, options: &Options) -> Rules {
+/// Comes back for who is admitted.
+pub(super) fn sources(ranges: &[IpNetwork]) -> Rules {
+    let admitted = ranges.iter().map(|range| format!("-s {}/{} -j RETURN", range.network(), range.prefix()));
+    Rules::of(admitted.chain([format!("-g {}", ChainId::Fixed(Fixed::Drop))]))
+}
+
+pub(super) fn fixed(chain: Fixed, around: &Surroundings<'_>) -> Rules {
+    let options = around.options;
     let (masquerade, refuse) = (options.masquerade_mark(), options.refuse_mark());
     let both = masquerade | refuse;
-    let services = ChainId::root(Tree::Inside);
-    // Marks on the way in, and takes the mark back from what is no service's.
-    let masqueraded = || {
-        [
-            format!("-j {}", ChainId::Fixed(Fixed::Masquerade)),
-            format!("-j {services}"),
-            format!("-j MARK --set-xmark 0x0/{masquerade:#x}"),
-        ]
-    };
     match chain {
         Fixed::Masquerade => Rules::of([format!("-j MARK --set-xmark {masquerade:#x}/{masquerade:#x}")]),
         Fixed::Refuse => Rules::of([format!("-j MARK --set-xmark {refuse:#x}/{both:#x}"), "-j ACCEPT".to_owned()]),
@@ -205,27 +129,57 @@ pub(super) fn fixed(chain: Fixed, options: &Options) -> Rules {
             "-j MASQUERADE --random-fully".to_owned(),
         ]),
         Fixed::Prerouting => {
-            let mut lines = Vec::new();
-            if !options.masquerade_all {
-                lines.extend(options.inside.matches().map(|matches| format!("{matches} -g {services}")));
-            } else {
-                let all = ChainId::Fixed(Fixed::Output);
-                lines.extend(options.inside.matches().map(|matches| format!("{matches} -g {all}")));
-            }
-            lines.push(format!("-j {}", ChainId::root(Tree::Outside)));
-            lines.extend(masqueraded());
+            // A neighbour on the wire must not reach what is served for processes of this node.
+            let mut lines: Vec<String> = around.localnet.then(|| "-d 127.0.0.0/8 -j ACCEPT".to_owned()).into_iter().collect();
+            let inside = ChainId::Fixed(if options.masquerade_all { Fixed::Output } else { Fixed::Inside });
+            lines.extend(options.inside.matches(around.family).map(|matches| format!("{matches} -g {inside}")));
+            lines.push(format!("-j {}", ChainId::Root(Tree::Outside)));
+            lines.extend(around.masqueraded());
             Rules::of(lines)
         }
-        Fixed::Output if options.masquerade_all => Rules::of(masqueraded()),
-        Fixed::Output => Rules::of([format!("-j {services}")]),
+        Fixed::Inside => Rules::of([format!("-j {}", ChainId::Root(Tree::Inside))].into_iter().chain(around.nobodys())),
+        // The source was chosen for the way to the service's address, the packet goes to an endpoint: the node may have
+        // another address on that way, and an address of a service's own would never get an answer.
+        Fixed::Output => Rules::of(around.masqueraded()),
         Fixed::Filter => Rules::of([
             format!("-m mark --mark {both:#x}/{both:#x} -j DROP"),
             "-p tcp -j REJECT --reject-with tcp-reset".to_owned(),
-            "-j REJECT --reject-with icmp-port-unreachable".to_owned(),
+            format!("-j REJECT --reject-with {}", around.unreachable()),
         ]),
-        Fixed::Forward => {
-            let invalid = |matches: String| format!("{matches} -m conntrack --ctstate INVALID -j DROP");
-            Rules::of(options.inside.matches().map(invalid))
+        Fixed::Forward => Rules::of([
+            format!("-m mark --mark {masquerade:#x}/{both:#x} -j ACCEPT"),
+            "-m conntrack --ctstate DNAT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
+        ]),
+        Fixed::Invalid => {
+            // Reset by whoever gets them: those protocols have connections.
+            let drop = |matches: String| ["tcp", "sctp"].map(|protocol| format!("{matches} -p {protocol} -j DROP"));
+            Rules::of(options.inside.matches(around.family).flat_map(drop))
+        }
+        // Whether we let packets to 127.0.0.1 leave the node or somebody else did.
+        Fixed::Localnet => Rules::of(["-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP".to_owned()]),
+    }
+}
+
+// === impl Surroundings ===
+
+impl Surroundings<'_> {
+    /// Marks on the way in, and takes the mark back from what is no service's.
+    fn masqueraded(&self) -> impl Iterator<Item = String> {
+        let masquerade = self.options.masquerade_mark();
+        let mark = [format!("-j {}", ChainId::Fixed(Fixed::Masquerade)), format!("-j {}", ChainId::Root(Tree::Inside))];
+        mark.into_iter().chain(self.nobodys()).chain([format!("-j MARK --set-xmark 0x0/{masquerade:#x}")])
+    }
+
+    /// What is left is no service's: it must not circle between this node and its gateway.
+    fn nobodys(&self) -> impl Iterator<Item = String> {
+        let ranges = self.service_ranges.iter().filter(|range| family_of(range.ip()) == self.family);
+        ranges.map(|range| format!("-d {}/{} -g {}", range.network(), range.prefix(), ChainId::Fixed(Fixed::Drop)))
+    }
+
+    fn unreachable(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "icmp-port-unreachable",
+            Family::V6 => "icmp6-port-unreachable",
         }
     }
 }
@@ -265,13 +219,14 @@ impl Options {
 // === impl Inside ===
 
 impl Inside {
-    fn matches(&self) -> impl Iterator<Item = String> {
+    fn matches(&self, family: Family) -> impl Iterator<Item = String> {
         let (sources, interfaces) = match self {
             Self::Sources(sources) => (sources.as_slice(), [].as_slice()),
             Self::Interfaces(names) => ([].as_slice(), names.as_slice()),
         };
-        let source = |net: &Ipv4Network| format!("-s {}/{}", net.network(), net.prefix());
-        sources.iter().map(source).chain(interfaces.iter().map(|name| format!("-i {name}")))
+        let sources = sources.iter().filter(move |net| family_of(net.ip()) == family);
+        let source = |net: &IpNetwork| format!("-s {}/{}", net.network(), net.prefix());
+        sources.map(source).chain(interfaces.iter().map(|name| format!("-i {name}")))
     }
 }
 
@@ -280,39 +235,5 @@ impl Inside {
 impl Rules {
     pub fn of(lines: impl IntoIterator<Item = String>) -> Self {
         Self { lines: lines.into_iter().collect(), next: Vec::new() }
-    }
-}
-
-// === impl Compiled ===
-
-impl Compiled {
-    fn add_set(&mut self, name: u64, service: &str, frontend: &PlannedFrontend, endpoints: &[SocketAddr]) {
-        if self.sets.contains_key(&name) {
-            return;
-        }
-        let affinity = frontend.affinity_seconds > 0;
-        let protocol = frontend.protocol;
-        // Without affinity a chain says nothing of its service, and all services share it.
-        let owner = if affinity { service } else { "" };
-        let members = endpoints
-            .iter()
-            .map(|to| {
-                let id = hash(&["endpoint", owner, protocol_name(protocol), &to.to_string()]);
-                self.endpoints.insert(id, Endpoint { to: *to, protocol, affinity });
-                id
-            })
-            .collect();
-        self.sets.insert(name, Set { endpoints: members, affinity_seconds: frontend.affinity_seconds });
-    }
-}
-
-// === impl EntryKey ===
-
-impl EntryKey {
-    fn of(frontend: &PlannedFrontend, vip: Ipv4Addr) -> Self {
-        let tree = if frontend.scope == Scope::EXTERNAL { Tree::Outside } else { Tree::Inside };
-        let wildcard = frontend.flags.has(FrontendFlags::WILDCARD);
-        let port = PortKey { wildcard, protocol: frontend.protocol, port: frontend.port };
-        Self { tree, vip: vip.into(), port }
     }
 }

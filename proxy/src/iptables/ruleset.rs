@@ -5,27 +5,37 @@
 //! before what jumps, and removed after it, so that every cut leaves complete services.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Write as _;
+use std::net::IpAddr;
 
-use thalweg_cluster::Name;
+use ipnetwork::IpNetwork;
+use thalweg_cluster::{Family, Name};
 
-use super::chain::{COMMENT, ChainId, Fixed, JUMPS, Jump, Table, Tree, hash};
+use super::chain::{COMMENT, ChainId, Fixed, Jump, Table, Tree, hash, jumps};
+use super::compile::{Action, Compiled, Endpoint, EntryKey, Set};
 use super::dispatch::Dispatch;
-use super::rules::{self, Action, Compiled, Endpoint, EntryKey, Options, Rules, Set};
+use super::rules::{self, Options, Rules, Surroundings};
 use super::save::Saved;
+use super::script::{Change, JumpChange, Script, cut};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Ruleset {
+    family: Family,
     options: Options,
+    service_ranges: Vec<IpNetwork>,
+    /// How many entries are dialled at 127.0.0.1.
+    localnet: usize,
     inside: Dispatch,
     outside: Dispatch,
-    /// With the number of services that use each.
     sets: HashMap<u64, Set>,
+    sources: HashMap<u64, Vec<IpNetwork>>,
+    /// With the number of services that use each.
     endpoints: HashMap<u64, (Endpoint, usize)>,
     kernel: BTreeMap<ChainId, Held>,
     /// Chains that may not be in the kernel as they should.
     touched: BTreeSet<ChainId>,
+    /// Addresses whose way through a tree may not be.
+    touched_vips: BTreeSet<(Tree, IpAddr)>,
     /// Chains in the kernel that are ours and nobody's.
     stale: BTreeSet<(Table, String)>,
     jumps: BTreeSet<JumpChange>,
@@ -37,30 +47,6 @@ struct Held {
     hash: u64,
     rules: usize,
     next: Vec<ChainId>,
-}
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum JumpChange {
-    /// A jump of ours that is there twice, or looks otherwise: the table, and the rule as it was listed.
-    Remove(Table, String),
-    Insert(Jump),
-}
-
-/// One transaction, and what the kernel has after it.
-#[derive(Debug)]
-pub(super) struct Script {
-    pub text: String,
-    changes: Vec<Change>,
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write(ChainId, Rules),
-    /// Empties a chain that goes later; it may still be jumped to.
-    Empty(String),
-    Delete(ChainId),
-    DeleteStale(Table, String),
-    Jump(JumpChange),
 }
 
 /// What an apply wrote.
@@ -77,20 +63,38 @@ pub(super) struct Written {
 // === impl Ruleset ===
 
 impl Ruleset {
-    pub fn new(options: Options) -> Self {
+    pub fn new(family: Family, options: Options) -> Self {
         let mut this = Self {
+            family,
             options,
-            inside: Dispatch::new(Tree::Inside),
-            outside: Dispatch::new(Tree::Outside),
+            service_ranges: Vec::new(),
+            localnet: 0,
+            inside: Dispatch::new(Tree::Inside, family),
+            outside: Dispatch::new(Tree::Outside, family),
             sets: HashMap::new(),
+            sources: HashMap::new(),
             endpoints: HashMap::new(),
             kernel: BTreeMap::new(),
             touched: BTreeSet::new(),
+            touched_vips: BTreeSet::new(),
             stale: BTreeSet::new(),
             jumps: BTreeSet::new(),
         };
         this.touched.extend(always());
         this
+    }
+
+    /// Of either family; those of the other are passed over.
+    pub fn set_service_ranges(&mut self, ranges: &[IpNetwork]) {
+        if self.service_ranges != ranges {
+            self.service_ranges = ranges.to_vec();
+            self.touched.extend(always());
+        }
+    }
+
+    /// True while NodePorts are served on 127.0.0.1.
+    pub fn wants_localnet(&self) -> bool {
+        self.localnet > 0
     }
 
     /// Replaces what a service wants. Returns how many frontends are new or different and how many are gone, and the
@@ -134,6 +138,15 @@ impl Ruleset {
             self.sets.insert(*id, set.clone());
             self.touched.insert(ChainId::Svc(*id));
         }
+        for id in old.sources.keys().filter(|id| !new.sources.contains_key(id)) {
+            self.sources.remove(id);
+            self.touched.insert(ChainId::Sources(*id));
+        }
+        for (id, ranges) in &new.sources {
+            self.sources.insert(*id, ranges.clone());
+            self.touched.insert(ChainId::Sources(*id));
+        }
+        self.follow_localnet(before.keys(), after.keys());
         (written, removed, taken)
     }
 
@@ -164,7 +177,7 @@ impl Ruleset {
     pub fn believe_jumps(&mut self, saved: &Saved) -> bool {
         let mark = self.options.refuse_mark();
         self.jumps.clear();
-        let mut missing: BTreeSet<Jump> = JUMPS.into();
+        let mut missing: BTreeSet<Jump> = jumps(self.family).collect();
         // Without our comment it is somebody else's rule, wherever it leads.
         for (table, from, rule) in saved.jumps.iter().filter(|(_, _, rule)| rule.contains(COMMENT)) {
             let is = |jump: &&Jump| jump.table == *table && jump.from == from && same_words(&jump.rule(mark), rule);
@@ -194,8 +207,10 @@ impl Ruleset {
         let mut writes = Vec::new();
         let mut deletes = Vec::new();
         let mut seen = BTreeSet::new();
-        let mut queue: Vec<ChainId> = self.touched.iter().copied().collect();
-        self.touched.clear();
+        let mut queue: Vec<ChainId> = std::mem::take(&mut self.touched).into_iter().collect();
+        for (tree, vip) in std::mem::take(&mut self.touched_vips) {
+            queue.extend(self.tree(tree).path(vip));
+        }
         while let Some(chain) = queue.pop() {
             if !seen.insert(chain) {
                 continue;
@@ -294,13 +309,32 @@ impl Ruleset {
     /// What a chain should hold; `None` when it should not be.
     pub fn rules(&self, chain: ChainId) -> Option<Rules> {
         match chain {
-            ChainId::Fixed(fixed) => Some(rules::fixed(fixed, &self.options)),
+            ChainId::Fixed(fixed) => Some(rules::fixed(fixed, &self.surroundings())),
             ChainId::Sep(id) => self.endpoints.get(&id).map(|(endpoint, _)| rules::endpoint(id, endpoint, &self.options)),
             ChainId::Svc(id) => self.sets.get(&id).map(rules::set),
-            ChainId::Ports { tree, .. } | ChainId::Node { tree, .. } => match tree {
+            ChainId::Sources(id) => self.sources.get(&id).map(|ranges| rules::sources(ranges)),
+            ChainId::Ports { tree, .. } | ChainId::Node { tree, .. } | ChainId::Root(tree) => match tree {
                 Tree::Inside => self.inside.rules(chain),
                 Tree::Outside => self.outside.rules(chain),
             },
+        }
+    }
+
+    fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings {
+            family: self.family,
+            options: &self.options,
+            service_ranges: &self.service_ranges,
+            localnet: self.wants_localnet(),
+        }
+    }
+
+    fn follow_localnet<'a>(&mut self, before: impl Iterator<Item = &'a EntryKey>, after: impl Iterator<Item = &'a EntryKey>) {
+        let was = self.wants_localnet();
+        self.localnet += after.filter(|key| key.is_localnet()).count();
+        self.localnet -= before.filter(|key| key.is_localnet()).count();
+        if was != self.wants_localnet() {
+            self.touched.insert(ChainId::Fixed(Fixed::Prerouting));
         }
     }
 
@@ -311,11 +345,12 @@ impl Ruleset {
         }
     }
 
-    /// Chains that change with this entry; what they lead to or no longer lead to is found from them.
+    /// Chains that change with this entry; what they lead to or no longer lead to is found from them. The way through the
+    /// tree is looked for when all changes of an apply are known.
     fn touch(&mut self, key: &EntryKey) {
-        let tree = self.tree(key.tree);
-        let chains = tree.path(key.vip).chain(tree.port_chain(key.vip, key.port)).collect::<Vec<_>>();
-        self.touched.extend(chains);
+        let ports = self.tree(key.tree).port_chains(key.vip, key.port);
+        self.touched.extend(ports);
+        self.touched_vips.insert((key.tree, key.vip));
     }
 }
 
@@ -327,13 +362,16 @@ fn always() -> impl Iterator<Item = ChainId> {
         Fixed::Drop,
         Fixed::Postrouting,
         Fixed::Prerouting,
+        Fixed::Inside,
         Fixed::Output,
         Fixed::Filter,
         Fixed::Forward,
+        Fixed::Invalid,
+        Fixed::Localnet,
     ]
     .into_iter()
     .map(ChainId::Fixed)
-    .chain([ChainId::root(Tree::Inside), ChainId::root(Tree::Outside)])
+    .chain([Tree::Inside, Tree::Outside].map(ChainId::Root))
 }
 
 /// The same rule, whatever order and quotation marks a version of iptables lists it with.
@@ -344,80 +382,6 @@ fn same_words(left: &str, right: &str) -> bool {
         words
     };
     words(left) == words(right)
-}
-
-fn cut(scripts: &mut Vec<Script>, table: Table, changes: Vec<Change>, lines: usize, mark: u32) {
-    let mut pending = Vec::new();
-    let mut size = 0;
-    for change in changes {
-        size += match &change {
-            Change::Write(_, rules) => rules.lines.len() + 1,
-            _ => 1,
-        };
-        pending.push(change);
-        if size >= lines {
-            scripts.push(Script::new(table, std::mem::take(&mut pending), mark));
-            size = 0;
-        }
-    }
-    if !pending.is_empty() {
-        scripts.push(Script::new(table, pending, mark));
-    }
-}
-
-// === impl Script ===
-
-impl Script {
-    fn new(table: Table, changes: Vec<Change>, mark: u32) -> Self {
-        // Every chain first, once: a line that names it empties it, or makes it.
-        let mut chains = BTreeSet::new();
-        let mut rules = String::new();
-        for change in &changes {
-            // Writing to a String cannot fail.
-            let _ = match change {
-                Change::Write(chain, held) => {
-                    let chain = chain.to_string();
-                    for rule in &held.lines {
-                        let _ = writeln!(rules, "-A {chain} {rule}");
-                    }
-                    chains.insert(chain);
-                    Ok(())
-                }
-                Change::Empty(name) => {
-                    chains.insert(name.clone());
-                    Ok(())
-                }
-                Change::Delete(chain) => {
-                    chains.insert(chain.to_string());
-                    writeln!(rules, "-X {chain}")
-                }
-                Change::DeleteStale(_, name) => {
-                    chains.insert(name.clone());
-                    writeln!(rules, "-X {name}")
-                }
-                Change::Jump(JumpChange::Remove(_, rule)) => writeln!(rules, "-D {rule}"),
-                Change::Jump(JumpChange::Insert(jump)) => writeln!(rules, "-I {} 1 {}", jump.from, jump.rule(mark)),
-            };
-        }
-        let mut text = format!("*{}\n", table.name());
-        for chain in chains {
-            let _ = writeln!(text, ":{chain} - [0:0]");
-        }
-        text += &rules;
-        text += "COMMIT\n";
-        Self { text, changes }
-    }
-}
-
-// === impl JumpChange ===
-
-impl JumpChange {
-    fn table(&self) -> Table {
-        match self {
-            Self::Remove(table, _) => *table,
-            Self::Insert(jump) => jump.table,
-        }
-    }
 }
 
 // === impl Held ===

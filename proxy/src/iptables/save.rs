@@ -71,6 +71,13 @@ pub(super) fn removal(text: &str, lines: usize) -> Vec<String> {
     scripts
 }
 
+/// True when NodePorts are served on 127.0.0.1 by the rules listed.
+pub(super) fn serves_localnet(text: &str) -> bool {
+    let rule =
+        |line: &str| line.starts_with("-A TW-PREROUTING ") && line.contains("-d 127.0.0.0/8") && line.ends_with("-j ACCEPT");
+    text.lines().any(|line| rule(line.trim_end()))
+}
+
 fn known(table: &str) -> Option<Table> {
     [Table::Filter, Table::Nat].into_iter().find(|known| known.name() == table)
 }

@@ -1,23 +1,35 @@
-//! A kernel in memory: takes the scripts of iptables-restore as strictly as the real one, and walks packets through.
+//! A kernel in memory: takes the scripts of iptables-restore as strictly as the real one, for both families, and walks
+//! packets through.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
+use thalweg_cluster::Family;
+
+use super::super::address::family_of;
 use super::super::error::Error;
 use super::super::exec::Executor;
+use super::super::flows::{Filter, Flow};
 
 type Chains = BTreeMap<String, Vec<String>>;
+type Tables = BTreeMap<String, Chains>;
 
 #[derive(Clone, Default)]
 pub(super) struct Kernel(Arc<Mutex<State>>);
 
 struct State {
-    tables: BTreeMap<String, Chains>,
+    v4: Tables,
+    v6: Tables,
     scripts: Vec<String>,
-    forgotten: Vec<String>,
+    flows: Vec<Flow>,
+    walks: Vec<Filter>,
+    localnet: bool,
+    /// There is no program for it.
+    missing: Option<Family>,
     /// Rules that hold this are refused.
     refused: String,
     lines: usize,
@@ -28,7 +40,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Packet {
     /// `None`: the node itself.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     pub to: SocketAddr,
     pub protocol: &'static str,
 }
@@ -56,14 +68,18 @@ enum Match {
 impl Default for State {
     fn default() -> Self {
         let table = |chains: &[&str]| chains.iter().map(|chain| ((*chain).to_owned(), Vec::new())).collect::<Chains>();
-        let tables = [
+        let tables = Tables::from([
             ("filter".to_owned(), table(&["INPUT", "FORWARD", "OUTPUT"])),
             ("nat".to_owned(), table(&["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"])),
-        ];
+        ]);
         Self {
-            tables: tables.into(),
+            v4: tables.clone(),
+            v6: tables,
             scripts: Vec::new(),
-            forgotten: Vec::new(),
+            flows: Vec::new(),
+            walks: Vec::new(),
+            localnet: false,
+            missing: None,
             refused: String::new(),
             lines: 10_000,
             late: None,
@@ -71,57 +87,22 @@ impl Default for State {
     }
 }
 
-// === impl Kernel ===
-
-impl Kernel {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no test thread panicked")
+impl State {
+    fn tables(&self, family: Family) -> &Tables {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
     }
 
-    pub fn scripts(&self) -> Vec<String> {
-        self.lock().scripts.clone()
+    fn is_there(&self, family: Family) -> Result<(), Error> {
+        let program = PathBuf::from("ip6tables-restore");
+        if self.missing == Some(family) { Err(Error::Missing { program }) } else { Ok(()) }
     }
 
-    pub fn forget_scripts(&self) {
-        self.lock().scripts.clear();
-    }
-
-    pub fn forgotten(&self) -> Vec<String> {
-        self.lock().forgotten.clone()
-    }
-
-    /// Rules with this in them are refused; nothing is when it is empty.
-    pub fn refuse(&self, part: &str) {
-        self.lock().refused = part.to_owned();
-    }
-
-    /// After so many scripts one is done, but said to have timed out.
-    pub fn time_out_after(&self, scripts: u64) {
-        self.lock().late = Some(scripts);
-    }
-
-    pub fn in_time(&self) {
-        self.lock().late = None;
-    }
-
-    pub fn cut_after(&self, lines: usize) {
-        self.lock().lines = lines;
-    }
-
-    pub fn rules(&self, table: &str) -> Vec<String> {
-        self.lock().tables[table]
-            .iter()
-            .flat_map(|(chain, rules)| {
-                [format!(":{chain}")].into_iter().chain(rules.iter().map(move |rule| format!("-A {chain} {rule}")))
-            })
-            .collect()
-    }
-}
-
-impl Executor for Kernel {
-    fn restore(&mut self, script: &str) -> Result<(), Error> {
-        let mut state = self.lock();
-        state.scripts.push(script.to_owned());
+    /// All of a script, or nothing.
+    fn run(&self, family: Family, script: &str) -> Result<Tables, Error> {
+        let mut tables = self.tables(family).clone();
         let mut open: Option<(String, Chains)> = None;
         for (index, line) in script.lines().enumerate() {
             let refuse = |message: &str| {
@@ -132,7 +113,7 @@ impl Executor for Kernel {
             let (chain, rule) = rest.split_once(' ').unwrap_or((rest, ""));
             if line == "COMMIT" {
                 let Some((table, chains)) = open.take() else { return refuse("no table") };
-                state.tables.insert(table, chains);
+                tables.insert(table, chains);
                 continue;
             }
             if line == "*flush" {
@@ -142,15 +123,18 @@ impl Executor for Kernel {
                 continue;
             }
             if let Some(table) = line.strip_prefix('*') {
-                open = Some((table.to_owned(), state.tables[table].clone()));
+                open = Some((table.to_owned(), tables[table].clone()));
                 continue;
             }
             let Some((_, chains)) = &mut open else { return refuse("no table") };
             if let Some(chain) = verb.strip_prefix(':') {
+                if chain.len() > 28 {
+                    return refuse("too long a name");
+                }
                 chains.insert(chain.to_owned(), Vec::new());
                 continue;
             }
-            if !state.refused.is_empty() && line.contains(&state.refused) {
+            if !self.refused.is_empty() && line.contains(&self.refused) {
                 return refuse("told to");
             }
             let target = target(line).map(|(_, target)| target);
@@ -160,6 +144,9 @@ impl Executor for Kernel {
             };
             if matches!(verb, "-A" | "-I") && !target.is_some_and(known) {
                 return refuse("no such target");
+            }
+            if matches!(verb, "-A" | "-I") && !is_of(family, rule) {
+                return refuse("of the other family");
             }
             if !chains.contains_key(chain) {
                 return refuse("no such chain");
@@ -186,6 +173,86 @@ impl Executor for Kernel {
             }
         }
         assert!(open.is_none(), "a script ends with COMMIT");
+        Ok(tables)
+    }
+}
+
+// === impl Kernel ===
+
+impl Kernel {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no test thread panicked")
+    }
+
+    pub fn scripts(&self) -> Vec<String> {
+        self.lock().scripts.clone()
+    }
+
+    pub fn forget_scripts(&self) {
+        self.lock().scripts.clear();
+    }
+
+    /// Somebody talks to somebody, translated by whatever rules there were.
+    pub fn add_flow(&self, flow: Flow) {
+        self.lock().flows.push(flow);
+    }
+
+    pub fn flows(&self) -> Vec<Flow> {
+        self.lock().flows.clone()
+    }
+
+    /// Walks of the connection table since the last call.
+    pub fn take_walks(&self) -> Vec<Filter> {
+        std::mem::take(&mut self.lock().walks)
+    }
+
+    pub fn routes_localnet(&self) -> bool {
+        self.lock().localnet
+    }
+
+    /// There is no program for this family; `None`: for each there is one.
+    pub fn lack(&self, family: Option<Family>) {
+        self.lock().missing = family;
+    }
+
+    /// Rules with this in them are refused; nothing is when it is empty.
+    pub fn refuse(&self, part: &str) {
+        self.lock().refused = part.to_owned();
+    }
+
+    /// After so many scripts one is done, but said to have timed out.
+    pub fn time_out_after(&self, scripts: u64) {
+        self.lock().late = Some(scripts);
+    }
+
+    pub fn in_time(&self) {
+        self.lock().late = None;
+    }
+
+    pub fn cut_after(&self, lines: usize) {
+        self.lock().lines = lines;
+    }
+
+    pub fn rules(&self, family: Family, table: &str) -> Vec<String> {
+        self.lock().tables(family)[table]
+            .iter()
+            .flat_map(|(chain, rules)| {
+                [format!(":{chain}")].into_iter().chain(rules.iter().map(move |rule| format!("-A {chain} {rule}")))
+            })
+            .collect()
+    }
+}
+
+impl Executor for Kernel {
+    fn restore(&mut self, family: Family, script: &str) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.is_there(family)?;
+        state.scripts.push(script.to_owned());
+        let tables = state.run(family, script)?;
+        match family {
+            Family::V4 => state.v4 = tables,
+            Family::V6 => state.v6 = tables,
+        }
         match state.late {
             Some(0) => {
                 state.late = None;
@@ -199,9 +266,10 @@ impl Executor for Kernel {
         }
     }
 
-    fn save(&mut self) -> Result<String, Error> {
+    fn save(&mut self, family: Family) -> Result<String, Error> {
+        self.lock().is_there(family)?;
         let mut text = String::new();
-        for (table, chains) in &self.lock().tables {
+        for (table, chains) in self.lock().tables(family) {
             text += &format!("*{table}\n");
             for chain in chains.keys() {
                 text += &format!(":{chain} - [0:0]\n");
@@ -216,11 +284,11 @@ impl Executor for Kernel {
         Ok(text)
     }
 
-    fn look(&mut self, chains: &[(&str, String)]) -> Result<String, Error> {
+    fn look(&mut self, family: Family, chains: &[(&str, String)]) -> Result<String, Error> {
         let state = self.lock();
         let mut text = String::new();
         for (table, chain) in chains {
-            if let Some(rules) = state.tables[*table].get(chain) {
+            if let Some(rules) = state.tables(family)[*table].get(chain) {
                 let rules: Vec<String> = rules.iter().map(|rule| format!("-A {chain} {rule}\n")).collect();
                 text += &format!("*{table}\n:{chain} - [0:0]\n{}", rules.concat());
             }
@@ -228,14 +296,34 @@ impl Executor for Kernel {
         Ok(text)
     }
 
-    fn forget_flows(&mut self, arguments: &[String]) -> Result<(), Error> {
-        self.lock().forgotten.push(arguments.join(" "));
+    fn forget_flows(&mut self, filter: &Filter, is_stale: &dyn Fn(&Flow) -> bool) -> Result<usize, Error> {
+        let mut state = self.lock();
+        state.walks.push(*filter);
+        let before = state.flows.len();
+        let of = |flow: &Flow| family_of(flow.original.1.ip()) == filter.family && filter.matches(flow);
+        state.flows.retain(|flow| !(of(flow) && is_stale(flow)));
+        Ok(before - state.flows.len())
+    }
+
+    fn route_localnet(&mut self, on: bool) -> Result<(), Error> {
+        self.lock().localnet = on;
         Ok(())
     }
 
     fn script_lines(&mut self) -> usize {
         self.lock().lines
     }
+}
+
+/// What the program of one family would not take from the other.
+fn is_of(family: Family, rule: &str) -> bool {
+    let words: Vec<&str> = rule.split(' ').collect();
+    words.windows(2).all(|pair| match pair[0] {
+        "-s" | "-d" => pair[1].parse::<IpNetwork>().is_ok_and(|network| family_of(network.ip()) == family),
+        "--to-destination" => pair[1].parse::<SocketAddr>().is_ok_and(|to| family_of(to.ip()) == family),
+        "--reject-with" => pair[1] == "tcp-reset" || pair[1].starts_with("icmp6-") == (family == Family::V6),
+        _ => true,
+    })
 }
 
 /// `-j` or `-g`, and where to.
@@ -247,7 +335,8 @@ fn target(rule: &str) -> Option<(&str, &str)> {
 /// Everything that may happen to the first packet of a flow: chance takes every turn.
 pub(super) fn outcomes(kernel: &Kernel, packet: &Packet) -> BTreeSet<String> {
     let state = kernel.lock();
-    let (nat, filter) = (&state.tables["nat"], &state.tables["filter"]);
+    let tables = state.tables(family_of(packet.to.ip()));
+    let (nat, filter) = (&tables["nat"], &tables["filter"]);
     let hook = if packet.source.is_some() { ("PREROUTING", "FORWARD") } else { ("OUTPUT", "OUTPUT") };
     let mut found = BTreeSet::new();
     for (end, mark) in walk(nat, hook.0, 0, packet, 0) {
@@ -303,13 +392,17 @@ fn walk(chains: &Chains, chain: &str, from: usize, packet: &Packet, mark: u32) -
 fn matches(rule: &str, packet: &Packet, mark: u32) -> Match {
     let words: Vec<&str> = rule.split(' ').collect();
     let mut found = Match::Yes;
-    let mut index = 0;
     let mut negated = false;
-    while index < words.len() {
+    for (index, word) in words.iter().enumerate() {
         let value = words.get(index + 1).copied().unwrap_or_default();
-        let holds = match words[index] {
+        let holds = match *word {
+            // An exclamation mark is about the next option.
+            "!" => {
+                negated = true;
+                continue;
+            }
             "-s" => packet.source.is_some_and(|source| within(source, value)),
-            "-d" => matches!(packet.to.ip(), IpAddr::V4(to) if within(to, value)),
+            "-d" => within(packet.to.ip(), value),
             "-p" => packet.protocol == value,
             "--dport" => {
                 let (first, last) = value.split_once(':').unwrap_or((value, value));
@@ -325,26 +418,17 @@ fn matches(rule: &str, packet: &Packet, mark: u32) -> Match {
                 found = Match::Maybe;
                 true
             }
-            _ => true,
+            _ => continue,
         };
-        if holds == negated {
+        if holds == std::mem::take(&mut negated) {
             return Match::No;
-        }
-        // An exclamation mark is about the next option.
-        negated = words[index] == "!";
-        index += 1;
-        if negated && words[index] != "--mark" {
-            panic!("the test kernel knows no such negation: {rule}");
         }
     }
     found
 }
 
-fn within(address: Ipv4Addr, network: &str) -> bool {
-    let (base, bits) = network.split_once('/').expect("a network");
-    let (base, bits): (Ipv4Addr, u32) = (base.parse().expect("an address"), bits.parse().expect("a length"));
-    let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
-    u32::from(address) & mask == u32::from(base) & mask
+fn within(address: IpAddr, network: &str) -> bool {
+    network.parse::<IpNetwork>().expect("a network").contains(address)
 }
 
 fn number_pair(text: &str) -> (u32, u32) {

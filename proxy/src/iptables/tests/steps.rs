@@ -2,9 +2,12 @@
 //! would have written, and packets meet what the plans say.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+
+use thalweg_abi::{FrontendFlags, Proto, Scope};
 
 use super::*;
+use crate::plan::PlannedFrontend;
 
 const POD: &str = "10.244.200.9";
 const CLIENT: &str = "172.30.0.100";
@@ -21,7 +24,7 @@ impl Random {
     }
 
     /// A service whose addresses crowd in some places, so that chains split and join. Service 0 has NodePorts.
-    fn plan(&mut self, index: u64) -> ServicePlan {
+    fn plan(&mut self, family: Family, index: u64) -> ServicePlan {
         let vip = match index % 4 {
             0 => format!("10.96.0.{index}"),
             1 => format!("10.96.{}.{index}", index % 5),
@@ -37,7 +40,7 @@ impl Random {
         for port in 0..self.below(most) {
             let set = endpoints(self);
             let flag = if self.below(4) == 0 { "drop" } else { "" };
-            let protocol = if self.below(3) == 0 { "udp" } else { "tcp" };
+            let protocol = ["tcp", "tcp", "udp", "sctp"][self.below(4) as usize];
             let number = 80 + port * 37;
             lines.push(format!("{vip}:{number}/{protocol} {flag} -> {set}"));
             if self.below(3) == 0 {
@@ -50,7 +53,7 @@ impl Random {
                 ));
             }
         }
-        plan(&format!("s{index}"), &lines.iter().map(String::as_str).collect::<Vec<_>>())
+        service(family, &format!("s{index}"), &lines.iter().map(String::as_str).collect::<Vec<_>>())
     }
 }
 
@@ -68,9 +71,10 @@ fn promised(plan: &ServicePlan, frontend: &PlannedFrontend) -> BTreeSet<String> 
 fn many_steps_lead_where_one_leap_does() {
     let mut timed_out = 0;
     for seed in 0..12 {
+        let family = FAMILIES[seed as usize % 2];
         let mut random = Random(seed);
         let kernel = Kernel::default();
-        kernel.cut_after(if seed % 2 == 0 { 5 } else { 10_000 });
+        kernel.cut_after(if seed % 3 == 0 { 5 } else { 10_000 });
         let mut stepwise = backend(&kernel);
         let mut plans: BTreeMap<u64, ServicePlan> = BTreeMap::new();
         for _ in 0..25 {
@@ -80,7 +84,7 @@ fn many_steps_lead_where_one_leap_does() {
                     plans.remove(&index);
                     stepwise.remove(&name(&format!("s{index}")));
                 } else {
-                    let plan = random.plan(index);
+                    let plan = random.plan(family, index);
                     plans.insert(index, plan.clone());
                     stepwise.set(plan);
                 }
@@ -99,13 +103,17 @@ fn many_steps_lead_where_one_leap_does() {
             leap.set(plan.clone());
         }
         apply(&mut leap);
-        assert_eq!(kernel.rules("nat"), fresh.rules("nat"), "seed {seed}");
+        assert_eq!(kernel.rules(family, "nat"), fresh.rules(family, "nat"), "seed {seed}");
         for plan in plans.values() {
             for frontend in plan.frontends.iter().filter(|frontend| !frontend.flags.has(FrontendFlags::WILDCARD)) {
                 let from = if frontend.scope == Scope::EXTERNAL { CLIENT } else { POD };
-                let protocol = if frontend.protocol == Proto::UDP { "udp" } else { "tcp" };
+                let protocol = match frontend.protocol {
+                    Proto::UDP => "udp",
+                    Proto::SCTP => "sctp",
+                    _ => "tcp",
+                };
                 let packet = Packet {
-                    source: Some(from.parse::<Ipv4Addr>().expect("an address")),
+                    source: Some(of(family, from).parse().expect("an address")),
                     to: SocketAddr::new(frontend.vip, frontend.port),
                     protocol,
                 };
@@ -118,7 +126,7 @@ fn many_steps_lead_where_one_leap_does() {
         apply(&mut stepwise);
         let nothing = Kernel::default();
         apply(&mut backend(&nothing));
-        assert_eq!(kernel.rules("nat"), nothing.rules("nat"), "seed {seed}: all services gone");
+        assert_eq!(kernel.rules(family, "nat"), nothing.rules(family, "nat"), "seed {seed}: all services gone");
     }
     assert!(timed_out > 10, "only {timed_out}");
 }

@@ -1,0 +1,100 @@
+//! Changing modes on a live node, and what becomes of flows meanwhile.
+//!
+//! # From iptables to eBPF
+//! A flow that the kernel translates needs no rule any more: its entry in the connection table says all, as long as the nat
+//! table's own chains are there, which nobody removes. So:
+//! 1. The eBPF backend writes its maps; nothing is attached yet, and iptables go on serving.
+//! 2. [`translated_flows`] lists what the kernel translates. A tc program would take the next packet of such a flow for
+//!    the first of a new one, and give it to another endpoint. So these flows are written into its own table, or marked
+//!    there to be left to the kernel, before the programs are attached.
+//! 3. The programs are attached. New flows are theirs from here on.
+//! 4. [`cleanup_installed`](super::cleanup_installed), or [`IptablesBackend::drain`] in the process that wrote the rules.
+//!    Flows of 2. that began between the list and 3. are in the kernel's table too: a second list, now, finds them.
+//!
+//! Reversed, with the rules gone first, new flows would find nobody between 4. and 3.
+//!
+//! # From eBPF to iptables
+//! Flows of tc are in a table that no rule knows: they break at the moment the programs are detached. So:
+//! 1. The iptables backend syncs first ([`Applied`](crate::Applied) without failures). A packet that a tc program
+//!    takes never meets the rules, so nothing is translated twice.
+//! 2. The frontends of the eBPF maps are emptied. What is not in its table passes the tc programs now, and meets the
+//!    rules: new flows are iptables'.
+//! 3. The socket programs are detached. Sockets that they translated are connected to their endpoints and go on by
+//!    themselves; an unconnected UDP socket sends to the service's address next time, and the rules translate that.
+//! 4. The tc programs stay attached, and their table swept, until it is empty or a drain time-out is over (five minutes
+//!    are what kube-proxy's users know from `terminationGracePeriodSeconds` and load balancers; long-lived
+//!    connections break then). Only then everything is detached and unpinned.
+//!
+//! A process that is killed in between finds all of this as it was and goes on: each step may be done twice.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use thalweg_abi::Proto;
+
+use super::address::FAMILIES;
+use super::conntrack;
+use super::error::Error;
+use super::flows::{Filter, Flow, Narrow};
+use super::side::Side;
+use super::{IptablesBackend, cleanup};
+
+/// What is left of a backend whose rules are gone: the flows that they began.
+#[derive(Debug)]
+pub struct Draining {
+    dialled: HashSet<(Proto, SocketAddr)>,
+}
+
+// === impl IptablesBackend ===
+
+impl IptablesBackend {
+    /// Takes all rules out, of both families; flows that they began go on. From here on this backend writes nothing,
+    /// until every service has been set again and [`retain_only_known`](crate::Backend::retain_only_known) is called.
+    ///
+    /// # Errors
+    /// As [`cleanup`]; the next call tries again.
+    pub fn drain(&mut self) -> Result<Draining, Error> {
+        let dialled = self.sides.iter().flat_map(Side::dialled).collect();
+        cleanup(&mut *self.executor)?;
+        for side in &mut self.sides {
+            side.forget_all(self.options.clone());
+        }
+        self.services.clear();
+        self.complete = false;
+        self.retry = None;
+        Ok(Draining { dialled })
+    }
+}
+
+// === impl Draining ===
+
+impl Draining {
+    /// The flows that the kernel still translates.
+    ///
+    /// # Errors
+    /// As [`translated_flows`].
+    pub fn flows(&self) -> Result<Vec<Flow>, Error> {
+        translated_flows(&|protocol, dialled| self.dialled.contains(&(protocol, dialled)))
+    }
+}
+
+/// The flows that the kernel of the calling thread's network namespace translates, of those that were sent to an address
+/// of ours.
+///
+/// # Errors
+/// [`Error::Flows`].
+pub fn translated_flows(is_ours: &dyn Fn(Proto, SocketAddr) -> bool) -> Result<Vec<Flow>, Error> {
+    let mut flows = Vec::new();
+    for family in FAMILIES {
+        for protocol in [Proto::TCP, Proto::UDP, Proto::SCTP] {
+            let filter = Filter { family, protocol, narrow: Narrow::All };
+            let mut see = |flow: &Flow| {
+                if flow.is_translated() && is_ours(flow.protocol, flow.original.1) {
+                    flows.push(flow.clone());
+                }
+            };
+            conntrack::each(&filter, &mut see).map_err(|source| Error::Flows { source })?;
+        }
+    }
+    Ok(flows)
+}
