@@ -30,7 +30,7 @@ pub trait Backend {
     fn retain_only_known(&mut self);
 
     /// Brings the kernel to the desired state. A service that could not be brought there keeps its old state, is
-    /// named in [`Applied::failed`], and is tried again by the next apply.
+    /// named in [`Applied::failed`], and is tried again by a later apply (see [`Backend::next_deadline`]).
     ///
     /// # Errors
     /// Something that belongs to no single service failed; all else has been done, and the next apply tries again.
@@ -42,9 +42,10 @@ pub trait Backend {
 }
 
 /// Stages of an update, as the label of `thalweg_sync_stage_seconds` names them: desired state is made (`plan`, by
-/// [`Proxy`](crate::Proxy)), compared with what is held (`stage`), written table by table, and what is old removed.
-/// `total` is everything between the change and the kernel.
-pub const STAGES: [&str; 7] = ["plan", "stage", "backends", "slots", "frontends", "remove", "total"];
+/// [`Proxy`](crate::Proxy)), compared with what is held (`stage`), written table by table (`names` has all that is said of
+/// a service itself: its name, whom it admits), and what is old removed. `total` is everything between the change and the
+/// kernel.
+pub const STAGES: [&str; 8] = ["plan", "stage", "backends", "slots", "names", "frontends", "remove", "total"];
 
 /// What one apply did.
 #[derive(Debug, Default)]
@@ -56,8 +57,10 @@ pub struct Applied {
     pub backends_written: usize,
     /// Frontends removed.
     pub removed: usize,
-    /// Services that kept their old state.
+    /// Services that could not be brought to their plan, of those that this apply looked at.
     pub failed: Vec<Failure>,
+    /// Services that had failed before and are well now.
+    pub recovered: Vec<Name>,
     pub took: Duration,
     /// How long each stage took, in the order in which they ended; a stage that had nothing to do may be missing. The names are
     /// those of [`STAGES`].

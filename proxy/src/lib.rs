@@ -19,7 +19,7 @@ pub mod plan;
 mod proxy;
 
 pub use backend::{Applied, Backend, Failure, STAGES};
-pub use ebpf::{EbpfBackend, GRACE, Tables};
+pub use ebpf::{EbpfBackend, GRACE, Gone, Pressure, Tables};
 pub use iptables::IptablesBackend;
 pub use plan::{NodeView, Redirect};
 pub use proxy::Proxy;

@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use proptest::prelude::*;
 use support::{Fault, Kernel, endpoint, name, plan};
@@ -87,13 +87,7 @@ impl Run {
     }
 
     fn allow(&self) {
-        let mut state = self.kernel.lock();
-        state.allowed.clear();
-        for plan in self.desired.values() {
-            for frontend in &plan.frontends {
-                state.allowed.entry(frontend.key()).or_default().insert(plan.sets[frontend.set].endpoints.clone());
-            }
-        }
+        self.kernel.allow(self.desired.values());
     }
 
     fn apply(&mut self) -> bool {
@@ -137,7 +131,7 @@ impl Run {
         self.backend = self.kernel.adopt();
         {
             let mut state = self.kernel.lock();
-            state.protected = state.frontends.map.keys().copied().collect();
+            state.protected = state.frontends().into_keys().collect();
         }
         for plan in self.desired.iter().filter(|(service, _)| *service % 2 == 0).map(|(_, plan)| plan) {
             self.backend.set(plan.clone());
@@ -160,11 +154,11 @@ impl Run {
         self.kernel.assert_sound();
 
         let state = self.kernel.lock();
-        let seen: BTreeSet<_> = state.frontends.map.keys().copied().collect();
+        let seen: BTreeSet<_> = state.frontends().into_keys().collect();
         let wanted: BTreeSet<_> = state.allowed.keys().copied().collect();
         assert_eq!(seen, wanted);
-        let mut chosen: BTreeSet<SocketAddrV4> = BTreeSet::new();
-        for (key, value) in &state.frontends.map {
+        let mut chosen: BTreeSet<SocketAddr> = BTreeSet::new();
+        for (key, value) in &state.frontends() {
             let set = state.set_of(value).expect("a sound range");
             let owner = state.services.map.get(&value.service).expect("a named service").as_str().to_owned();
             let plan = self.desired.values().find(|plan| plan.name.to_string() == owner).expect("a desired service");
@@ -172,7 +166,7 @@ impl Run {
             assert_eq!(set, plan.sets[planned.set].endpoints, "{key:?}");
             chosen.extend(set);
         }
-        let draining: BTreeSet<SocketAddrV4> = self.desired.values().flat_map(|plan| plan.draining.iter().copied()).collect();
+        let draining: BTreeSet<SocketAddr> = self.desired.values().flat_map(|plan| plan.draining.iter().copied()).collect();
         for n in 1..=24 {
             let at = endpoint(n);
             match state.state_of(at) {

@@ -47,7 +47,8 @@ impl Agent {
     fn start(kernel: &Kernel, manifest: &Path) -> Self {
         let (sink, batches) = mpsc::channel(8);
         tokio::spawn(Source::File(manifest.to_owned()).run(sink));
-        let view = NodeView { node: Arc::from("n1"), addresses: Vec::new(), zone: None, redirect: None };
+        let view =
+            NodeView { node: Arc::from("n1"), addresses: Vec::new(), zone: None, redirect: None, localhost_node_ports: false };
         let proxy = Proxy::new(kernel.adopt(), view);
         Self { kernel: kernel.clone(), world: World::default(), proxy, batches, synced: false }
     }
@@ -155,7 +156,8 @@ async fn a_manifest_reaches_the_maps_and_follows_its_changes() {
 #[tokio::test]
 async fn before_the_first_sync_the_kernel_is_left_alone() {
     let kernel = Kernel::large();
-    let view = NodeView { node: Arc::from("n1"), addresses: Vec::new(), zone: None, redirect: None };
+    let view =
+        NodeView { node: Arc::from("n1"), addresses: Vec::new(), zone: None, redirect: None, localhost_node_ports: false };
     let mut proxy = Proxy::new(kernel.adopt(), view);
     let applied = proxy.update(&World::default(), &Dirty::default()).expect("nothing to do");
     assert!(!applied.changed());

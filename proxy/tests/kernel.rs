@@ -29,8 +29,9 @@ impl Pins {
         let options = Options {
             pin_root: self.0.clone(),
             cgroup: PathBuf::new(),
-            node_addr: Ipv4Addr::new(172, 30, 0, 11),
-            sizes: Sizes { frontends: 64, slots: 12, backends: 32, conntrack: 64, local_pods: 64, services: 16 },
+            node_addr: Some(Ipv4Addr::new(172, 30, 0, 11)),
+            node_addr6: None,
+            sizes: Sizes { slots: 12, backends: 32, services: 16, ..Sizes::uniform(64) },
             socket_lb: true,
         };
         Datapath::open(&options).expect("the data path")
@@ -60,7 +61,7 @@ fn check(pins: &Path, expected: &[&str]) {
             let endpoints: Vec<String> = row
                 .endpoints
                 .iter()
-                .map(|endpoint| format!("{}({})", endpoint.address.ip().octets()[3], endpoint.state))
+                .map(|endpoint| format!("{}({})", support::last_byte(&endpoint.address), endpoint.state))
                 .collect();
             format!("{} {} -> {}", row.service, row.address, endpoints.join(" "))
         })

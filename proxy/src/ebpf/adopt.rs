@@ -1,18 +1,20 @@
 //! Start: what the kernel holds becomes our record of it, whoever wrote it. Nothing is written here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
 
-use thalweg_abi::{Frontend, Slot};
+use thalweg_abi::{Frontend, Slot, SourceRangeKey};
 use thalweg_cluster::Name;
 use thalweg_loader::{Error, Table as _};
 
-use super::backends::Backends;
+use super::backends::{At, Backends};
 use super::blocks::{Block, Blocks};
+use super::claims::Claims;
+use super::failing::Failing;
+use super::mirror::{Held, Mirror};
 use super::numbers::Numbers;
+use super::stickiness::Leftovers;
+use super::{EbpfBackend, Record, Tables};
 use crate::plan::Key;
-
-use super::{EbpfBackend, Held, Record, Tables};
 
 // === impl EbpfBackend ===
 
@@ -27,57 +29,95 @@ impl EbpfBackend {
         let tables = tables.into();
         let frontends = tables.frontends.entries()?;
         let slots: HashMap<u32, Slot> = tables.slots.entries()?.into_iter().collect();
-        let names = tables.services.entries()?;
+        let ranges: BTreeSet<SourceRangeKey> = tables.source_ranges.entries()?.into_iter().map(|(key, _)| key).collect();
+        let service_ranges = tables.service_ranges.get(&0)?.unwrap_or_default();
 
         let mut backends = Backends::adopt(&tables.backends.entries()?, tables.backends.capacity());
         let blocks = adopt_blocks(&frontends, &slots, &mut backends, tables.slots.capacity());
-        let numbers = Numbers::new(names.iter().map(|(number, _)| *number).collect(), tables.services.capacity());
-
-        let mut services: BTreeMap<Name, Record> = BTreeMap::new();
-        let mut owners = HashMap::new();
-        let mut stale_numbers = Vec::new();
-        for (number, text) in &names {
-            let Some((namespace, name)) = text.as_str().split_once('/') else {
-                stale_numbers.push(*number);
-                continue;
-            };
-            let name = Name::new(namespace, name);
-            owners.insert(*number, name.clone());
-            let record = services.entry(name).or_insert_with(Record::new);
-            if record.number.is_some() {
-                stale_numbers.push(*number);
-            } else {
-                (record.number, record.named) = (Some(*number), true);
-            }
+        let mut services = adopt_names(&tables)?;
+        let mut named: HashMap<u32, Name> = HashMap::with_capacity(services.records.len());
+        for (name, record) in &services.records {
+            named.extend(record.number.map(|number| (number, name.clone())));
         }
 
-        let mut kernel = HashMap::with_capacity(frontends.len());
+        let mut mirror = Mirror::with_capacity(frontends.len());
         for (key, value) in frontends {
-            let owner = owners.get(&value.service).cloned();
-            if let Some(record) = owner.as_ref().and_then(|owner| services.get_mut(owner)) {
-                record.frontends.insert(key);
+            let held = Held { value, block: blocks.home(&value) };
+            match named.get(&value.service).and_then(|owner| services.records.get_mut(owner)) {
+                Some(record) => {
+                    record.insert_frontend(key);
+                    record.sticky |= value.affinity_seconds > 0;
+                    mirror.insert(key, held);
+                }
+                None => {
+                    services.stale.insert(value.service);
+                    mirror.insert_nobodys(key, held);
+                }
             }
-            kernel.insert(key, Held { value, owner, block: blocks.home(&value) });
         }
+        let mut stale_ranges = BTreeSet::new();
+        for key in &ranges {
+            match named.get(&key.range.service).and_then(|owner| services.records.get_mut(owner)) {
+                Some(record) => record.source_ranges.push(*key),
+                None => {
+                    services.stale.insert(key.range.service);
+                    stale_ranges.insert(*key);
+                }
+            }
+        }
+        let numbers = Numbers::adopt(named, &services.stale, tables.services.capacity(), tables.service_stats.capacity());
         Ok(Self {
             tables,
-            kernel,
-            services,
+            mirror,
+            services: services.records,
             dirty: BTreeSet::new(),
-            waiting: BTreeMap::new(),
-            stale_numbers,
+            later: BTreeSet::new(),
+            claims: Claims::default(),
+            failing: Failing::default(),
+            stale_numbers: services.stale,
+            stale_ranges,
+            source_ranges: ranges.len(),
+            service_ranges,
+            wanted_service_ranges: None,
+            leftovers: Leftovers::adopted(),
             complete: false,
-            tidy: false,
             numbers,
             blocks: blocks.blocks,
             backends,
-            retry: None,
         })
     }
 }
 
-/// The ranges found, and which one an index belongs to.
+/// The services that SERVICES names.
 struct Adopted {
+    records: HashMap<Name, Record>,
+    /// Numbers that no service can go on using.
+    stale: BTreeSet<u32>,
+}
+
+fn adopt_names(tables: &Tables) -> Result<Adopted, Error> {
+    let mut adopted = Adopted { records: HashMap::new(), stale: BTreeSet::new() };
+    let mut names = tables.services.entries()?;
+    names.sort_unstable_by_key(|(number, _)| *number);
+    for (number, text) in names {
+        let (Some((namespace, name)), true) =
+            (text.as_str().split_once('/'), Numbers::is_valid(number, tables.service_stats.capacity()))
+        else {
+            adopted.stale.insert(number);
+            continue;
+        };
+        let record = adopted.records.entry(Name::new(namespace, name)).or_insert_with(Record::new);
+        if record.number.is_some() {
+            adopted.stale.insert(number);
+        } else {
+            (record.number, record.named) = (Some(number), true);
+        }
+    }
+    Ok(adopted)
+}
+
+/// The ranges found, and which one an index belongs to.
+struct Ranges {
     blocks: Blocks,
     /// Start -> end of every range taken.
     spans: BTreeMap<u32, u32>,
@@ -85,7 +125,7 @@ struct Adopted {
 
 /// Every range that a frontend points at is taken. Ranges that overlap, which only a defect can have made, are taken
 /// as one of unknown content: it is kept out of use until all its frontends have moved elsewhere.
-fn adopt_blocks(frontends: &[(Key, Frontend)], slots: &HashMap<u32, Slot>, backends: &mut Backends, capacity: u32) -> Adopted {
+fn adopt_blocks(frontends: &[(Key, Frontend)], slots: &HashMap<u32, Slot>, backends: &mut Backends, capacity: u32) -> Ranges {
     let ranges: BTreeSet<(u32, u32)> = frontends
         .iter()
         .filter_map(|(_, value)| Some((value.base, value.base.checked_add(value.count)?)))
@@ -103,15 +143,19 @@ fn adopt_blocks(frontends: &[(Key, Frontend)], slots: &HashMap<u32, Slot>, backe
             }
         }
     }
-    let mut adopted = Adopted { blocks: Blocks::new(capacity), spans: BTreeMap::new() };
+    let mut adopted = Ranges { blocks: Blocks::new(capacity), spans: BTreeMap::new() };
     for (start, (end, sound)) in spans {
         let content = if sound { read(start, end, slots, backends) } else { None };
-        let members: BTreeSet<u32> = (start..end).filter_map(|index| Some(slots.get(&index)?.backend)).collect();
-        let members: Vec<u32> = members.into_iter().filter(|id| backends.get(*id).is_some()).collect();
+        let sound = content.is_some();
+        let members = content.unwrap_or_else(|| {
+            let known = |id: &u32| backends.get(*id).is_some();
+            let ids: BTreeSet<u32> = (start..end).filter_map(|index| Some(slots.get(&index)?.backend)).filter(known).collect();
+            ids.into_iter().collect()
+        });
         for id in &members {
             backends.acquire_id(*id);
         }
-        if adopted.blocks.adopt(start, Block { len: end - start, refs: 0, members, content }) {
+        if adopted.blocks.adopt(start, Block { len: end - start, refs: 0, sound, members: members.into_boxed_slice() }) {
             adopted.spans.insert(start, end);
         }
     }
@@ -123,21 +167,22 @@ fn adopt_blocks(frontends: &[(Key, Frontend)], slots: &HashMap<u32, Slot>, backe
     adopted
 }
 
-/// What the slots say, when all of it agrees with BACKENDS.
-fn read(start: u32, end: u32, slots: &HashMap<u32, Slot>, backends: &Backends) -> Option<Vec<SocketAddr>> {
+/// Whom the slots name, when all of it agrees with BACKENDS.
+fn read(start: u32, end: u32, slots: &HashMap<u32, Slot>, backends: &Backends) -> Option<Vec<u32>> {
+    let mut seen = BTreeSet::new();
     (start..end)
         .map(|index| {
             let slot = slots.get(&index)?;
-            let at = SocketAddr::new(slot.addr.into(), slot.port.to_host());
-            let known = backends.get(slot.backend) == Some((at, slot.generation));
-            (known && backends.is_current(slot.backend)).then_some(at)
+            let at = At { addr: slot.addr, port: slot.port };
+            let known = backends.get(slot.backend) == Some((at, slot.generation)) && backends.is_current(slot.backend);
+            (known && seen.insert(slot.backend)).then_some(slot.backend)
         })
         .collect()
 }
 
-// === impl Adopted ===
+// === impl Ranges ===
 
-impl Adopted {
+impl Ranges {
     /// The first index of the range in which a frontend's slots lie.
     fn home(&self, value: &Frontend) -> Option<u32> {
         let end = value.base.checked_add(value.count).filter(|_| value.count > 0)?;

@@ -1,61 +1,84 @@
 //! One apply: stage every dirty service in memory, write stage by stage, keep the record true to what was written.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
-use thalweg_abi::{Be16, Frontend, ServiceName, Slot};
 use thalweg_cluster::Name;
-use thalweg_loader::{Error, Table};
+use thalweg_loader::Error;
 
-use super::stage::{Pass, Staged};
-use super::{EbpfBackend, Held, RETRY, full};
+use super::stage::{Outcome, Pass, Staged};
+use super::write::{delete_all, write_all};
+use super::{EbpfBackend, Record};
 use crate::backend::{Applied, Failure};
 use crate::plan::{Key, PlannedFrontend};
 
+/// Services that are staged and written together: many enough for whole batches, few enough that a hundred thousand of
+/// them need no memory of their own.
+const TOGETHER: usize = 2_048;
+
+/// The first error that belongs to no single service.
+#[derive(Default)]
+pub(super) struct Loose(Option<Error>);
+
+/// Adds up how long each stage took.
+struct Clock {
+    started: Instant,
+    last: Instant,
+}
+
 pub(super) fn apply(this: &mut EbpfBackend, now: Instant) -> Result<Applied, Error> {
-    let started = Instant::now();
+    let mut clock = Clock::start();
     this.blocks.expire(now);
     this.backends.expire(now);
-    this.retry = None;
-    let due = this.due();
+    let due: Vec<Name> = this.due(now).into_iter().collect();
     let mut applied = Applied { services: due.len(), ..Applied::default() };
+    let mut loose = Loose::default();
+    let mut outcomes = Vec::new();
 
     let mut pass = Pass { room: this.room(), taken: HashSet::new() };
-    let mut staged: Vec<Staged> = due.iter().map(|name| this.stage(name, &mut pass, now)).collect();
-
-    let mut loose_end = this.write_ready(&mut staged, &mut applied, now);
-    this.write_slots(&mut staged, &mut applied);
-    this.write_names(&mut staged);
-    this.write_frontends(&mut staged, &mut applied, now);
-    for service in &mut staged {
-        this.settle(service, now);
-    }
-    loose_end = this.remove_frontends(&mut staged, &mut applied, now).or(loose_end);
-    loose_end = this.write_gone(&mut applied, now).or(loose_end);
-
-    for service in staged {
-        match service.failed {
-            Some(error) => {
-                applied.failed.push(Failure { service: service.name.clone(), error });
-                this.dirty.insert(service.name);
-            }
-            // Something was left: for a service that failed to take it over, or until all are known.
-            None if !this.complete && service.plan.is_none() || this.has_unwanted(&service.name) => {
-                this.dirty.insert(service.name);
-            }
-            None if service.plan.is_none() => this.forget(&service.name),
-            None => {}
+    for names in due.chunks(TOGETHER) {
+        let mut staged: Vec<Staged> = names.iter().map(|name| this.stage(name, &mut pass, now)).collect();
+        clock.lap(&mut applied, "stage");
+        this.write_ready(&mut staged, &mut applied, &mut loose, now);
+        clock.lap(&mut applied, "backends");
+        this.write_slots(&mut staged, &mut applied);
+        clock.lap(&mut applied, "slots");
+        this.write_names(&mut staged);
+        this.write_source_ranges(&mut staged);
+        this.begin_affinity(&mut staged);
+        clock.lap(&mut applied, "names");
+        this.write_frontends(&mut staged, &mut applied, now);
+        for service in &mut staged {
+            this.settle(service, now);
         }
+        for outcome in staged.into_iter().map(Outcome::from) {
+            if this.is_unfinished(&outcome) {
+                outcomes.push(outcome);
+            } else {
+                this.well(outcome.name, &mut applied);
+            }
+        }
+        clock.lap(&mut applied, "frontends");
     }
-    if !applied.failed.is_empty() || loose_end.is_some() {
-        this.retry = Some(now + RETRY);
+    this.write_service_ranges(&mut loose);
+
+    let waiters = this.keep_what_is_awaited(&outcomes);
+    if this.complete {
+        this.remove_frontends(&mut outcomes, &mut applied, &mut loose, now);
+        this.remove_source_ranges(&mut outcomes, &mut loose);
+        this.remove_names(&mut outcomes, &mut loose);
     }
-    applied.took = started.elapsed();
-    match loose_end {
-        Some(error) => Err(error),
-        None => Ok(applied),
+    this.write_gone(&mut applied, &mut loose, now);
+    for outcome in outcomes {
+        this.finish(outcome, &mut applied);
     }
+    for name in waiters {
+        this.failing.add(&name, None);
+    }
+    this.failing.settle(now, loose.0.is_some());
+    clock.lap(&mut applied, "remove");
+    applied.took = clock.started.elapsed();
+    loose.0.map_or(Ok(applied), Err)
 }
 
 // === impl EbpfBackend ===
@@ -63,245 +86,146 @@ pub(super) fn apply(this: &mut EbpfBackend, now: Instant) -> Result<Applied, Err
 impl EbpfBackend {
     /// How many frontends of each family still find room.
     fn room(&self) -> [usize; 2] {
-        let held6 = self.kernel.keys().filter(|key| key.vip.is_ipv6()).count();
-        let room = |unspecified: IpAddr, held: usize| {
-            let (_, capacity) = self.tables.frontends.table_of(unspecified);
-            (capacity as usize).saturating_sub(held)
-        };
-        [room(Ipv4Addr::UNSPECIFIED.into(), self.kernel.len() - held6), room(Ipv6Addr::UNSPECIFIED.into(), held6)]
+        [false, true].map(|ipv6| (self.tables.frontends.table_of(ipv6).1 as usize).saturating_sub(self.mirror.count(ipv6)))
     }
 
-    /// Services to look at: those that changed, and those that wait for a frontend that is becoming free.
-    fn due(&mut self) -> BTreeSet<Name> {
+    /// Services to look at: those that changed, and from time to time those that failed.
+    fn due(&mut self, now: Instant) -> BTreeSet<Name> {
         let mut due = std::mem::take(&mut self.dirty);
-        self.waiting.retain(|_, names| {
-            names.retain(|name| self.services.contains_key(name));
-            !names.is_empty()
-        });
-        for (key, names) in &self.waiting {
-            let owner = self.kernel.get(key).and_then(|held| held.owner.as_ref());
-            if !owner.and_then(|owner| self.services.get(owner)).is_some_and(|record| record.wants(key)) {
-                due.extend(names.iter().cloned());
-            }
-        }
-        for names in self.waiting.values_mut() {
-            names.retain(|name| !due.contains(name));
+        due.extend(self.failing.take_due(now));
+        for name in &due {
+            self.claims.clear(name);
         }
         due
     }
 
-    /// Backends that new ranges hold become ready first. Returns an error that is no staged service's.
-    fn write_ready(&mut self, staged: &mut [Staged], applied: &mut Applied, now: Instant) -> Option<Error> {
-        let entries = self.backends.pending(true);
-        let failed = write_all(&mut *self.tables.backends, &entries);
-        for (id, entry) in &entries {
-            if !failed.contains_key(id) {
-                self.backends.written(*id, entry.state, now);
-                applied.backends_written += 1;
-            }
-        }
-        let mut failed = failed;
-        for service in staged.iter_mut() {
-            let members = service.fresh.iter().filter_map(|base| self.blocks.get(*base)).flat_map(|block| &block.members);
-            let bad: Vec<u32> = members.copied().filter(|id| failed.contains_key(id)).collect();
-            for id in bad {
-                let error = failed.get(&id).map(again);
-                service.failed = service.failed.take().or(error);
-            }
-        }
-        let claimed: HashSet<u32> = staged
-            .iter()
-            .flat_map(|service| &service.fresh)
-            .filter_map(|base| self.blocks.get(*base))
-            .flat_map(|block| block.members.iter().copied())
-            .collect();
-        failed.retain(|id, _| !claimed.contains(id));
-        failed.into_values().next()
+    /// True when something is left to say or to remove.
+    fn is_unfinished(&self, outcome: &Outcome) -> bool {
+        let left = |record: &Record| !record.source_ranges.is_empty() || record.unwanted().next().is_some();
+        outcome.failed.is_some()
+            || outcome.shut.is_some()
+            || outcome.plan.is_none()
+            || self.services.get(&outcome.name).is_some_and(left)
     }
 
-    fn write_slots(&mut self, staged: &mut [Staged], applied: &mut Applied) {
-        let mut entries = Vec::new();
-        for base in staged.iter().filter(|service| service.failed.is_none()).flat_map(|service| &service.fresh) {
-            let Some(block) = self.blocks.get(*base) else { continue };
-            entries.extend((*base..).zip(&block.members).filter_map(|(index, id)| {
-                let (at, generation) = self.backends.get(*id)?;
-                let slot = Slot {
-                    addr: at.ip().into(),
-                    port: Be16::from_host(at.port()),
-                    backend: *id,
-                    generation,
-                    ..Slot::default()
-                };
-                Some((index, slot))
-            }));
+    /// Frontends that a failed service is to have stay as they are until that succeeds, whoever has them. Returns who waits for one that
+    /// a failed service did not get: they are asked again.
+    fn keep_what_is_awaited(&mut self, outcomes: &[Outcome]) -> BTreeSet<Name> {
+        let mut waiters = BTreeSet::new();
+        for outcome in outcomes.iter().filter(|outcome| outcome.failed.is_some()) {
+            let Some(plan) = &outcome.plan else { continue };
+            let number = self.services.get(&outcome.name).and_then(|record| record.number);
+            let is_own = |key: &Key| self.mirror.get(key).is_some_and(|held| Some(held.value.service) == number);
+            let keys: Vec<Key> = plan.frontends.iter().map(PlannedFrontend::key).filter(|key| !is_own(key)).collect();
+            for key in &keys {
+                waiters.extend(self.claims.waiters(key).cloned());
+            }
+            self.claims.keep(&outcome.name, keys);
         }
-        let failed = write_all(&mut *self.tables.slots, &entries);
-        applied.slots_written += entries.len() - failed.len();
-        for service in staged.iter_mut().filter(|service| service.failed.is_none()) {
-            let ranges = service.fresh.iter().filter_map(|base| Some(*base..*base + self.blocks.get(*base)?.len));
-            service.failed = ranges.flatten().find_map(|index| failed.get(&index)).map(again);
-        }
+        waiters
     }
 
-    fn write_names(&mut self, staged: &mut [Staged]) {
-        let mut entries = Vec::new();
-        let mut names = HashMap::new();
-        for service in staged.iter().filter(|service| service.failed.is_none() && service.plan.is_some()) {
-            if let Some(record) = self.services.get(&service.name)
-                && let (Some(number), false) = (record.number, record.named)
-            {
-                entries.push((number, ServiceName::new(&service.name.to_string())));
-                names.insert(service.name.clone(), number);
-            }
-        }
-        let mut failed = write_all(&mut *self.tables.services, &entries);
-        for service in staged.iter_mut() {
-            let Some(number) = names.get(&service.name) else { continue };
-            service.failed = failed.remove(number);
-            if service.failed.is_none()
-                && let Some(record) = self.services.get_mut(&service.name)
-            {
-                record.named = true;
-            }
-        }
-    }
-
-    /// New frontends first: only they can find the map full, and then the rest of the service is left as it is.
-    fn write_frontends(&mut self, staged: &mut [Staged], applied: &mut Applied, now: Instant) {
-        for inserts in [true, false] {
-            let mut entries = Vec::new();
-            let mut owners = Vec::new();
-            for (index, service) in staged.iter().enumerate().filter(|(_, service)| service.failed.is_none()) {
-                for (key, value, block) in if inserts { &service.inserts } else { &service.flips } {
-                    entries.push((*key, *value));
-                    owners.push((index, *block));
-                }
-            }
-            let mut failed = write_all(&mut self.tables.frontends, &entries);
-            applied.frontends_written += entries.len() - failed.len();
-            for ((key, value), (index, block)) in entries.into_iter().zip(owners) {
-                match failed.remove(&key) {
-                    Some(error) => staged[index].failed = Some(error),
-                    None => self.flipped(key, value, block, &staged[index].name, now),
-                }
-            }
-        }
-    }
-
-    /// The kernel now holds this frontend.
-    fn flipped(&mut self, key: Key, value: Frontend, block: Option<u32>, owner: &Name, now: Instant) {
-        if let Some(base) = block {
-            self.blocks.reference(base);
-        }
-        let old = self.kernel.insert(key, Held { value, owner: Some(owner.clone()), block });
-        if let Some(old) = old {
-            if let Some(record) = old.owner.filter(|old| old != owner).and_then(|old| self.services.get_mut(&old)) {
-                record.frontends.remove(&key);
-            }
-            self.leave(old.block, now);
-        }
-        if let Some(record) = self.services.get_mut(owner) {
-            record.frontends.insert(key);
-        }
-    }
-
-    pub(super) fn leave(&mut self, block: Option<u32>, now: Instant) {
-        if let Some(base) = block {
-            let members = self.blocks.unreference(base, now);
-            self.backends.release(&members);
-        }
-    }
-
-    /// Frontends, and names, that nobody wants any more. Returns an error that is no staged service's.
-    fn remove_frontends(&mut self, staged: &mut [Staged], applied: &mut Applied, now: Instant) -> Option<Error> {
-        // Somebody who has not been heard of yet may want what another gives up.
-        if !self.complete {
-            return None;
-        }
+    /// Frontends that nobody wants any more.
+    fn remove_frontends(&mut self, outcomes: &mut [Outcome], applied: &mut Applied, loose: &mut Loose, now: Instant) {
         let mut drops: Vec<(Key, Option<usize>)> = Vec::new();
-        let mut numbers: Vec<(u32, Option<usize>)> = Vec::new();
-        // A frontend that a failed service is to take over stays as it is until that succeeds.
-        let awaited: HashSet<Key> = staged
-            .iter()
-            .filter(|service| service.failed.is_some())
-            .filter_map(|service| service.plan.as_ref())
-            .flat_map(|plan| plan.frontends.iter().map(PlannedFrontend::key))
-            .collect();
-        for (index, service) in staged.iter().enumerate().filter(|(_, service)| service.failed.is_none()) {
-            let Some(record) = self.services.get(&service.name) else { continue };
-            let unwanted = record.frontends.iter().filter(|key| !record.wants(key) && !awaited.contains(key));
-            drops.extend(unwanted.map(|key| (*key, Some(index))));
+        for (index, outcome) in outcomes.iter().enumerate().filter(|(_, outcome)| outcome.failed.is_none()) {
+            let Some(record) = self.services.get(&outcome.name) else { continue };
+            drops.extend(record.unwanted().filter(|key| !self.claims.is_kept(key)).map(|key| (*key, Some(index))));
         }
-        if self.tidy {
-            let nobodys = self.kernel.iter().filter(|(key, held)| held.owner.is_none() && !awaited.contains(key));
-            drops.extend(nobodys.map(|(key, _)| (*key, None)));
-            numbers.extend(self.stale_numbers.iter().map(|number| (*number, None)));
-        }
+        drops.extend(self.mirror.nobodys().iter().filter(|key| !self.claims.is_kept(key)).map(|key| (*key, None)));
+
         let keys: Vec<Key> = drops.iter().map(|(key, _)| *key).collect();
         let mut failed = delete_all(&mut self.tables.frontends, &keys);
-        let mut loose_end = None;
         for (key, index) in drops {
-            if let Some(error) = failed.remove(&key) {
-                match index {
-                    Some(index) => staged[index].failed = Some(error),
-                    None => loose_end = Some(error),
+            match (failed.remove(&key), index) {
+                (Some(error), Some(index)) => outcomes[index].fail(error),
+                (Some(error), None) => loose.note(error),
+                (None, _) => {
+                    applied.removed += 1;
+                    let Some(held) = self.mirror.remove(&key) else { continue };
+                    let owner = self.numbers.owner(held.value.service);
+                    if let Some(record) = owner.and_then(|owner| self.services.get_mut(owner)) {
+                        record.remove_frontend(&key);
+                    }
+                    self.leave(held.block, now);
                 }
-                continue;
-            }
-            applied.removed += 1;
-            if let Some(held) = self.kernel.remove(&key) {
-                if let Some(record) = held.owner.and_then(|owner| self.services.get_mut(&owner)) {
-                    record.frontends.remove(&key);
-                }
-                self.leave(held.block, now);
             }
         }
+    }
 
-        for (index, service) in staged.iter().enumerate() {
-            if let (None, None, Some(record)) = (&service.failed, &service.plan, self.services.get(&service.name))
-                && let (Some(number), true, true) = (record.number, record.named, record.frontends.is_empty())
+    /// Names of services of which nothing else is left, and of numbers that were nobody's.
+    fn remove_names(&mut self, outcomes: &mut [Outcome], loose: &mut Loose) {
+        let mut numbers: Vec<(u32, Option<usize>)> = Vec::new();
+        for (index, outcome) in outcomes.iter().enumerate() {
+            if let (None, None, Some(record)) = (&outcome.failed, &outcome.plan, self.services.get(&outcome.name))
+                && let (Some(number), true) = (record.number, record.named && record.is_bare())
             {
                 numbers.push((number, Some(index)));
             }
+        }
+        if self.mirror.nobodys().is_empty() && self.stale_ranges.is_empty() {
+            numbers.extend(self.stale_numbers.iter().map(|number| (*number, None)));
         }
         let keys: Vec<u32> = numbers.iter().map(|(number, _)| *number).collect();
         let mut failed = delete_all(&mut *self.tables.services, &keys);
         for (number, index) in numbers {
             match (failed.remove(&number), index) {
-                (None, Some(_)) => {}
+                (Some(error), Some(index)) => outcomes[index].fail(error),
+                (Some(error), None) => loose.note(error),
+                (None, Some(index)) => {
+                    if let Some(record) = self.services.get_mut(&outcomes[index].name) {
+                        record.named = false;
+                    }
+                }
                 (None, None) => {
-                    self.stale_numbers.retain(|stale| *stale != number);
+                    self.stale_numbers.remove(&number);
                     self.numbers.give_back(number);
                 }
-                (Some(error), Some(index)) => staged[index].failed = Some(error),
-                (Some(error), None) => loose_end = Some(error),
             }
         }
-        if loose_end.is_none() && awaited.is_empty() {
-            self.tidy = false;
-        }
-        loose_end
     }
 
     /// Backends that nobody is sent to any more: the data path sees at once that they drain, or are gone.
-    fn write_gone(&mut self, applied: &mut Applied, now: Instant) -> Option<Error> {
+    fn write_gone(&mut self, applied: &mut Applied, loose: &mut Loose, now: Instant) {
         let entries = self.backends.pending(false);
         let mut failed = write_all(&mut *self.tables.backends, &entries);
-        let mut loose_end = None;
         for (id, entry) in entries {
             match failed.remove(&id) {
-                Some(error) => loose_end = Some(error),
+                Some(error) => loose.note(error),
                 None => {
                     self.backends.written(id, entry.state, now);
                     applied.backends_written += 1;
                 }
             }
         }
-        loose_end
     }
 
-    fn has_unwanted(&self, name: &Name) -> bool {
-        self.services.get(name).is_some_and(|record| record.frontends.iter().any(|key| !record.wants(key)))
+    /// What becomes of a service: it failed, waits, is gone, or is well.
+    fn finish(&mut self, outcome: Outcome, applied: &mut Applied) {
+        let Outcome { name, plan, failed, shut } = outcome;
+        let unwanted = self.services.get(&name).is_some_and(|record| record.unwanted().next().is_some());
+        if let Some(error) = failed.or(shut) {
+            self.failing.add(&name, Some(&error));
+            applied.failed.push(Failure { service: name, error });
+        } else if !self.complete && (plan.is_none() || unwanted) {
+            self.later.insert(name.clone());
+            self.well(name, applied);
+        } else if unwanted {
+            // Somebody who failed is to take over what it leaves.
+            self.failing.remove(&name);
+            self.failing.add(&name, None);
+        } else {
+            if plan.is_none() {
+                self.forget(&name);
+            }
+            self.well(name, applied);
+        }
+    }
+
+    fn well(&mut self, name: Name, applied: &mut Applied) {
+        if self.failing.remove(&name) {
+            applied.recovered.push(name);
+        }
     }
 
     /// A service that is gone, in the kernel too.
@@ -310,58 +234,35 @@ impl EbpfBackend {
             && let Some(number) = record.number
         {
             self.numbers.give_back(number);
+            if record.sticky {
+                self.leftovers.add(number);
+            }
         }
     }
 }
 
-/// Writes all of it, in one batch when that works. Returns what the map does not hold afterwards.
-fn write_all<K, V>(table: &mut dyn Table<K, V>, entries: &[(K, V)]) -> HashMap<K, Error>
-where
-    K: Copy + Eq + std::hash::Hash,
-    V: Copy + PartialEq,
-{
-    if entries.is_empty() || table.update(entries).is_ok() {
-        return HashMap::new();
+// === impl Loose ===
+
+impl Loose {
+    pub fn note(&mut self, error: Error) {
+        self.0.get_or_insert(error);
     }
-    // A part of the batch was written; which, is not known. One by one then: what is there already is well.
-    let mut failed = HashMap::new();
-    for (key, value) in entries {
-        if let Err(error) = table.update(&[(*key, *value)])
-            && !table.get(key).is_ok_and(|held| held == Some(*value))
-        {
-            failed.insert(*key, error);
-        }
-    }
-    failed
 }
 
-/// Deletes all of it. Returns what the map still holds.
-fn delete_all<K: Copy + Eq + std::hash::Hash, V>(table: &mut dyn Table<K, V>, keys: &[K]) -> HashMap<K, Error> {
-    if keys.is_empty() || table.delete(keys).is_ok() {
-        return HashMap::new();
-    }
-    let mut failed = HashMap::new();
-    for key in keys {
-        if let Err(error) = table.delete(&[*key])
-            && !table.get(key).is_ok_and(|held| held.is_none())
-        {
-            failed.insert(*key, error);
-        }
-    }
-    failed
-}
+// === impl Clock ===
 
-/// One failed write can fail several services.
-fn again(error: &Error) -> Error {
-    match error {
-        Error::TableFull { table, capacity } => full(table, *capacity),
-        Error::Table { table, source } => {
-            let source = source
-                .raw_os_error()
-                .map_or_else(|| std::io::Error::new(source.kind(), source.to_string()), std::io::Error::from_raw_os_error);
-            Error::Table { table, source }
+impl Clock {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self { started: now, last: now }
+    }
+
+    fn lap(&mut self, applied: &mut Applied, stage: &'static str) {
+        let now = Instant::now();
+        let took = now - std::mem::replace(&mut self.last, now);
+        match applied.stages.iter_mut().find(|(name, _)| *name == stage) {
+            Some((_, sum)) => *sum += took,
+            None => applied.stages.push((stage, took)),
         }
-        // Tables have no other errors.
-        other => Error::Table { table: "BACKENDS", source: std::io::Error::other(other.to_string()) },
     }
 }

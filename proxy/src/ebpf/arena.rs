@@ -1,23 +1,25 @@
-//! Ranges of the flat SLOTS array: first fit, neighbours joined when freed. Pure.
+//! Ranges of the flat SLOTS array: best fit, neighbours joined when freed. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Which indices are free.
 #[derive(Clone, Debug)]
 pub(super) struct Arena {
     /// Start -> length; never empty ranges, never two that touch.
     free: BTreeMap<u32, u32>,
+    /// The same as (length, start).
+    by_len: BTreeSet<(u32, u32)>,
+    /// Indices taken.
+    used: u32,
 }
 
 // === impl Arena ===
 
 impl Arena {
     pub fn new(capacity: u32) -> Self {
-        let mut free = BTreeMap::new();
-        if capacity > 0 {
-            free.insert(0, capacity);
-        }
-        Self { free }
+        let mut this = Self { free: BTreeMap::new(), by_len: BTreeSet::new(), used: 0 };
+        this.add_hole(0, capacity);
+        this
     }
 
     /// Takes exactly this range; false when any of it is not free.
@@ -28,35 +30,50 @@ impl Arena {
         if len == 0 || end > hole_end {
             return false;
         }
-        self.free.remove(&hole);
-        if hole < start {
-            self.free.insert(hole, start - hole);
-        }
-        if end < hole_end {
-            self.free.insert(end, hole_end - end);
-        }
+        self.remove_hole(hole, hole_len);
+        self.add_hole(hole, start - hole);
+        self.add_hole(end, hole_end - end);
+        self.used += len;
         true
     }
 
-    /// Takes the first range of this length; `None` when there is none.
+    /// Takes a range of this length from the smallest hole that has it, the first of several; `None` when none has.
     pub fn alloc(&mut self, len: u32) -> Option<u32> {
-        let start = self.free.iter().find(|(_, hole)| **hole >= len).map(|(start, _)| *start)?;
+        let (_, start) = *self.by_len.range((len, 0)..).next()?;
         self.reserve(start, len).then_some(start)
     }
 
     /// Gives a range back that was taken.
     pub fn free(&mut self, start: u32, len: u32) {
-        let mut start = start;
-        let mut end = start + len;
-        if let Some(next_len) = self.free.remove(&end) {
+        self.used -= len;
+        let (mut start, mut end) = (start, start + len);
+        if let Some(&next_len) = self.free.get(&end) {
+            self.remove_hole(end, next_len);
             end += next_len;
         }
         if let Some((&before, &before_len)) = self.free.range(..start).next_back()
             && before + before_len == start
         {
+            self.remove_hole(before, before_len);
             start = before;
         }
-        self.free.insert(start, end - start);
+        self.add_hole(start, end - start);
+    }
+
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    fn add_hole(&mut self, start: u32, len: u32) {
+        if len > 0 {
+            self.free.insert(start, len);
+            self.by_len.insert((len, start));
+        }
+    }
+
+    fn remove_hole(&mut self, start: u32, len: u32) {
+        self.free.remove(&start);
+        self.by_len.remove(&(len, start));
     }
 }
 
@@ -89,16 +106,20 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+        assert_eq!(arena.by_len, arena.free.iter().map(|(start, len)| (*len, *start)).collect());
+        assert_eq!(arena.used, capacity - arena.free.values().sum::<u32>());
         let holes: Vec<String> = arena.free.iter().map(|(start, len)| format!("{start}+{len}")).collect();
         assert_eq!(format!("{} | {}", results.join(" "), holes.join(" ")), expected, "{script}");
     }
 
     #[test]
-    fn first_fit_and_joining() {
+    fn best_fit_and_joining() {
         check(0, "a1", "none | ");
         check(4, "a4 a1", "0 none | ");
         check(4, "a5 a2 a2", "none 0 2 | ");
         check(10, "a3 a3 a3 f3+3 a2 a2 a1", "0 3 6 3 none 5 | 9+1");
+        check(10, "a3 a1 a2 f0+3 f4+2 a2 a2", "0 3 4 0 4 | 2+1 6+4");
+        check(10, "a1 a1 a8 f0+1 f2+8 a1 a2", "0 1 2 0 2 | 4+6");
         check(6, "a2 a2 a2 f0+2 f4+2 f2+2", "0 2 4 | 0+6");
         check(6, "a2 a2 a2 f2+2 f0+2", "0 2 4 | 0+4");
         check(6, "a2 a2 a2 f2+2 f4+2", "0 2 4 | 2+4");

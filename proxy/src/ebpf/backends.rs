@@ -1,21 +1,28 @@
 //! Backend ids: who stands behind each, whether it is chosen, drains or is gone, and when its number may be reused.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use thalweg_abi::{Backend, BackendState, Be16};
+use thalweg_abi::{Backend, BackendState, Be16, Be128};
 
-use super::GRACE;
+use super::{GRACE, Gone};
+
+/// Address and port as the kernel has them; IPv4 is mapped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct At {
+    pub addr: Be128,
+    pub port: Be16,
+}
 
 #[derive(Debug)]
 struct Record {
-    at: SocketAddr,
+    at: At,
     generation: u32,
-    /// State last written; `None` before the first write.
-    kernel: Option<BackendState>,
     /// Blocks that hold it.
     chosen: u32,
+    /// State last written; `None` before the first write.
+    kernel: Option<BackendState>,
     /// Adopted, and its services are not all known yet: keeps the state it was found with.
     held: bool,
     /// Since when it is free in the kernel, plus the grace period.
@@ -24,18 +31,27 @@ struct Record {
 
 #[derive(Debug)]
 pub(super) struct Backends {
-    records: HashMap<u32, Record>,
-    by_address: HashMap<SocketAddr, u32>,
+    /// By id.
+    records: Vec<Option<Record>>,
+    by_address: HashMap<At, u32>,
     /// How many services let this address drain.
-    draining: HashMap<SocketAddr, u32>,
+    draining: HashMap<At, u32>,
     /// Ids whose state may differ from the kernel's.
     touched: BTreeSet<u32>,
     grace: VecDeque<(Instant, u32)>,
     /// Ids to use again, longest free first, with the generation they had.
     free: VecDeque<(u32, u32)>,
-    /// The first id never used.
-    next: u32,
+    /// Ids that became free and were not asked for yet, with their generation.
+    gone: BTreeMap<u32, u32>,
     capacity: u32,
+}
+
+// === impl At ===
+
+impl From<SocketAddr> for At {
+    fn from(at: SocketAddr) -> Self {
+        Self { addr: at.ip().into(), port: Be16::from_host(at.port()) }
+    }
 }
 
 // === impl Backends ===
@@ -44,42 +60,62 @@ impl Backends {
     /// Takes over what the kernel holds. Id 0 is never used: it stands for "none".
     pub fn adopt(entries: &[(u32, Backend)], capacity: u32) -> Self {
         let mut this = Self {
-            records: HashMap::new(),
+            records: vec![None],
             by_address: HashMap::new(),
             draining: HashMap::new(),
             touched: BTreeSet::new(),
             grace: VecDeque::new(),
             free: VecDeque::new(),
-            next: 1,
+            gone: BTreeMap::new(),
             capacity,
         };
         let mut entries: Vec<&(u32, Backend)> = entries.iter().filter(|(id, _)| *id > 0 && *id < capacity).collect();
         entries.sort_unstable_by_key(|(id, _)| *id);
         for (id, backend) in entries {
             // Ids that were handed out and never written.
-            this.free.extend((this.next..*id).map(|gap| (gap, 0)));
-            this.next = id + 1;
+            while this.next() < *id {
+                this.free.push_back((this.next(), 0));
+                this.records.push(None);
+            }
             if backend.state == BackendState::FREE {
                 this.free.push_back((*id, backend.generation));
+                this.records.push(None);
                 continue;
             }
-            let at = SocketAddr::new(backend.addr.into(), backend.port.to_host());
+            let at = At { addr: backend.addr, port: backend.port };
             this.by_address.entry(at).or_insert(*id);
-            let record = Record {
+            this.records.push(Some(Record {
                 at,
                 generation: backend.generation,
-                kernel: Some(backend.state),
                 chosen: 0,
+                kernel: Some(backend.state),
                 held: true,
                 rests_until: None,
-            };
-            this.records.insert(*id, record);
+            }));
         }
         this
     }
 
+    /// The first id never used.
+    fn next(&self) -> u32 {
+        self.records.len() as u32
+    }
+
+    fn record(&self, id: u32) -> Option<&Record> {
+        self.records.get(id as usize)?.as_ref()
+    }
+
+    fn record_mut(&mut self, id: u32) -> Option<&mut Record> {
+        self.records.get_mut(id as usize)?.as_mut()
+    }
+
+    /// Ids that cannot be given to a new backend now.
+    pub fn used(&self) -> usize {
+        self.records.len() - self.free.len()
+    }
+
     /// Counts one more block that holds this address; `None` when every id is taken.
-    pub fn acquire(&mut self, at: SocketAddr) -> Option<u32> {
+    pub fn acquire(&mut self, at: At) -> Option<u32> {
         let id = match self.by_address.get(&at) {
             Some(id) => *id,
             None => self.allocate(at)?,
@@ -90,70 +126,75 @@ impl Backends {
 
     /// Counts one more block that holds this id, if it is known.
     pub fn acquire_id(&mut self, id: u32) {
-        if let Some(record) = self.records.get_mut(&id) {
+        if let Some(record) = self.record_mut(id) {
             record.chosen += 1;
-            self.touched.insert(id);
+            if record.chosen == 1 {
+                self.touched.insert(id);
+            }
         }
     }
 
-    fn allocate(&mut self, at: SocketAddr) -> Option<u32> {
-        let (id, generation) = if self.next < self.capacity {
-            self.next += 1;
-            (self.next - 1, 0)
+    fn allocate(&mut self, at: At) -> Option<u32> {
+        let (id, generation) = if self.next() < self.capacity {
+            self.records.push(None);
+            (self.next() - 1, 0)
         } else {
             self.free.pop_front()?
         };
         // Generation 0 means "never": it is skipped when the number wraps.
         let generation = generation.checked_add(1).unwrap_or(1);
-        let record = Record { at, generation, kernel: None, chosen: 0, held: false, rests_until: None };
-        self.records.insert(id, record);
+        self.records[id as usize] = Some(Record { at, generation, chosen: 0, kernel: None, held: false, rests_until: None });
         self.by_address.insert(at, id);
         Some(id)
     }
 
     pub fn release(&mut self, ids: &[u32]) {
         for id in ids {
-            if let Some(record) = self.records.get_mut(id) {
+            if let Some(record) = self.record_mut(*id) {
                 record.chosen = record.chosen.saturating_sub(1);
-                self.touched.insert(*id);
+                if record.chosen == 0 {
+                    self.touched.insert(*id);
+                }
             }
         }
     }
 
     /// Replaces the addresses that one service lets drain.
     pub fn drain(&mut self, old: &[SocketAddr], new: &[SocketAddr]) {
-        for at in new {
-            *self.draining.entry(*at).or_default() += 1;
-            self.touched.extend(self.by_address.get(at));
+        for at in new.iter().copied().map(At::from) {
+            *self.draining.entry(at).or_default() += 1;
+            self.touched.extend(self.by_address.get(&at));
         }
-        for at in old {
-            if let Some(count) = self.draining.get_mut(at) {
+        for at in old.iter().copied().map(At::from) {
+            if let Some(count) = self.draining.get_mut(&at) {
                 *count -= 1;
                 if *count == 0 {
-                    self.draining.remove(at);
+                    self.draining.remove(&at);
                 }
             }
-            self.touched.extend(self.by_address.get(at));
+            self.touched.extend(self.by_address.get(&at));
         }
     }
 
     /// From now on what nobody asked for is gone.
     pub fn release_held(&mut self) {
-        for (id, record) in &mut self.records {
-            if std::mem::take(&mut record.held) {
-                self.touched.insert(*id);
+        for (id, record) in (0..).zip(&mut self.records) {
+            if let Some(record) = record
+                && std::mem::take(&mut record.held)
+            {
+                self.touched.insert(id);
             }
         }
     }
 
     /// The address and generation of an id in use.
-    pub fn get(&self, id: u32) -> Option<(SocketAddr, u32)> {
-        self.records.get(&id).map(|record| (record.at, record.generation))
+    pub fn get(&self, id: u32) -> Option<(At, u32)> {
+        self.record(id).map(|record| (record.at, record.generation))
     }
 
     /// True when this id is the one that a new block would get for its address.
     pub fn is_current(&self, id: u32) -> bool {
-        self.records.get(&id).is_some_and(|record| self.by_address.get(&record.at) == Some(&id))
+        self.record(id).is_some_and(|record| self.by_address.get(&record.at) == Some(&id))
     }
 
     fn wanted(&self, record: &Record) -> BackendState {
@@ -170,7 +211,7 @@ impl Backends {
         let mut entries = Vec::new();
         let mut settled = Vec::new();
         for id in &self.touched {
-            let Some(record) = self.records.get(id) else {
+            let Some(record) = self.record(*id) else {
                 settled.push(*id);
                 continue;
             };
@@ -194,22 +235,31 @@ impl Backends {
 
     /// The kernel now holds this entry.
     pub fn written(&mut self, id: u32, state: BackendState, now: Instant) {
-        if let Some(record) = self.records.get_mut(&id) {
-            record.kernel = Some(state);
-            record.rests_until = (state == BackendState::FREE).then_some(now + GRACE);
-            if let Some(until) = record.rests_until {
-                self.grace.push_back((until, id));
-            }
-            let record = &self.records[&id];
-            if self.wanted(record) == state {
-                self.touched.remove(&id);
-            }
+        let Some(record) = self.record_mut(id) else { return };
+        let generation = record.generation;
+        record.kernel = Some(state);
+        record.rests_until = (state == BackendState::FREE).then_some(now + GRACE);
+        if let Some(until) = record.rests_until {
+            self.grace.push_back((until, id));
+            self.gone.insert(id, generation);
+        } else {
+            // It came back before anybody asked.
+            self.gone.remove(&id);
         }
+        if self.record(id).is_some_and(|record| self.wanted(record) == state) {
+            self.touched.remove(&id);
+        }
+    }
+
+    /// Which ids became free since this was last asked; of an id that did so twice, the last generation.
+    pub fn take_gone(&mut self) -> Vec<Gone> {
+        let gone = std::mem::take(&mut self.gone);
+        gone.into_iter().map(|(backend, generation)| Gone { backend, generation }).collect()
     }
 
     /// An id that was handed out and never written can be used again at once.
     fn forget_unseen(&mut self, id: u32) {
-        if let Some(record) = self.records.get(&id)
+        if let Some(record) = self.record(id)
             && record.kernel.is_none()
             && record.chosen == 0
         {
@@ -219,7 +269,7 @@ impl Backends {
     }
 
     fn forget(&mut self, id: u32) {
-        if let Some(record) = self.records.remove(&id)
+        if let Some(record) = self.records.get_mut(id as usize).and_then(Option::take)
             && self.by_address.get(&record.at) == Some(&id)
         {
             self.by_address.remove(&record.at);
@@ -229,7 +279,7 @@ impl Backends {
     /// Ids that have rested can be used again; one that came back to life in between is not touched.
     pub fn expire(&mut self, now: Instant) {
         while let Some((until, id)) = self.grace.pop_front_if(|(until, _)| *until <= now) {
-            if let Some(record) = self.records.get(&id)
+            if let Some(record) = self.record(id)
                 && record.rests_until == Some(until)
                 && record.chosen == 0
             {
@@ -248,13 +298,6 @@ impl Backends {
 
 impl Record {
     fn entry(&self, state: BackendState) -> Backend {
-        Backend {
-            addr: self.at.ip().into(),
-            port: Be16::from_host(self.at.port()),
-            state,
-            generation: self.generation,
-            weight: 1,
-            ..Backend::default()
-        }
+        Backend { addr: self.at.addr, port: self.at.port, state, generation: self.generation, weight: 1, ..Backend::default() }
     }
 }

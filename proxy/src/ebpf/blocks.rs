@@ -1,7 +1,6 @@
 //! Ranges of SLOTS in use: what each holds, how many frontends point at it, and the rest after the last one left.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::GRACE;
@@ -13,10 +12,10 @@ pub(super) struct Block {
     pub len: u32,
     /// Frontends in the kernel that point here.
     pub refs: u32,
-    /// Backend ids, each counted once per block; empty in a block of unknown content.
-    pub members: Vec<u32>,
-    /// What the slots hold, in order; `None` when they were adopted and make no sense.
-    pub content: Option<Vec<SocketAddr>>,
+    /// The slots are those of `members`, in order. False for a range that was adopted and makes no sense.
+    pub sound: bool,
+    /// Backend ids, each counted once per block.
+    pub members: Box<[u32]>,
 }
 
 #[derive(Debug)]
@@ -39,6 +38,11 @@ impl Blocks {
         self.blocks.get(&base)
     }
 
+    /// Slots that cannot be given to a new range now.
+    pub fn used(&self) -> u32 {
+        self.arena.used()
+    }
+
     /// Takes a range that the kernel already uses; false when it is not free.
     pub fn adopt(&mut self, base: u32, block: Block) -> bool {
         if !self.arena.reserve(base, block.len) {
@@ -48,12 +52,13 @@ impl Blocks {
         true
     }
 
-    /// A fresh range, to be written before any frontend points at it.
-    pub fn create(&mut self, members: Vec<u32>, content: Vec<SocketAddr>) -> Option<u32> {
-        let len = u32::try_from(content.len()).ok()?;
-        let base = self.arena.alloc(len)?;
-        self.blocks.insert(base, Block { len, refs: 0, members, content: Some(content) });
-        Some(base)
+    /// A fresh range, to be written before any frontend points at it; the members again when there is no room.
+    pub fn create(&mut self, members: Vec<u32>) -> Result<u32, Vec<u32>> {
+        let Some((base, len)) = u32::try_from(members.len()).ok().and_then(|len| Some((self.arena.alloc(len)?, len))) else {
+            return Err(members);
+        };
+        self.blocks.insert(base, Block { len, refs: 0, sound: true, members: members.into_boxed_slice() });
+        Ok(base)
     }
 
     pub fn reference(&mut self, base: u32) {
@@ -63,24 +68,24 @@ impl Blocks {
     }
 
     /// Returns the members when that was the last frontend; the range rests before it is used again.
-    pub fn unreference(&mut self, base: u32, now: Instant) -> Vec<u32> {
-        let Some(block) = self.blocks.get_mut(&base) else { return Vec::new() };
+    pub fn unreference(&mut self, base: u32, now: Instant) -> Box<[u32]> {
+        let Some(block) = self.blocks.get_mut(&base) else { return Box::default() };
         block.refs = block.refs.saturating_sub(1);
         if block.refs > 0 {
-            return Vec::new();
+            return Box::default();
         }
-        let Some(block) = self.blocks.remove(&base) else { return Vec::new() };
+        let Some(block) = self.blocks.remove(&base) else { return Box::default() };
         self.grace.push_back((now + GRACE, base, block.len));
         block.members
     }
 
     /// Gives back a range that no frontend ever pointed at; returns its members.
-    pub fn discard(&mut self, base: u32) -> Vec<u32> {
+    pub fn discard(&mut self, base: u32) -> Box<[u32]> {
         match self.blocks.get(&base) {
             Some(block) if block.refs == 0 => {}
-            _ => return Vec::new(),
+            _ => return Box::default(),
         }
-        let Some(block) = self.blocks.remove(&base) else { return Vec::new() };
+        let Some(block) = self.blocks.remove(&base) else { return Box::default() };
         self.arena.free(base, block.len);
         block.members
     }

@@ -1,78 +1,89 @@
-//! The eBPF backend: brings FRONTENDS, SLOTS, BACKENDS and SERVICES to the plans by the smallest difference.
+//! The eBPF backend: brings the maps of the data path to the plans by the smallest difference.
 //!
-//! Order of writes in one apply, so that no program ever sees a half-made service: backends that become ready, slots
-//! into fresh ranges, names, frontends that are new, frontends that flip, removals, backends that drain or are gone.
-//! Ranges and backend ids that fell out of use rest for [`GRACE`] before they are used again.
+//! Order of writes in one apply, so that no program ever sees a half-made service: backends that become ready, slots into
+//! fresh ranges, names, whom services admit, frontends that are new, frontends that flip, service ranges; then removals:
+//! frontends, whom nobody asks for, names, and backends that drain or are gone. Ranges and backend ids that fell out of use
+//! rest for [`GRACE`] before they are used again.
+//!
+//! Work is in proportion to the change: nothing in [`Backend::apply`] looks at what did not change.
 
+mod admission;
 mod adopt;
 mod apply;
 mod arena;
 mod backends;
 mod blocks;
-mod frontends;
+mod claims;
+mod failing;
+mod mirror;
 mod numbers;
 mod stage;
+mod stickiness;
+mod tables;
+mod write;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use thalweg_abi::{Backend as BackendEntry, Be128, Frontend, FrontendKey, ServiceName, Slot};
+use ipnetwork::IpNetwork;
+use thalweg_abi::{ServiceRanges, SourceRangeKey};
 use thalweg_cluster::Name;
-use thalweg_loader::{Error, Maps, Table};
+use thalweg_loader::Error;
 
 use crate::backend::{Applied, Backend};
-use crate::plan::{Key, ServicePlan};
+use crate::plan::{Key, PlannedFrontend, ServicePlan};
 use backends::Backends;
 use blocks::Blocks;
-use frontends::Frontends;
+use claims::Claims;
+use failing::Failing;
+pub use failing::Pressure;
+use mirror::Mirror;
 use numbers::Numbers;
+use stickiness::Leftovers;
+pub use tables::{BoxTable, Frontends, Tables};
 
 /// How long a range or an id rests; programs that still read the old ones are done long before.
 pub const GRACE: Duration = Duration::from_secs(5);
 /// When to try again after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The maps of the data path that the proxy writes.
-pub struct Tables {
-    frontends: Frontends,
-    slots: Box<dyn Table<u32, Slot> + Send>,
-    backends: Box<dyn Table<u32, BackendEntry> + Send>,
-    services: Box<dyn Table<u32, ServiceName> + Send>,
-}
-
 /// Programs the data path. See [`EbpfBackend::adopt`].
 pub struct EbpfBackend {
     tables: Tables,
-    /// What FRONTENDS holds.
-    kernel: HashMap<Key, Held>,
-    services: BTreeMap<Name, Record>,
+    mirror: Mirror,
+    services: HashMap<Name, Record>,
     /// Services to look at in the next apply.
     dirty: BTreeSet<Name>,
-    /// Services that want a frontend which another one has.
-    waiting: BTreeMap<Key, BTreeSet<Name>>,
-    /// Numbers with a name that is another number's too.
-    stale_numbers: Vec<u32>,
+    /// Services to look at again once every service has been heard of.
+    later: BTreeSet<Name>,
+    claims: Claims,
+    failing: Failing,
+    /// Numbers that are nobody's and still have traces in the maps.
+    stale_numbers: BTreeSet<u32>,
+    /// Their entries of SOURCE_RANGES.
+    stale_ranges: BTreeSet<SourceRangeKey>,
+    /// How many entries SOURCE_RANGES has.
+    source_ranges: usize,
+    /// What SERVICE_RANGES holds.
+    service_ranges: ServiceRanges,
+    /// What it should hold, when that is something else.
+    wanted_service_ranges: Option<ServiceRanges>,
+    leftovers: Leftovers,
     /// Every service has been heard of; nothing is removed before.
     complete: bool,
-    /// Frontends of nobody, and stale numbers, are to go.
-    tidy: bool,
     numbers: Numbers,
     blocks: Blocks,
     backends: Backends,
-    /// When a failed apply is to be tried again.
-    retry: Option<Instant>,
 }
 
-/// One frontend in the kernel.
-#[derive(Debug)]
-struct Held {
-    value: Frontend,
-    /// `None`: adopted, and its service has no name.
-    owner: Option<Name>,
-    /// The range it points at; `None` when it has no endpoints, or points where it must not.
-    block: Option<u32>,
+/// A backend that has become free: who stood behind the id is gone. Sockets that remember both numbers are to be destroyed,
+/// for they wait for somebody who does not answer any more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Gone {
+    pub backend: u32,
+    pub generation: u32,
 }
 
 /// One service.
@@ -82,11 +93,15 @@ struct Record {
     number: Option<u32>,
     /// SERVICES holds its name.
     named: bool,
+    /// Some of its frontends may have affinity.
+    sticky: bool,
     desired: Desired,
-    /// Its frontends in the kernel.
-    frontends: BTreeSet<Key>,
+    /// Its frontends in the kernel, in order.
+    frontends: Vec<Key>,
+    /// Its entries of SOURCE_RANGES, in order.
+    source_ranges: Vec<SourceRangeKey>,
     /// Its draining endpoints as last applied.
-    draining: Vec<SocketAddr>,
+    draining: Box<[SocketAddr]>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,62 +112,81 @@ enum Desired {
     Gone,
 }
 
-// === impl Tables ===
+// === impl EbpfBackend ===
 
-impl Tables {
-    pub fn new(
-        frontends: impl Table<FrontendKey, Frontend> + Send + 'static,
-        frontends6: impl Table<FrontendKey<Be128>, Frontend> + Send + 'static,
-        slots: impl Table<u32, Slot> + Send + 'static,
-        backends: impl Table<u32, BackendEntry> + Send + 'static,
-        services: impl Table<u32, ServiceName> + Send + 'static,
-    ) -> Self {
-        Self {
-            frontends: Frontends::new(frontends, frontends6),
-            slots: Box::new(slots),
-            backends: Box::new(backends),
-            services: Box::new(services),
+impl EbpfBackend {
+    /// Which backends have become free since this was last asked, by id. After a restart nothing is known of the time
+    /// before: whoever needs that compares with BACKENDS.
+    pub fn take_gone(&mut self) -> Vec<Gone> {
+        self.backends.take_gone()
+    }
+
+    /// How full the maps are that the proxy fills, and whom that keeps out.
+    pub fn pressure(&self) -> [Pressure; 6] {
+        let ((v4, v4_capacity), (v6, v6_capacity)) =
+            (self.tables.frontends.table_of(false), self.tables.frontends.table_of(true));
+        [
+            self.failing.pressure(v4, self.mirror.count(false), v4_capacity),
+            self.failing.pressure(v6, self.mirror.count(true), v6_capacity),
+            self.failing.pressure("SLOTS", self.blocks.used() as usize, self.tables.slots.capacity()),
+            self.failing.pressure("BACKENDS", self.backends.used(), self.tables.backends.capacity()),
+            self.failing.pressure("SERVICES", self.numbers.used(), self.tables.services.capacity()),
+            self.failing.pressure("SOURCE_RANGES", self.source_ranges, self.tables.source_ranges.capacity()),
+        ]
+    }
+
+    /// A service gave up frontends: who waits for one is looked at again.
+    fn give_up(&mut self, name: &Name, old: &Desired) {
+        if !self.claims.has_waiters() {
+            return;
+        }
+        let Some(record) = self.services.get(name) else { return };
+        let given: Vec<Key> = match old {
+            Desired::Unknown => record.frontends.clone(),
+            Desired::Plan(plan) => plan.frontends.iter().map(PlannedFrontend::key).collect(),
+            Desired::Gone => Vec::new(),
+        };
+        for key in given.iter().filter(|key| !record.wants(key)) {
+            self.dirty.extend(self.claims.waiters(key).cloned());
         }
     }
 }
 
-impl From<Maps> for Tables {
-    fn from(maps: Maps) -> Self {
-        Self::new(maps.frontends, maps.frontends6, maps.slots, maps.backends, maps.services)
-    }
-}
-
-// === impl EbpfBackend ===
-
 impl Backend for EbpfBackend {
     fn set(&mut self, plan: ServicePlan) {
-        let record = self.services.entry(plan.name.clone()).or_insert_with(Record::new);
+        let name = plan.name.clone();
+        let record = self.services.entry(name.clone()).or_insert_with(Record::new);
         if let Desired::Plan(held) = &record.desired
             && **held == plan
         {
             return;
         }
-        self.dirty.insert(plan.name.clone());
-        record.desired = Desired::Plan(Arc::new(plan));
+        let old = std::mem::replace(&mut record.desired, Desired::Plan(Arc::new(plan)));
+        self.give_up(&name, &old);
+        self.dirty.insert(name);
     }
 
     fn remove(&mut self, name: &Name) {
         if let Some(record) = self.services.get_mut(name) {
-            record.desired = Desired::Gone;
+            let old = std::mem::replace(&mut record.desired, Desired::Gone);
+            self.give_up(name, &old);
             self.dirty.insert(name.clone());
         }
     }
 
+    fn set_service_ranges(&mut self, ranges: &[IpNetwork]) {
+        let wanted = admission::service_ranges(ranges);
+        self.wanted_service_ranges = (wanted != self.service_ranges).then_some(wanted);
+    }
+
     fn retain_only_known(&mut self) {
-        for (name, record) in &mut self.services {
-            if matches!(record.desired, Desired::Unknown) {
-                record.desired = Desired::Gone;
-                self.dirty.insert(name.clone());
-            }
+        let unknown = self.services.iter().filter(|(_, record)| matches!(record.desired, Desired::Unknown));
+        for name in unknown.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.remove(&name);
         }
+        self.dirty.append(&mut self.later);
         self.backends.release_held();
         self.complete = true;
-        self.tidy = true;
     }
 
     fn apply(&mut self, now: Instant) -> Result<Applied, Error> {
@@ -160,7 +194,7 @@ impl Backend for EbpfBackend {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        [self.blocks.next_deadline(), self.backends.next_deadline(), self.retry].into_iter().flatten().min()
+        [self.blocks.next_deadline(), self.backends.next_deadline(), self.failing.retry()].into_iter().flatten().min()
     }
 }
 
@@ -168,15 +202,45 @@ impl Backend for EbpfBackend {
 
 impl Record {
     fn new() -> Self {
-        Self { number: None, named: false, desired: Desired::Unknown, frontends: BTreeSet::new(), draining: Vec::new() }
+        Self {
+            number: None,
+            named: false,
+            sticky: false,
+            desired: Desired::Unknown,
+            frontends: Vec::new(),
+            source_ranges: Vec::new(),
+            draining: Box::default(),
+        }
     }
 
     /// True when this service is to have, or may turn out to have, that frontend.
     fn wants(&self, key: &Key) -> bool {
         match &self.desired {
-            Desired::Unknown => self.frontends.contains(key),
-            Desired::Plan(plan) => plan.frontends.binary_search_by_key(key, crate::plan::PlannedFrontend::key).is_ok(),
+            Desired::Unknown => self.frontends.binary_search(key).is_ok(),
+            Desired::Plan(plan) => plan.frontends.binary_search_by_key(key, PlannedFrontend::key).is_ok(),
             Desired::Gone => false,
+        }
+    }
+
+    /// Its frontends in the kernel that it is not to have.
+    fn unwanted(&self) -> impl Iterator<Item = &Key> {
+        self.frontends.iter().filter(|key| !self.wants(key))
+    }
+
+    /// True when the kernel has nothing of it but its name.
+    fn is_bare(&self) -> bool {
+        self.frontends.is_empty() && self.source_ranges.is_empty()
+    }
+
+    fn insert_frontend(&mut self, key: Key) {
+        if let Err(at) = self.frontends.binary_search(&key) {
+            self.frontends.insert(at, key);
+        }
+    }
+
+    fn remove_frontend(&mut self, key: &Key) {
+        if let Ok(at) = self.frontends.binary_search(key) {
+            self.frontends.remove(at);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Staging: decides in memory what one service needs written, and takes room for all of it or for nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,8 +9,10 @@ use thalweg_abi::{Be16, Frontend};
 use thalweg_cluster::Name;
 use thalweg_loader::Error;
 
+use super::backends::At;
+use super::stickiness::is_sticky;
 use super::{Desired, EbpfBackend, Record, full};
-use crate::plan::{Key, ServicePlan};
+use crate::plan::{Key, PlannedFrontend, ServicePlan};
 
 /// What one service needs written.
 pub(super) struct Staged {
@@ -25,13 +27,25 @@ pub(super) struct Staged {
     pub inserts: Vec<(Key, Frontend, Option<u32>)>,
     /// Frontends that change.
     pub flips: Vec<(Key, Frontend, Option<u32>)>,
+    /// Why it keeps its old state.
     pub failed: Option<Error>,
+    /// Why it admits fewer clients than it should.
+    pub shut: Option<Error>,
+}
+
+/// What is left of one service to remove and to say once all is written.
+pub(super) struct Outcome {
+    pub name: Name,
+    pub plan: Option<Arc<ServicePlan>>,
+    pub failed: Option<Error>,
+    pub shut: Option<Error>,
 }
 
 /// What services staged earlier in this apply have taken.
 pub(super) struct Pass {
     /// Room left in FRONTENDS and in FRONTENDS6.
     pub room: [usize; 2],
+    /// Frontends that pass to another service, or are new.
     pub taken: HashSet<Key>,
 }
 
@@ -40,19 +54,9 @@ pub(super) struct Pass {
 impl EbpfBackend {
     /// Decides what one service needs; everything it needs room for is taken, or nothing.
     pub(super) fn stage(&mut self, name: &Name, pass: &mut Pass, now: Instant) -> Staged {
-        let mut staged = Staged {
-            name: name.clone(),
-            plan: None,
-            fresh: Vec::new(),
-            pinned: Vec::new(),
-            inserts: Vec::new(),
-            flips: Vec::new(),
-            failed: None,
-        };
-        let plan = match self.services.get(name).map(|record| &record.desired) {
-            Some(Desired::Plan(plan)) => plan.clone(),
-            _ => return staged,
-        };
+        let mut staged = Staged::new(name);
+        let Some(Desired::Plan(plan)) = self.services.get(name).map(|record| &record.desired) else { return staged };
+        let plan = plan.clone();
         staged.plan = Some(plan.clone());
         if let Err(error) = self.stage_plan(&plan, pass, &mut staged) {
             staged.inserts.clear();
@@ -64,38 +68,41 @@ impl EbpfBackend {
     }
 
     fn stage_plan(&mut self, plan: &ServicePlan, pass: &mut Pass, staged: &mut Staged) -> Result<(), Error> {
-        let number = self.number(&plan.name)?;
-        let mut wanted = Vec::new();
+        let mut wanted: Vec<&PlannedFrontend> = Vec::with_capacity(plan.frontends.len());
         for frontend in &plan.frontends {
             let key = frontend.key();
             if pass.taken.contains(&key) || self.is_anothers(&key, &plan.name) {
-                self.waiting.entry(key).or_default().insert(plan.name.clone());
+                self.claims.wait(&plan.name, key);
             } else {
-                wanted.push((key, frontend));
+                wanted.push(frontend);
             }
         }
+        let number = self.number(&plan.name)?;
         let mut new = [0; 2];
-        for (key, _) in wanted.iter().filter(|(key, _)| !self.kernel.contains_key(key)) {
-            let family = usize::from(key.vip.is_ipv6());
-            new[family] += 1;
-            if new[family] > pass.room[family] {
-                let (table, capacity) = self.tables.frontends.table_of(key.vip);
+        for frontend in wanted.iter().filter(|frontend| self.mirror.get(&frontend.key()).is_none()) {
+            let ipv6 = frontend.vip.is_ipv6();
+            new[usize::from(ipv6)] += 1;
+            if new[usize::from(ipv6)] > pass.room[usize::from(ipv6)] {
+                let (table, capacity) = self.tables.frontends.table_of(ipv6);
                 return Err(full(table, capacity));
             }
         }
 
-        let mut bases: HashMap<usize, Option<u32>> = HashMap::new();
-        for (key, frontend) in &wanted {
-            let block = match bases.get(&frontend.set) {
-                Some(block) => *block,
-                None => {
+        // The range of each set, once it has been asked for.
+        let mut blocks: Vec<Option<Option<u32>>> = vec![None; plan.sets.len()];
+        for frontend in &wanted {
+            let block = match blocks.get(frontend.set) {
+                Some(Some(block)) => *block,
+                _ => {
                     let endpoints = plan.sets.get(frontend.set).map_or(&[][..], |set| &set.endpoints);
                     let block = self.block(&plan.name, endpoints, staged)?;
-                    bases.insert(frontend.set, block);
+                    if let Some(known) = blocks.get_mut(frontend.set) {
+                        *known = Some(block);
+                    }
                     block
                 }
             };
-            let held = self.kernel.get(key);
+            let held = self.mirror.get(&frontend.key());
             let value = Frontend {
                 service: number,
                 generation: held.map_or(0, |held| held.value.generation),
@@ -108,16 +115,15 @@ impl EbpfBackend {
             };
             let next = Frontend { generation: value.generation.wrapping_add(1), ..value };
             match held {
-                None => staged.inserts.push((*key, next, block)),
-                Some(held) if held.value != value || held.owner.as_ref() != Some(&plan.name) => {
-                    staged.flips.push((*key, next, block))
-                }
+                None => staged.inserts.push((frontend.key(), next, block)),
+                Some(held) if held.value != value => staged.flips.push((frontend.key(), next, block)),
                 Some(_) => {}
             }
         }
         pass.room[0] -= new[0];
         pass.room[1] -= new[1];
-        pass.taken.extend(wanted.iter().map(|(key, _)| *key));
+        pass.taken.extend(staged.inserts.iter().map(|(key, ..)| *key));
+        pass.taken.extend(staged.flips.iter().map(|(key, ..)| *key));
         Ok(())
     }
 
@@ -125,15 +131,15 @@ impl EbpfBackend {
         let record = self.services.entry(name.clone()).or_insert_with(Record::new);
         match record.number {
             Some(number) => Ok(number),
-            None => Ok(*record.number.insert(self.numbers.take()?)),
+            None => Ok(*record.number.insert(self.numbers.take(name)?)),
         }
     }
 
     /// True when another service has this frontend and is to keep it: who came first stays.
     fn is_anothers(&self, key: &Key, name: &Name) -> bool {
-        self.kernel
+        self.mirror
             .get(key)
-            .and_then(|held| held.owner.as_ref())
+            .and_then(|held| self.numbers.owner(held.value.service))
             .filter(|owner| *owner != name)
             .and_then(|owner| self.services.get(owner))
             .is_some_and(|record| record.wants(key))
@@ -144,16 +150,14 @@ impl EbpfBackend {
         if endpoints.is_empty() {
             return Ok(None);
         }
-        let own = self.services.get(name).into_iter().flat_map(|record| &record.frontends);
-        let holds = |base: &u32| self.blocks.get(*base).is_some_and(|block| block.content.as_deref() == Some(endpoints));
-        if let Some(base) = own.filter_map(|key| self.kernel.get(key)?.block).find(holds) {
+        if let Some(base) = self.held_block(name, endpoints) {
             self.blocks.reference(base);
             staged.pinned.push(base);
             return Ok(Some(base));
         }
         let mut members = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
-            match self.backends.acquire(*endpoint) {
+            match self.backends.acquire(At::from(*endpoint)) {
                 Some(id) => members.push(id),
                 None => {
                     self.backends.release(&members);
@@ -161,16 +165,33 @@ impl EbpfBackend {
                 }
             }
         }
-        match self.blocks.create(members.clone(), endpoints.to_vec()) {
-            Some(base) => {
+        match self.blocks.create(members) {
+            Ok(base) => {
                 staged.fresh.push(base);
                 Ok(Some(base))
             }
-            None => {
+            Err(members) => {
                 self.backends.release(&members);
                 Err(full("SLOTS", self.tables.slots.capacity()))
             }
         }
+    }
+
+    /// A range that some frontend of the service points at and that holds just these endpoints.
+    fn held_block(&self, name: &Name, endpoints: &[SocketAddr]) -> Option<u32> {
+        let record = self.services.get(name)?;
+        let mut seen = None;
+        let bases = record.frontends.iter().filter_map(|key| self.mirror.get(key)?.block);
+        // Neighbours mostly share their range: it is compared once.
+        bases.filter(|base| seen.replace(*base) != Some(*base)).find(|base| self.holds(*base, endpoints))
+    }
+
+    fn holds(&self, base: u32, endpoints: &[SocketAddr]) -> bool {
+        let Some(block) = self.blocks.get(base).filter(|block| block.sound && block.members.len() == endpoints.len()) else {
+            return false;
+        };
+        let at = |id: &u32| self.backends.get(*id).map(|(at, _)| at);
+        block.members.iter().zip(endpoints).all(|(id, endpoint)| at(id) == Some(At::from(*endpoint)))
     }
 
     /// Ranges that were made and never used go back; what drains takes effect when the service has been written.
@@ -185,10 +206,56 @@ impl EbpfBackend {
         if service.failed.is_some() {
             return;
         }
-        if let Some(record) = self.services.get_mut(&service.name) {
-            let draining = service.plan.as_ref().map(|plan| plan.draining.clone()).unwrap_or_default();
-            self.backends.drain(&record.draining, &draining);
-            record.draining = draining;
+        let Some(record) = self.services.get_mut(&service.name) else { return };
+        let draining = service.plan.as_ref().map_or(&[][..], |plan| &plan.draining);
+        if *record.draining != *draining {
+            self.backends.drain(&record.draining, draining);
+            record.draining = draining.into();
         }
+        if let Some(number) = record.number
+            && record.sticky
+            && !service.plan.as_deref().is_some_and(is_sticky)
+        {
+            record.sticky = false;
+            self.leftovers.add(number);
+        }
+    }
+}
+
+// === impl Staged ===
+
+impl Staged {
+    fn new(name: &Name) -> Self {
+        Self {
+            name: name.clone(),
+            plan: None,
+            fresh: Vec::new(),
+            pinned: Vec::new(),
+            inserts: Vec::new(),
+            flips: Vec::new(),
+            failed: None,
+            shut: None,
+        }
+    }
+
+    /// The first reason stands.
+    pub fn fail(&mut self, error: Error) {
+        self.failed.get_or_insert(error);
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// The first reason stands.
+    pub fn fail(&mut self, error: Error) {
+        self.failed.get_or_insert(error);
+    }
+}
+
+impl From<Staged> for Outcome {
+    fn from(staged: Staged) -> Self {
+        let Staged { name, plan, failed, shut, .. } = staged;
+        Self { name, plan, failed, shut }
     }
 }
