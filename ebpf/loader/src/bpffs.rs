@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! <pin_root>/v<ABI_VERSION>/<MAP>          maps, adopted by the next agent
+//! <pin_root>/new/<MAP>                     maps that are being filled from those of a predecessor
+//! <pin_root>/old/<MAP>                     maps of a predecessor whose flows are being taken over
 //! <pin_root>/links/<program>@<target>      links; the next agent replaces the programs in them
 //! ```
 
@@ -32,6 +34,16 @@ pub fn maps_dir(pin_root: &Path) -> PathBuf {
     pin_root.join(format!("v{ABI_VERSION}"))
 }
 
+/// Where new maps are made beside those of a predecessor. What is found there at a start was never in use.
+pub fn staged_dir(pin_root: &Path) -> PathBuf {
+    pin_root.join("new")
+}
+
+/// Where the maps of a predecessor of the same version are when new ones have taken their place.
+pub fn retired_dir(pin_root: &Path) -> PathBuf {
+    pin_root.join("old")
+}
+
 pub fn links_dir(pin_root: &Path) -> PathBuf {
     pin_root.join("links")
 }
@@ -54,10 +66,17 @@ pub fn prepare(pin_root: &Path) -> Result<(), Error> {
     if !is_on(pin_root, libc::BPF_FS_MAGIC) {
         mount_bpffs(pin_root)?;
     }
-    for folder in [maps_dir(pin_root), links_dir(pin_root)] {
-        make_dir(&folder).map_err(|source| error(&folder, "cannot create the folder for pins", source))?;
-    }
-    Ok(())
+    make_folder(&links_dir(pin_root))
+}
+
+/// Makes a folder for pins; one that is there is not an error.
+pub fn make_folder(folder: &Path) -> Result<(), Error> {
+    make_dir(folder).map_err(|source| error(folder, "cannot create the folder for pins", source))
+}
+
+/// Gives a folder another name, which must be free.
+pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::rename(from, to).map_err(|source| error(from, "cannot rename the folder of pins", source))
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {
@@ -139,10 +158,18 @@ pub fn names(folder: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// Folders of maps of every ABI version.
-pub fn version_dirs(pin_root: &Path) -> Result<Vec<PathBuf>, Error> {
-    let is_version = |name: &String| name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
-    Ok(names(pin_root)?.into_iter().filter(is_version).map(|name| pin_root.join(name)).collect())
+/// Folders of maps, in the order in which a predecessor is looked for: of this version, what it has replaced, and other
+/// versions from the latest on. What was never in use is not among them.
+pub fn map_dirs(pin_root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let names = names(pin_root)?;
+    let mut versions: Vec<u32> = names.iter().filter_map(|name| name.strip_prefix('v')?.parse().ok()).collect();
+    versions.sort_by_key(|version| std::cmp::Reverse((*version == ABI_VERSION, *version)));
+    let mut folders: Vec<PathBuf> = versions.iter().map(|version| pin_root.join(format!("v{version}"))).collect();
+    let retired = retired_dir(pin_root);
+    if retired.is_dir() {
+        folders.insert(usize::from(versions.first() == Some(&ABI_VERSION)), retired);
+    }
+    Ok(folders)
 }
 
 /// Unmounts the bpffs that holds `pin_root` if it was mounted here and nothing else is pinned in it. Says what it did.

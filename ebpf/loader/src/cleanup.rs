@@ -16,7 +16,8 @@ pub fn cleanup(pin_root: &Path) -> Result<Vec<String>, Error> {
     }
     let lock = bpffs::lock(pin_root)?;
     removed.extend(links::remove_all(&bpffs::links_dir(pin_root))?.into_iter().map(|name| format!("link {name}")));
-    for folder in bpffs::version_dirs(pin_root)? {
+    bpffs::remove_pins(&bpffs::staged_dir(pin_root))?;
+    for folder in bpffs::map_dirs(pin_root)? {
         removed.extend(bpffs::remove_pins(&folder)?.into_iter().map(|name| format!("map {name}")));
     }
     // An open folder would keep the bpffs busy.

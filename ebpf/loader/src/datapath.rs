@@ -6,20 +6,22 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use aya::{
-    Ebpf, EbpfLoader,
-    programs::{Program, ProgramError},
-    util::KernelVersion,
-};
-use thalweg_abi::{ABI_VERSION, Be32, Be128, StateKey};
+use aya::{Ebpf, programs::Program};
+use thalweg_abi::{ABI_VERSION, StateKey};
 
 use crate::{
-    Error, Maps, Options, bpffs,
+    Error, Maps, Options, Start, bpffs,
+    handover::{Handover, Pass},
     links::{self, HOOKS, Hook, Target},
-    maps::PINNED,
-    netns,
+    load::{load, program_error},
     object::OBJECT,
+    start::Plan,
+    support,
 };
+
+/// Programs of a link, in the order in which they are attached: the one for IPv4 hands IPv6 on to the next.
+const POD_PROGRAMS: [&str; 4] = ["tc_from_pod", "tc_from_pod6", "tc_to_pod", "tc_to_pod6"];
+const UPLINK_PROGRAMS: [&str; 4] = ["tc_from_wire", "tc_from_wire6", "tc_to_wire", "tc_to_wire6"];
 
 /// The data path of one node: loaded programs, pinned maps and links.
 ///
@@ -29,7 +31,11 @@ pub struct Datapath {
     ebpf: Ebpf,
     pin_root: PathBuf,
     cgroup: PathBuf,
-    adopted: bool,
+    /// Where its maps are pinned.
+    folder: PathBuf,
+    start: Start,
+    /// Until it is live.
+    handover: Option<Handover>,
     _lock: bpffs::Lock,
 }
 
@@ -46,46 +52,124 @@ pub struct ProgramStats {
 // === impl Datapath ===
 
 impl Datapath {
-    /// Mounts or finds bpffs for the pins, adopts the maps of an earlier agent of the same ABI or makes new ones, and
-    /// loads the programs. With adopted maps, the programs in pinned links are replaced at once; with new maps that
-    /// happens when `attach_*` is called, which should be after the maps are filled: until then the old programs keep
-    /// working on the old maps.
+    /// Mounts or finds bpffs for the pins, finds what an earlier agent has left, and loads the programs. See [`Start`] for
+    /// what can be found.
+    ///
+    /// Maps of this version are adopted: the programs in pinned links are replaced at once, and packets never see a moment
+    /// without. A map of another size is made anew and filled from the old one before that, and no flow is lost; asking for
+    /// less than it holds is an error.
+    ///
+    /// Maps of another version stay in use, with their programs, until [`Datapath::go_live`]: bring the new ones up to date
+    /// first. An agent therefore does, in all cases:
+    ///
+    /// 1. `open`, and `maps` for its tables, which hold what an earlier agent wrote, as far as it can be read;
+    /// 2. write everything that it knows from its sources, as after any restart;
+    /// 3. `go_live`;
+    /// 4. `attach_cgroup`, `attach_uplink` and `attach_pod` for what is there, which also brings hooks that the old version
+    ///    did not have. To attach goes live first where that has not happened: a pod that is plugged in before step 3
+    ///    would otherwise be on other maps than the rest of the node. What was taken over serves it until then.
     ///
     /// # Errors
     /// [`Error::NoObject`] in a build without kernel programs, [`Error::Busy`] when another agent has the folder,
-    /// [`Error::Program`] with the verifier's words when the kernel refuses a program.
+    /// [`Error::TooSmall`] when a map is to be smaller than what it holds, [`Error::Program`] with the verifier's words when
+    /// the kernel refuses a program. Errors of which [`Error::is_unsupported`] is true say that this machine cannot do it;
+    /// nothing has been changed then.
     pub fn open(options: &Options) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NoObject);
         }
+        support::check()?;
         bpffs::prepare(&options.pin_root)?;
         let lock = bpffs::lock(&options.pin_root)?;
-        let adopted = adoptable(options)?;
-        if !adopted {
-            discard_maps(options)?;
+        let plan = Plan::make(options)?;
+        plan.prepare(options)?;
+        let folder = plan.folder(&options.pin_root);
+        let ebpf = load(options, &folder)?;
+        let mut handover = match &plan {
+            Plan::Replace { predecessor, .. } => Some(Handover::between(predecessor, &folder)?),
+            Plan::Fresh | Plan::Adopt => None,
+        };
+        if let Some(handover) = &mut handover {
+            handover.check_room()?;
+            handover.carry(Pass::Ahead)?;
         }
-        let mut ebpf = load(options)?;
-        load_programs(&mut ebpf)?;
-        let datapath = Self { ebpf, pin_root: options.pin_root.clone(), cgroup: options.cgroup.clone(), adopted, _lock: lock };
-        datapath.sign()?;
-        if adopted {
-            links::replace_all(&bpffs::links_dir(&datapath.pin_root), |name| datapath.program_fd(name).ok())?;
-            datapath.forget_other_versions()?;
+        let mut datapath = Self {
+            ebpf,
+            pin_root: options.pin_root.clone(),
+            cgroup: options.cgroup.clone(),
+            folder,
+            start: plan.start(),
+            handover,
+            _lock: lock,
+        };
+        match datapath.start {
+            Start::Fresh => datapath.sign()?,
+            Start::Adopted => {
+                datapath.sign()?;
+                datapath.replace_programs()?;
+                datapath.take_over_leftovers()?;
+            }
+            Start::Resized { .. } => datapath.go_live()?,
+            Start::Migrated { .. } => {}
         }
         Ok(datapath)
     }
 
-    /// Whether the maps are those of an earlier agent.
-    pub fn adopted(&self) -> bool {
-        self.adopted
+    /// How it began.
+    pub fn start(&self) -> &Start {
+        &self.start
     }
 
-    /// Opens the maps.
+    /// Whether the maps are those of an earlier agent of this version.
+    pub fn adopted(&self) -> bool {
+        matches!(self.start, Start::Adopted | Start::Resized { .. })
+    }
+
+    /// Whether packets meet this agent's programs. False only after [`Start::Migrated`], until [`Datapath::go_live`].
+    pub fn is_live(&self) -> bool {
+        self.handover.is_none()
+    }
+
+    /// Puts the new programs into every link, on the new maps; flows that the old ones began until that moment come along.
+    /// Then the old maps go. Does nothing when it has been done. Call it when the maps hold all that the agent knows.
+    ///
+    /// # Errors
+    /// [`Error::Attach`] when the kernel refuses a program in a link, [`Error::Table`] when a map cannot be read or written.
+    /// Call it again: links of which the program was not replaced run the old one.
+    pub fn go_live(&mut self) -> Result<(), Error> {
+        let Some(mut handover) = self.handover.take() else { return Ok(()) };
+        let result = self.switch(&mut handover);
+        if result.is_err() {
+            self.handover = Some(handover);
+        }
+        result
+    }
+
+    fn switch(&mut self, handover: &mut Handover) -> Result<(), Error> {
+        handover.carry(Pass::Ahead)?;
+        let live = bpffs::maps_dir(&self.pin_root);
+        if self.folder != live {
+            // Signed before it is in its place: whoever finds it there finds it complete.
+            self.sign()?;
+            if live.is_dir() {
+                let retired = bpffs::retired_dir(&self.pin_root);
+                bpffs::remove_pins(&retired)?;
+                bpffs::rename(&live, &retired)?;
+            }
+            bpffs::rename(&self.folder, &live)?;
+            self.folder = live;
+        }
+        self.replace_programs()?;
+        handover.carry(Pass::Behind)?;
+        self.forget_predecessors()
+    }
+
+    /// Opens the maps: those that this data path's programs use, in use already or not.
     ///
     /// # Errors
     /// As [`Maps::open_pinned`].
     pub fn maps(&self) -> Result<Maps, Error> {
-        Maps::open_pinned(&self.pin_root)
+        Maps::open_in(&self.folder)
     }
 
     /// Attaches the socket load balancer to the node's cgroup. Idempotent.
@@ -93,6 +177,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Cgroup`] when the folder is no cgroup2, [`Error::Attach`] when the kernel refuses.
     pub fn attach_cgroup(&mut self) -> Result<(), Error> {
+        self.go_live()?;
         let target = Target::cgroup(&self.cgroup)?;
         HOOKS
             .iter()
@@ -100,20 +185,20 @@ impl Datapath {
             .try_for_each(|(program, _)| self.attach(program, &target))
     }
 
-    /// Attaches tc_from_wire (ingress) and tc_to_wire (egress) to the node's uplink. Idempotent.
+    /// Attaches tc_from_wire (ingress) and tc_to_wire (egress), of each family, to the node's uplink. Idempotent.
     ///
     /// # Errors
     /// [`Error::Interface`] when there is none of that name in this network namespace; [`Error::Kernel`] before 6.6.
     pub fn attach_uplink(&mut self, ifname: &str) -> Result<(), Error> {
-        self.attach_interface(ifname, ["tc_from_wire", "tc_to_wire"])
+        self.attach_interface(ifname, UPLINK_PROGRAMS)
     }
 
-    /// Attaches tc_from_pod (ingress) and tc_to_pod (egress) to the host's end of a pod's veth. Idempotent.
+    /// Attaches tc_from_pod (ingress) and tc_to_pod (egress), of each family, to the host's end of a pod's veth. Idempotent.
     ///
     /// # Errors
     /// As [`Datapath::attach_uplink`].
     pub fn attach_pod(&mut self, ifname: &str) -> Result<(), Error> {
-        self.attach_interface(ifname, ["tc_from_pod", "tc_to_pod"])
+        self.attach_interface(ifname, POD_PROGRAMS)
     }
 
     /// Detaches from a pod's veth, and removes pins of interfaces that are gone. Idempotent; the interface need not
@@ -123,7 +208,7 @@ impl Datapath {
     /// [`Error::Bpffs`] when a pin cannot be removed.
     pub fn detach_pod(&mut self, ifname: &str) -> Result<(), Error> {
         let folder = bpffs::links_dir(&self.pin_root);
-        for program in ["tc_from_pod", "tc_to_pod"] {
+        for program in POD_PROGRAMS {
             links::detach(&folder, program, ifname)?;
         }
         self.prune_links().map(drop)
@@ -170,10 +255,8 @@ impl Datapath {
         links::attach(&bpffs::links_dir(&self.pin_root), program, self.program_fd(program)?, target)
     }
 
-    fn attach_interface(&self, ifname: &str, programs: [&str; 2]) -> Result<(), Error> {
-        if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 6, 0)) {
-            return Err(Error::Kernel { what: "tc programs on links (TCX)", needed: "6.6" });
-        }
+    fn attach_interface(&mut self, ifname: &str, programs: [&str; 4]) -> Result<(), Error> {
+        self.go_live()?;
         let target = Target::interface(ifname)?;
         programs.iter().try_for_each(|program| self.attach(program, &target))
     }
@@ -181,7 +264,7 @@ impl Datapath {
     /// Writes into STATE whose maps these are.
     fn sign(&self) -> Result<(), Error> {
         let mut maps = self.maps()?;
-        if self.adopted {
+        if self.adopted() {
             let adoptions = maps.state(StateKey::Adoptions)?;
             return maps.set_state(StateKey::Adoptions, adoptions + 1);
         }
@@ -192,91 +275,27 @@ impl Datapath {
         maps.set_state(StateKey::Abi, u64::from(ABI_VERSION))
     }
 
-    /// Maps of another ABI have no users once the links hold programs of this one.
-    fn forget_other_versions(&self) -> Result<(), Error> {
-        let ours = bpffs::maps_dir(&self.pin_root);
-        for folder in bpffs::version_dirs(&self.pin_root)?.into_iter().filter(|folder| *folder != ours) {
-            tracing::info!(folder = %folder.display(), "removing the maps of another version");
+    fn replace_programs(&self) -> Result<(), Error> {
+        links::replace_all(&bpffs::links_dir(&self.pin_root), |name| self.program_fd(name).ok())
+    }
+
+    /// An agent may have died between the switch and its end: flows of the old maps are still to come.
+    fn take_over_leftovers(&self) -> Result<(), Error> {
+        for folder in bpffs::map_dirs(&self.pin_root)?.into_iter().filter(|folder| *folder != self.folder) {
+            tracing::info!(folder = %folder.display(), "an earlier agent died while it took these maps over");
+            Handover::between(&folder, &self.folder)?.of_packets_only().carry(Pass::Behind)?;
+        }
+        self.forget_predecessors()
+    }
+
+    /// Old maps have no users once the links hold programs on these.
+    fn forget_predecessors(&self) -> Result<(), Error> {
+        for folder in bpffs::map_dirs(&self.pin_root)?.into_iter().filter(|folder| *folder != self.folder) {
+            tracing::info!(folder = %folder.display(), "removing maps that are not in use any more");
             bpffs::remove_pins(&folder)?;
         }
         Ok(())
     }
-}
-
-/// Whether there is a complete set of maps of this build's layouts. A half-made or foreign one is not adopted.
-fn adoptable(options: &Options) -> Result<bool, Error> {
-    let folder = bpffs::maps_dir(&options.pin_root);
-    let pinned = bpffs::names(&folder)?;
-    if !PINNED.iter().all(|name| pinned.iter().any(|pin| pin == name)) {
-        return Ok(false);
-    }
-    let maps = match Maps::open_pinned(&options.pin_root) {
-        Ok(maps) => maps,
-        Err(error @ (Error::Incompatible { .. } | Error::NoMaps { .. })) => {
-            tracing::warn!(%error, "pinned maps are not adopted");
-            return Ok(false);
-        }
-        Err(error) => return Err(error),
-    };
-    if maps.state(StateKey::Abi)? != u64::from(ABI_VERSION) {
-        return Ok(false);
-    }
-    let kept = maps.capacities();
-    for (table, wanted) in options.sizes.by_map() {
-        let found = kept.iter().find(|(name, _)| *name == table).map_or(0, |(_, found)| *found);
-        if wanted != found {
-            tracing::warn!(table, wanted, found, "an adopted map keeps its size; clean up to change it");
-        }
-    }
-    Ok(true)
-}
-
-/// Unpins what is there, so that new maps can be pinned in its place. Programs that use the old maps keep them alive.
-fn discard_maps(options: &Options) -> Result<(), Error> {
-    let folder = bpffs::maps_dir(&options.pin_root);
-    for name in bpffs::names(&folder)? {
-        bpffs::remove(&folder.join(name))?;
-    }
-    Ok(())
-}
-
-fn load(options: &Options) -> Result<Ebpf, Error> {
-    let Options { pin_root, node_addr, node_addr6, sizes, socket_lb, .. } = options;
-    let folder = bpffs::maps_dir(pin_root);
-    let node_addr = node_addr.map_or(Be32::ZERO, Be32::from).0;
-    let node_addr6 = node_addr6.map_or(Be128::ZERO, Be128::from).0;
-    let node_netns = netns::own_cookie().map_err(|source| Error::Netns { source })?;
-    let socket_lb = u32::from(*socket_lb);
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global("NODE_ADDR", &node_addr, true)
-        .override_global("NODE_ADDR6", &node_addr6, true)
-        .override_global("NODE_NETNS", &node_netns, true)
-        .override_global("SOCKET_LB", &socket_lb, true);
-    for (name, entries) in sizes.by_map() {
-        loader.map_max_entries(name, entries);
-    }
-    for name in PINNED {
-        loader.map_pin_path(name, folder.join(name));
-    }
-    loader.load(OBJECT).map_err(|source| Error::Load { source: Box::new(source) })
-}
-
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
-    for (name, program) in ebpf.programs_mut() {
-        let result = match program {
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::CgroupSock(program) => program.load(),
-            Program::SchedClassifier(program) => program.load(),
-            _ => Err(ProgramError::UnexpectedProgramType),
-        };
-        result.map_err(|source| program_error(name, source))?;
-    }
-    Ok(())
-}
-
-fn program_error(name: &str, source: ProgramError) -> Error {
-    Error::Program { program: name.to_owned(), source: Box::new(source) }
 }
 
 // The agent shares both between tasks.

@@ -8,19 +8,26 @@
 //! Nothing here outlives a process by accident: what stays in the kernel is pinned below one folder.
 
 mod bpffs;
+mod btf;
 mod cleanup;
 pub mod conntrack;
+mod convert;
 mod datapath;
 mod driver;
 mod error;
+mod handover;
 mod kernel_table;
 mod links;
+mod load;
 mod maps;
 pub mod netns;
 mod object;
 mod options;
 mod pressure;
+mod raw_map;
 mod sizes;
+mod start;
+mod support;
 mod sys;
 mod table;
 mod testrun;
@@ -34,5 +41,6 @@ pub use maps::Maps;
 pub use options::Options;
 pub use pressure::Pressure;
 pub use sizes::Sizes;
+pub use start::Start;
 pub use table::{MemoryTable, Table};
 pub use testrun::{Injected, Outcome};

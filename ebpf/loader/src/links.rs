@@ -30,7 +30,7 @@ pub enum Hook {
 ///
 /// Answers and releases come before calls: they are attached in this order, and what a call is turned to must be known
 /// to whoever asks for it.
-pub const HOOKS: [(&str, Hook); 15] = [
+pub const HOOKS: [(&str, Hook); 19] = [
     ("sock_release", Hook::Cgroup(AttachType::BPF_CGROUP_INET_SOCK_RELEASE)),
     ("recvmsg4", Hook::Cgroup(AttachType::BPF_CGROUP_UDP4_RECVMSG)),
     ("recvmsg6", Hook::Cgroup(AttachType::BPF_CGROUP_UDP6_RECVMSG)),
@@ -43,9 +43,13 @@ pub const HOOKS: [(&str, Hook); 15] = [
     ("sendmsg4", Hook::Cgroup(AttachType::BPF_CGROUP_UDP4_SENDMSG)),
     ("sendmsg6", Hook::Cgroup(AttachType::BPF_CGROUP_UDP6_SENDMSG)),
     ("tc_from_pod", Hook::Tcx(AttachType::BPF_TCX_INGRESS)),
+    ("tc_from_pod6", Hook::Tcx(AttachType::BPF_TCX_INGRESS)),
     ("tc_to_pod", Hook::Tcx(AttachType::BPF_TCX_EGRESS)),
+    ("tc_to_pod6", Hook::Tcx(AttachType::BPF_TCX_EGRESS)),
     ("tc_from_wire", Hook::Tcx(AttachType::BPF_TCX_INGRESS)),
+    ("tc_from_wire6", Hook::Tcx(AttachType::BPF_TCX_INGRESS)),
     ("tc_to_wire", Hook::Tcx(AttachType::BPF_TCX_EGRESS)),
+    ("tc_to_wire6", Hook::Tcx(AttachType::BPF_TCX_EGRESS)),
 ];
 
 fn hook(program: &str) -> Option<Hook> {

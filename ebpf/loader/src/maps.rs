@@ -75,28 +75,32 @@ impl Maps {
     /// # Errors
     /// [`Error::NoMaps`] when there are none, [`Error::Incompatible`] when another build made them.
     pub fn open_pinned(pin_root: &Path) -> Result<Self, Error> {
-        let folder = bpffs::maps_dir(pin_root);
+        Self::open_in(&bpffs::maps_dir(pin_root))
+    }
+
+    /// Opens the maps that are pinned in a folder.
+    pub(crate) fn open_in(folder: &Path) -> Result<Self, Error> {
         Ok(Self {
-            frontends: HashTable::open(&folder, "FRONTENDS")?,
-            frontends6: HashTable::open(&folder, "FRONTENDS6")?,
-            slots: ArrayTable::open(&folder, "SLOTS")?,
-            backends: ArrayTable::open(&folder, "BACKENDS")?,
-            conntrack: HashTable::open(&folder, "CONNTRACK")?,
-            conntrack6: HashTable::open(&folder, "CONNTRACK6")?,
-            affinity: HashTable::open(&folder, "AFFINITY")?,
-            source_ranges: HashTable::open(&folder, "SOURCE_RANGES")?,
-            service_ranges: ArrayTable::open(&folder, "SERVICE_RANGES")?,
-            fragments: HashTable::open(&folder, "FRAGMENTS")?,
-            held: HashTable::open(&folder, "HELD")?,
-            local_pods: HashTable::open(&folder, "LOCAL_PODS")?,
-            local_pods6: HashTable::open(&folder, "LOCAL_PODS6")?,
-            netns: HashTable::open(&folder, "NETNS")?,
-            services: HashTable::open(&folder, "SERVICES")?,
-            service_stats: ArrayTable::open(&folder, "SERVICE_STATS")?,
-            sock_backends: HashTable::open(&folder, "SOCK_BACKENDS")?,
-            counters: PerCpuCounters::open(&folder, "COUNTERS")?,
-            drops: PerCpuCounters::open(&folder, "DROPS")?,
-            state: ArrayTable::open(&folder, "STATE")?,
+            frontends: HashTable::open(folder, "FRONTENDS")?,
+            frontends6: HashTable::open(folder, "FRONTENDS6")?,
+            slots: ArrayTable::open(folder, "SLOTS")?,
+            backends: ArrayTable::open(folder, "BACKENDS")?,
+            conntrack: HashTable::open(folder, "CONNTRACK")?,
+            conntrack6: HashTable::open(folder, "CONNTRACK6")?,
+            affinity: HashTable::open(folder, "AFFINITY")?,
+            source_ranges: HashTable::open(folder, "SOURCE_RANGES")?,
+            service_ranges: ArrayTable::open(folder, "SERVICE_RANGES")?,
+            fragments: HashTable::open(folder, "FRAGMENTS")?,
+            held: HashTable::open(folder, "HELD")?,
+            local_pods: HashTable::open(folder, "LOCAL_PODS")?,
+            local_pods6: HashTable::open(folder, "LOCAL_PODS6")?,
+            netns: HashTable::open(folder, "NETNS")?,
+            services: HashTable::open(folder, "SERVICES")?,
+            service_stats: ArrayTable::open(folder, "SERVICE_STATS")?,
+            sock_backends: HashTable::open(folder, "SOCK_BACKENDS")?,
+            counters: PerCpuCounters::open(folder, "COUNTERS")?,
+            drops: PerCpuCounters::open(folder, "DROPS")?,
+            state: ArrayTable::open(folder, "STATE")?,
             counts: Counts::default(),
         })
     }

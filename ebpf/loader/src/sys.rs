@@ -7,15 +7,20 @@ use std::{
     io,
     mem::{MaybeUninit, size_of},
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
+mod bytes;
+
 use aya::Pod;
 pub use aya_obj::generated::bpf_attach_type as AttachType;
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info};
+use aya_obj::generated::{bpf_attr, bpf_btf_info, bpf_cmd, bpf_link_info, bpf_map_info};
+pub use bytes::{as_bytes, delete_bytes, from_bytes, lookup_batch_bytes, lookup_bytes, update_batch_bytes};
+#[cfg(test)]
+pub use bytes::{btf_load, map_create};
 
 /// What a link is attached to.
 #[derive(Clone, Copy)]
@@ -27,9 +32,16 @@ pub enum LinkTarget<'a> {
 /// What the kernel says about a map.
 #[derive(Clone, Copy, Debug)]
 pub struct MapShape {
+    pub id: u32,
+    pub map_type: u32,
+    pub flags: u32,
     pub key_size: u32,
     pub value_size: u32,
     pub max_entries: u32,
+    /// The object whose BTF describes keys and values, and their types in it; 0 without BTF.
+    pub btf: u32,
+    pub key_type: u32,
+    pub value_type: u32,
 }
 
 /// Which way a batch goes.
@@ -101,7 +113,57 @@ fn object_info<T>(fd: BorrowedFd<'_>) -> io::Result<T> {
 
 pub fn map_shape(fd: BorrowedFd<'_>) -> io::Result<MapShape> {
     let info: bpf_map_info = object_info(fd)?;
-    Ok(MapShape { key_size: info.key_size, value_size: info.value_size, max_entries: info.max_entries })
+    Ok(MapShape {
+        id: info.id,
+        map_type: info.type_,
+        flags: info.map_flags,
+        key_size: info.key_size,
+        value_size: info.value_size,
+        max_entries: info.max_entries,
+        btf: info.btf_id,
+        key_type: info.btf_key_type_id,
+        value_type: info.btf_value_type_id,
+    })
+}
+
+/// The BTF of an object that is loaded, by its id.
+pub fn btf(id: u32) -> io::Result<Vec<u8>> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.btf_id = id;
+    let fd = bpf_fd(bpf_cmd::BPF_BTF_GET_FD_BY_ID, &mut attr)?;
+    let described: bpf_btf_info = object_info(fd.as_fd())?;
+    let mut types = vec![0_u8; described.btf_size as usize];
+    let mut info = bpf_btf_info {
+        btf: types.as_mut_ptr().addr() as u64,
+        btf_size: described.btf_size,
+        id: 0,
+        name: 0,
+        name_len: 0,
+        kernel_btf: 0,
+    };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = raw(fd.as_fd());
+    attr.info.info_len = size_of::<bpf_btf_info>() as u32;
+    attr.info.info = (&raw mut info).addr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(types)
+}
+
+/// Whether the kernel has TCX, asked without attaching anything.
+pub fn has_tcx() -> io::Result<bool> {
+    /// Every network namespace has its loopback at this index.
+    const LOOPBACK: u32 = 1;
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_ifindex = LOOPBACK;
+    attr.query.attach_type = AttachType::BPF_TCX_INGRESS as u32;
+    match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
+        Ok(_) => Ok(true),
+        // An attach type that it does not know.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        // It knows the type, and has found nothing.
+        Err(_) => Ok(true),
+    }
 }
 
 /// The interface a TCX link is attached to; 0 when that is gone.

@@ -16,9 +16,9 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use thalweg_abi::{Proto, StateKey};
+use thalweg_abi::{ABI_VERSION, Proto, StateKey};
 use thalweg_lab::netns::Netns;
-use thalweg_loader::{Datapath, Error, Maps, Table, cleanup};
+use thalweg_loader::{Datapath, Error, Maps, Start, Table, cleanup};
 
 fn address(text: &str) -> SocketAddrV4 {
     text.parse().expect("an address")
@@ -86,19 +86,34 @@ fn maps_and_links_survive_the_agent() {
     });
     assert!(dialled.load(Ordering::Relaxed) > 0, "the client was dialling");
     let links = pins_below(&pins.path().join("links"));
-    assert_eq!(links, ["connect4@cgroup", "getpeername4@cgroup", "recvmsg4@cgroup", "sendmsg4@cgroup"]);
+    let calls = ["connect", "getpeername", "post_bind", "recvmsg", "sendmsg"];
+    let mut expected: Vec<_> = calls.iter().flat_map(|call| [format!("{call}4@cgroup"), format!("{call}6@cgroup")]).collect();
+    expected.push("sock_release@cgroup".to_owned());
+    expected.sort();
+    assert_eq!(links, expected);
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
-fn half_made_maps_are_not_adopted() {
+fn half_made_maps_are_not_adopted_but_taken_over() {
     let pins = kit::Pins::new("half");
-    drop(Datapath::open(&pins.options()).expect("first agent"));
-    fs::remove_file(pins.path().join("v1/STATE")).expect("lose one pin");
-    let datapath = Datapath::open(&pins.options()).expect("next agent");
-    assert!(!datapath.adopted());
+    let first = Datapath::open(&pins.options()).expect("first agent");
+    assert_eq!(*first.start(), Start::Fresh);
+    kit::serve(&mut first.maps().expect("maps"), address("10.96.0.1:80"), Proto::TCP, 0, &[(1, address("10.99.0.1:8080"))]);
+    drop(first);
+    fs::remove_file(pins.path().join(format!("v{ABI_VERSION}/STATE"))).expect("lose one pin");
+    let mut datapath = Datapath::open(&pins.options()).expect("next agent");
+    assert_eq!(*datapath.start(), Start::Migrated { from: format!("v{ABI_VERSION}") });
+    assert!(!datapath.adopted() && !datapath.is_live());
     let maps = datapath.maps().expect("a new set");
     assert_eq!(maps.state(StateKey::Adoptions).expect("state"), 0);
+    let key = kit::frontend_key(address("10.96.0.1:80"), Proto::TCP);
+    assert!(maps.frontends.get(&key).expect("frontend").is_some(), "with what the old one held");
+    datapath.go_live().expect("go live");
+    assert!(datapath.is_live());
+    assert_eq!(kit::folders(pins.path()), ["links".to_owned(), format!("v{ABI_VERSION}")], "nothing else is left");
+    drop(datapath);
+    assert_eq!(*Datapath::open(&pins.options()).expect("the one after").start(), Start::Adopted);
 }
 
 #[test]
@@ -128,11 +143,13 @@ fn links_follow_their_interfaces() {
         assert!(matches!(error, Error::Interface { .. }), "{error}");
     })
     .expect("enter");
-    let pod = ["tc_from_pod@tw-pod0", "tc_to_pod@tw-pod0"];
-    assert_eq!(pins_below(&links), [pod[0], "tc_from_wire@tw-pod0%2e5", pod[1], "tc_to_wire@tw-pod0%2e5"]);
+    let pod = ["tc_from_pod6@tw-pod0", "tc_from_pod@tw-pod0", "tc_to_pod6@tw-pod0", "tc_to_pod@tw-pod0"];
+    let [from, from6] = ["tc_from_wire6@tw-pod0%2e5", "tc_from_wire@tw-pod0%2e5"];
+    let [to, to6] = ["tc_to_wire6@tw-pod0%2e5", "tc_to_wire@tw-pod0%2e5"];
+    assert_eq!(pins_below(&links), [pod[0], pod[1], from, from6, pod[2], pod[3], to, to6]);
 
     ns.ip("link del tw-pod0.5").expect("remove the one with the dot");
-    assert_eq!(datapath.prune_links().expect("prune"), 2);
+    assert_eq!(datapath.prune_links().expect("prune"), 4);
     assert_eq!(pins_below(&links), pod);
 
     // The same name, another interface: the old link is dead, and a new one is made.

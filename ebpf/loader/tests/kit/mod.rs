@@ -92,6 +92,15 @@ fn move_to(group: &Path) {
     fs::write(group.join("cgroup.procs"), std::process::id().to_string()).expect("move into the cgroup");
 }
 
+/// What is in a folder of a bpffs, without what the kernel itself shows there.
+pub fn folders(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).expect("the folder").map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<_> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.retain(|name| !name.contains('.'));
+    names.sort();
+    names
+}
+
 pub fn frontend_key(vip: SocketAddrV4, proto: Proto) -> FrontendKey {
     FrontendKey { vip: Be32::from(*vip.ip()), port: Be16::from_host(vip.port()), proto, scope: Scope::INTERNAL }
 }

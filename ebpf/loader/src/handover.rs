@@ -1,0 +1,223 @@
+//! From the maps of a predecessor to new ones, without losing a flow.
+//!
+//! What is the same stays the very same map. The rest is copied, and converted where the layout has changed. What programs
+//! write is copied several times: once while only the old programs run, once more right before links are switched, which
+//! is quick because little has come since, and once after, for what the old programs still wrote until the last moment.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    path::Path,
+};
+
+use aya::Pod;
+use thalweg_abi::{Be32, Be128, CtEntry, CtFlags, Tuple};
+
+use crate::{
+    Error,
+    convert::{Converter, Role},
+    maps::PINNED,
+    raw_map::RawMap,
+    sys,
+};
+
+/// The maps of a predecessor on their way into new ones.
+#[derive(Debug)]
+pub struct Handover {
+    copies: Vec<Copying>,
+}
+
+/// One map that is copied.
+#[derive(Debug)]
+struct Copying {
+    from: RawMap,
+    to: RawMap,
+    key: Converter,
+    value: Converter,
+    rule: Rule,
+    /// Keys that were copied, by hash: only what has come since is copied again.
+    copied: HashSet<u64>,
+    hasher: RandomState,
+}
+
+/// Who writes a map, and whose entry counts when both maps have one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rule {
+    /// The agent alone, which is not writing now: one copy is complete.
+    Once,
+    /// Packets, flow by flow: the old entry counts where the new programs had picked up a flow that they did not know.
+    Flows,
+    Flows6,
+    /// Sockets and packets: the old entry counts, it is older.
+    Old,
+    /// Sockets: an entry of the new map is of a later connection of the same socket.
+    New,
+}
+
+/// When a copy is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pass {
+    /// Nobody reads the new maps yet.
+    Ahead,
+    /// The new programs are at work on them, the old ones are not any more.
+    Behind,
+}
+
+/// Maps of which the content has a meaning beyond the life of their programs, with their rules. Counters begin anew, and
+/// pieces of datagrams are not worth it.
+const RULES: [(&str, Rule); 15] = [
+    ("FRONTENDS", Rule::Once),
+    ("FRONTENDS6", Rule::Once),
+    ("SLOTS", Rule::Once),
+    ("BACKENDS", Rule::Once),
+    ("SERVICES", Rule::Once),
+    ("SERVICE_STATS", Rule::Once),
+    ("SOURCE_RANGES", Rule::Once),
+    ("SERVICE_RANGES", Rule::Once),
+    ("LOCAL_PODS", Rule::Once),
+    ("LOCAL_PODS6", Rule::Once),
+    ("NETNS", Rule::Once),
+    ("CONNTRACK", Rule::Flows),
+    ("CONNTRACK6", Rule::Flows6),
+    ("AFFINITY", Rule::Old),
+    ("SOCK_BACKENDS", Rule::New),
+];
+
+/// Without all of these, in their old meaning, what flows remember of their backends means nothing.
+pub const NAMES_OF_BACKENDS: [&str; 4] = ["FRONTENDS", "SLOTS", "BACKENDS", "SERVICES"];
+
+// === impl Handover ===
+
+impl Handover {
+    /// Finds out what is to be copied from the maps of one folder to those of another. Maps that both have in common are not.
+    ///
+    /// # Errors
+    /// [`Error::TooSmall`] when a new map has no room for what the old one holds.
+    pub fn between(from: &Path, to: &Path) -> Result<Self, Error> {
+        let mut copies = Vec::new();
+        let mut lost = Vec::new();
+        for (name, rule) in RULES {
+            let Some(name) = PINNED.into_iter().find(|pinned| *pinned == name) else { continue };
+            let (Some(from), Some(to)) = (RawMap::open(from, name)?, RawMap::open(to, name)?) else { continue };
+            if from.shape.id == to.shape.id {
+                continue;
+            }
+            match Copying::new(from, to, rule) {
+                Some(copy) => copies.push(copy),
+                None => lost.push(name),
+            }
+        }
+        if !lost.is_empty() {
+            tracing::warn!(maps = ?lost, "pinned maps have another layout and cannot be taken over");
+        }
+        if NAMES_OF_BACKENDS.iter().any(|name| lost.contains(name)) {
+            copies.retain(|copy| !NAMES_OF_BACKENDS.contains(&copy.to.name) && copy.rule == Rule::Once);
+        }
+        Ok(Self { copies })
+    }
+
+    /// Leaves out what only the agent writes: for maps that it has filled since.
+    pub fn of_packets_only(mut self) -> Self {
+        self.copies.retain(|copy| copy.rule != Rule::Once);
+        self
+    }
+
+    /// # Errors
+    /// [`Error::TooSmall`] when a new map has no room for what the old one holds.
+    pub fn check_room(&self) -> Result<(), Error> {
+        for Copying { from, to, .. } in &self.copies {
+            let used = from.used()?;
+            if used > to.shape.max_entries {
+                return Err(Error::TooSmall { table: to.name, wanted: to.shape.max_entries, used });
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what has not been copied yet.
+    ///
+    /// # Errors
+    /// [`Error::Table`] when a map cannot be read or written.
+    pub fn carry(&mut self, pass: Pass) -> Result<(), Error> {
+        self.copies.iter_mut().try_for_each(|copy| match copy.carry(pass) {
+            // Packets fill it meanwhile: what does not fit is refused as it would be from a packet.
+            Err(Error::TableFull { table, capacity }) if copy.rule != Rule::Once => {
+                tracing::warn!(table, capacity, "is full: not everything could be taken over");
+                Ok(())
+            }
+            result => result,
+        })
+    }
+}
+
+// === impl Copying ===
+
+impl Copying {
+    fn new(from: RawMap, to: RawMap, rule: Rule) -> Option<Self> {
+        let (old, new) = (from.described()?, to.described()?);
+        let key = Converter::new(&old.key, &new.key, Role::Key)?;
+        let value = Converter::new(&old.value, &new.value, Role::Value)?;
+        Some(Self { from, to, key, value, rule, copied: HashSet::new(), hasher: RandomState::new() })
+    }
+
+    fn carry(&mut self, pass: Pass) -> Result<(), Error> {
+        let Self { from, to, key, value, rule, copied, hasher } = self;
+        if *rule == Rule::Once && (pass == Pass::Behind || !copied.is_empty()) {
+            return Ok(());
+        }
+        let (key_size, value_size) = (from.shape.key_size as usize, from.shape.value_size as usize);
+        let is_array = from.is_array();
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        from.visit(&mut |old_keys, old_values| {
+            keys.clear();
+            values.clear();
+            for (old_key, old_value) in old_keys.chunks_exact(key_size).zip(old_values.chunks_exact(value_size)) {
+                // Elements of arrays that are not in use have nothing to say.
+                if (is_array && old_value.iter().all(|byte| *byte == 0)) || !copied.insert(hasher.hash_one(old_key)) {
+                    continue;
+                }
+                let start = (keys.len(), values.len());
+                key.convert(old_key, &mut keys);
+                value.convert(old_value, &mut values);
+                if pass == Pass::Behind && !rule.settle(to, &keys[start.0..])? {
+                    keys.truncate(start.0);
+                    values.truncate(start.1);
+                }
+            }
+            to.write(&keys, &values)
+        })
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    /// Whether the old entry of a key is to be written into a map that programs are using; what it replaces is removed.
+    fn settle(self, to: &RawMap, key: &[u8]) -> Result<bool, Error> {
+        let Some(found) = to.get(key)? else { return Ok(true) };
+        match self {
+            Self::Once | Self::Old => Ok(true),
+            Self::New => Ok(false),
+            Self::Flows => replace_picked_up::<Be32>(to, &found),
+            Self::Flows6 => replace_picked_up::<Be128>(to, &found),
+        }
+    }
+}
+
+/// A flow that was picked up in the middle was given a backend by chance: its other direction goes, too.
+fn replace_picked_up<A>(to: &RawMap, found: &[u8]) -> Result<bool, Error>
+where
+    A: std::marker::Copy,
+    CtEntry<A>: Pod,
+    Tuple<A>: Pod,
+{
+    let entry: CtEntry<A> = sys::from_bytes(found);
+    if !entry.flags.has(CtFlags::PICKED_UP) {
+        return Ok(false);
+    }
+    to.delete(sys::as_bytes(&entry.to.reversed()))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests;
