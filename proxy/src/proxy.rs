@@ -214,16 +214,14 @@ impl<B: Backend> Proxy<B> {
 
     /// Says once that a service fails, and once that it is well again.
     fn report(&mut self, applied: &Applied) {
-        let failing: BTreeSet<Name> = applied.failed.iter().map(|failure| failure.service.clone()).collect();
         for failure in &applied.failed {
-            if !self.failing.contains(&failure.service) {
-                tracing::error!("{failure}; it keeps its old state and is tried again");
+            if self.failing.insert(failure.service.clone()) {
+                tracing::error!("{failure}: it is not as it should be yet, and is tried again");
             }
         }
-        for name in self.failing.difference(&failing) {
+        for name in applied.recovered.iter().filter(|name| self.failing.remove(*name)) {
             tracing::info!(service = %name, "applied after all");
         }
-        self.failing = failing;
         if applied.changed() {
             tracing::debug!(
                 services = applied.services,

@@ -94,6 +94,8 @@ pub struct IptablesBackend {
     sides: [Side; 2],
     /// Every service has been heard of. Chains are shared, so nothing is written before.
     complete: bool,
+    /// Services that the last sync failed for.
+    failing: BTreeSet<Name>,
     retry: Option<Instant>,
 }
 
@@ -143,6 +145,7 @@ impl IptablesBackend {
             options,
             services: BTreeMap::new(),
             complete: false,
+            failing: BTreeSet::new(),
             retry: None,
         })
     }
@@ -170,6 +173,8 @@ impl IptablesBackend {
         if result.is_err() || !applied.failed.is_empty() {
             self.retry = Some(now + RETRY);
         }
+        let failing = applied.failed.iter().map(|failure| failure.service.clone()).collect();
+        applied.recovered = std::mem::replace(&mut self.failing, failing).difference(&self.failing).cloned().collect();
         applied.took = started.elapsed();
         result.map(|()| applied)
     }
