@@ -5,7 +5,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
 };
 
 pub type Mac = [u8; 6];
@@ -18,20 +18,25 @@ pub const ACK: u8 = 16;
 pub const PROTO_ICMP: u8 = 1;
 pub const PROTO_TCP: u8 = 6;
 pub const PROTO_UDP: u8 = 17;
+pub const PROTO_FRAGMENT: u8 = 44;
+pub const PROTO_ICMPV6: u8 = 58;
 
-/// An Ethernet frame with an IPv4 packet.
+/// An Ethernet frame with an IP packet of either family.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packet {
     pub mac_src: Mac,
     pub mac_dst: Mac,
-    pub src: Ipv4Addr,
-    pub dst: Ipv4Addr,
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    /// Or hop limit.
     pub ttl: u8,
     pub id: u16,
-    /// Flags and offset as they stand in the header.
+    /// Flags and offset as they stand in an IPv4 header.
     pub fragment: u16,
-    /// IP options, a multiple of four bytes.
+    /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
+    /// IPv6 extension headers: the protocol of each and its bytes from the third on, six and a multiple of eight.
+    pub extensions: Vec<(u8, Vec<u8>)>,
     pub body: Body,
 }
 
@@ -76,22 +81,27 @@ pub struct Icmp {
 
 impl Packet {
     /// A TCP segment with `flags`, sequence number 1000, and acknowledgement 2000 if it has the flag.
-    pub fn tcp(src: SocketAddrV4, dst: SocketAddrV4, flags: u8) -> Self {
+    pub fn tcp(src: SocketAddr, dst: SocketAddr, flags: u8) -> Self {
         let ack = if flags & ACK != 0 { 2000 } else { 0 };
         let tcp = Tcp { sport: src.port(), dport: dst.port(), seq: 1000, ack, flags, window: 64_240, payload: Vec::new() };
-        Self::ipv4(*src.ip(), *dst.ip(), Body::Tcp(tcp))
+        Self::ip(src.ip(), dst.ip(), Body::Tcp(tcp))
     }
 
-    pub fn udp(src: SocketAddrV4, dst: SocketAddrV4, payload: &[u8]) -> Self {
+    pub fn udp(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Self {
         let udp = Udp { sport: src.port(), dport: dst.port(), checksum: true, payload: payload.to_vec() };
-        Self::ipv4(*src.ip(), *dst.ip(), Body::Udp(udp))
+        Self::ip(src.ip(), dst.ip(), Body::Udp(udp))
     }
 
-    pub fn icmp(src: Ipv4Addr, dst: Ipv4Addr, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Self {
-        Self::ipv4(src, dst, Body::Icmp(Icmp { kind, code, rest, payload: payload.to_vec() }))
+    /// ICMP, or ICMPv6.
+    pub fn icmp(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Self {
+        Self::ip(src.into(), dst.into(), Body::Icmp(Icmp { kind, code, rest, payload: payload.to_vec() }))
     }
 
-    pub fn ipv4(src: Ipv4Addr, dst: Ipv4Addr, body: Body) -> Self {
+    /// # Panics
+    /// When the addresses are not of one family.
+    pub fn ip(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, body: Body) -> Self {
+        let (src, dst) = (src.into(), dst.into());
+        assert_eq!(src.is_ipv4(), dst.is_ipv4(), "{src} and {dst} are not of one family");
         Self {
             mac_src: [2, 0, 0, 0, 0, 1],
             mac_dst: [2, 0, 0, 0, 0, 2],
@@ -101,15 +111,16 @@ impl Packet {
             id: 0x1234,
             fragment: 0,
             options: Vec::new(),
+            extensions: Vec::new(),
             body,
         }
     }
 
     /// An ICMP message from `from` to this packet's sender that quotes this packet's IP header and `bytes` bytes of
     /// what follows.
-    pub fn quoted_by(&self, from: Ipv4Addr, kind: u8, code: u8, rest: [u8; 4], bytes: usize) -> Self {
+    pub fn quoted_by(&self, from: impl Into<IpAddr>, kind: u8, code: u8, rest: [u8; 4], bytes: usize) -> Self {
         let frame = self.bytes();
-        let end = (14 + 20 + self.options.len() + bytes).min(frame.len());
+        let end = (self.transport() + bytes).min(frame.len());
         Self::icmp(from, self.src, kind, code, rest, &frame[14..end])
     }
 
@@ -149,10 +160,21 @@ impl Packet {
         self
     }
 
+    /// One more IPv6 extension header, of `len` bytes and a pattern that is easily told.
+    #[must_use]
+    pub fn extension(mut self, proto: u8, len: usize) -> Self {
+        assert!(len.is_multiple_of(8) && len > 0, "extension headers are multiples of eight bytes");
+        // PadN: options that mean nothing.
+        let mut bytes = vec![0; len - 2];
+        (bytes[0], bytes[1]) = (1, (len - 4) as u8);
+        self.extensions.push((proto, bytes));
+        self
+    }
+
     /// The same packet from another address and port.
     #[must_use]
-    pub fn from(mut self, src: SocketAddrV4) -> Self {
-        self.src = *src.ip();
+    pub fn from(mut self, src: SocketAddr) -> Self {
+        self.src = src.ip();
         match &mut self.body {
             Body::Tcp(tcp) => tcp.sport = src.port(),
             Body::Udp(udp) => udp.sport = src.port(),
@@ -163,8 +185,8 @@ impl Packet {
 
     /// The same packet to another address and port.
     #[must_use]
-    pub fn to(mut self, dst: SocketAddrV4) -> Self {
-        self.dst = *dst.ip();
+    pub fn to(mut self, dst: SocketAddr) -> Self {
+        self.dst = dst.ip();
         match &mut self.body {
             Body::Tcp(tcp) => tcp.dport = dst.port(),
             Body::Udp(udp) => udp.dport = dst.port(),
@@ -212,38 +234,96 @@ impl Packet {
 
     /// The frame as it stands on the wire.
     pub fn bytes(&self) -> Vec<u8> {
+        self.frame(None, &self.body.bytes(self.src, self.dst))
+    }
+
+    /// The frames of the packet in pieces: each takes so many bytes of what follows the IP header, and the last the rest.
+    ///
+    /// # Panics
+    /// When a length that must be a multiple of eight is none.
+    pub fn pieces(&self, lengths: &[usize]) -> Vec<Vec<u8>> {
         let body = self.body.bytes(self.src, self.dst);
-        let mut ip = vec![0x45 + (self.options.len() / 4) as u8, 0];
-        ip.extend(((20 + self.options.len() + body.len()) as u16).to_be_bytes());
-        ip.extend(self.id.to_be_bytes());
-        ip.extend(self.fragment.to_be_bytes());
-        ip.extend([self.ttl, self.body.proto(), 0, 0]);
-        ip.extend(self.src.octets());
-        ip.extend(self.dst.octets());
-        ip.extend(&self.options);
-        let checksum = checksum(&ip);
-        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        let (mut frames, mut offset) = (Vec::new(), 0);
+        for length in lengths.iter().copied().chain([body.len()]) {
+            let end = (offset + length).min(body.len());
+            let more = end < body.len();
+            assert!(!more || length.is_multiple_of(8), "a piece of {length} bytes");
+            frames.push(self.frame(Some((offset, more)), &body[offset..end]));
+            offset = end;
+            if !more {
+                break;
+            }
+        }
+        frames
+    }
+
+    /// Offset of what follows the IP header.
+    fn transport(&self) -> usize {
+        let ip = if self.src.is_ipv4() { 20 + self.options.len() } else { 40 };
+        14 + ip + self.extensions.iter().map(|(_, bytes)| 2 + bytes.len()).sum::<usize>()
+    }
+
+    /// A frame around a body, or around a piece of it that begins so many bytes in, with more to follow or not.
+    fn frame(&self, piece: Option<(usize, bool)>, body: &[u8]) -> Vec<u8> {
         let mut frame = [self.mac_dst, self.mac_src].concat();
-        frame.extend([0x08, 0x00]);
-        frame.extend(ip);
+        match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let fragment = piece.map_or(self.fragment, |(offset, more)| (offset / 8) as u16 | u16::from(more) << 13);
+                let mut ip = vec![0x45 + (self.options.len() / 4) as u8, 0];
+                ip.extend(((20 + self.options.len() + body.len()) as u16).to_be_bytes());
+                ip.extend(self.id.to_be_bytes());
+                ip.extend(fragment.to_be_bytes());
+                ip.extend([self.ttl, self.proto(), 0, 0]);
+                ip.extend(src.octets());
+                ip.extend(dst.octets());
+                ip.extend(&self.options);
+                let checksum = checksum(&ip);
+                ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+                frame.extend([0x08, 0x00]);
+                frame.extend(ip);
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let mut headers = self.extensions.clone();
+                if let Some((offset, more)) = piece {
+                    let id = u32::from(self.id).to_be_bytes();
+                    headers.push((PROTO_FRAGMENT, [&(offset as u16 | u16::from(more)).to_be_bytes()[..], &id].concat()));
+                }
+                let len: usize = headers.iter().map(|(_, bytes)| 2 + bytes.len()).sum();
+                let mut nexts: Vec<u8> = headers.iter().map(|(proto, _)| *proto).chain([self.proto()]).collect();
+                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                frame.extend(((len + body.len()) as u16).to_be_bytes());
+                frame.extend([nexts.remove(0), self.ttl]);
+                frame.extend(src.octets());
+                frame.extend(dst.octets());
+                for ((proto, bytes), next) in headers.iter().zip(nexts) {
+                    // The fragment header has no length.
+                    let units = if *proto == PROTO_FRAGMENT { 0 } else { (bytes.len() + 2) / 8 - 1 };
+                    frame.extend([next, units as u8]);
+                    frame.extend(bytes);
+                }
+            }
+            _ => unreachable!("addresses of two families"),
+        }
         frame.extend(body);
         frame
+    }
+
+    /// The protocol of the body.
+    pub fn proto(&self) -> u8 {
+        match &self.body {
+            Body::Tcp(_) => PROTO_TCP,
+            Body::Udp(_) => PROTO_UDP,
+            Body::Icmp(_) if self.src.is_ipv6() => PROTO_ICMPV6,
+            Body::Icmp(_) => PROTO_ICMP,
+            Body::Raw { proto, .. } => *proto,
+        }
     }
 }
 
 // === impl Body ===
 
 impl Body {
-    pub fn proto(&self) -> u8 {
-        match self {
-            Self::Tcp(_) => PROTO_TCP,
-            Self::Udp(_) => PROTO_UDP,
-            Self::Icmp(_) => PROTO_ICMP,
-            Self::Raw { proto, .. } => *proto,
-        }
-    }
-
-    fn bytes(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Vec<u8> {
+    fn bytes(&self, src: IpAddr, dst: IpAddr) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
             Self::Tcp(tcp) => {
@@ -275,7 +355,8 @@ impl Body {
                 out.extend([icmp.kind, icmp.code, 0, 0]);
                 out.extend(icmp.rest);
                 out.extend(&icmp.payload);
-                let sum = checksum(&out);
+                let head = if src.is_ipv6() { pseudo(src, dst, PROTO_ICMPV6, out.len()) } else { Vec::new() };
+                let sum = checksum(&[head, out.clone()].concat());
                 out[2..4].copy_from_slice(&sum.to_be_bytes());
             }
             Self::Raw { payload, .. } => out.extend(payload),
@@ -284,8 +365,16 @@ impl Body {
     }
 }
 
-fn pseudo(src: Ipv4Addr, dst: Ipv4Addr, proto: u8, len: usize) -> Vec<u8> {
-    [&src.octets()[..], &dst.octets(), &[0, proto], &(len as u16).to_be_bytes()].concat()
+fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, len: usize) -> Vec<u8> {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            [&src.octets()[..], &dst.octets(), &[0, proto], &(len as u16).to_be_bytes()].concat()
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            [&src.octets()[..], &dst.octets(), &(len as u32).to_be_bytes(), &[0, 0, 0, proto]].concat()
+        }
+        _ => unreachable!("addresses of two families"),
+    }
 }
 
 /// The Internet checksum of `bytes`.
@@ -304,9 +393,15 @@ pub struct Frame<'a>(pub &'a [u8]);
 impl fmt::Display for Frame<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let frame = self.0;
-        if frame.len() >= 34 {
+        if frame.len() >= 54 && frame[14] >> 4 == 6 {
+            let address = |at: usize| {
+                let octets: [u8; 16] = frame[at..at + 16].try_into().unwrap_or_default();
+                std::net::Ipv6Addr::from(octets)
+            };
+            write!(f, "{} > {} next {} hop limit {}", address(22), address(38), frame[20], frame[21])?;
+        } else if frame.len() >= 34 {
             let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
-            let address = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
+            let address = |at: usize| std::net::Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
             let transport = 14 + usize::from(frame[14] & 15) * 4;
             let header_sum = frame.get(14..transport).map_or(1, checksum);
             write!(f, "{} > {} proto {} ttl {}", address(26), address(30), frame[23], frame[22])?;
@@ -338,8 +433,8 @@ pub fn assert_frame(what: &str, got: &[u8], expected: &Packet) {
 mod tests {
     use super::*;
 
-    fn at(addr: [u8; 4], port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new(addr.into(), port)
+    fn at(addr: impl Into<IpAddr>, port: u16) -> SocketAddr {
+        SocketAddr::new(addr.into(), port)
     }
 
     /// A SYN as a real stack sent it, without its TCP options.
@@ -355,26 +450,54 @@ mod tests {
         assert_eq!(frame[50..52], 0xfb4e_u16.to_be_bytes());
     }
 
+    /// One that a real stack sent: `ping -6`, without its payload.
+    #[test]
+    fn a_known_frame_of_ipv6() {
+        let (src, dst): (IpAddr, IpAddr) = ("fe80::1".parse().expect("address"), "ff02::2".parse().expect("address"));
+        // A router solicitation.
+        let frame = Packet::icmp(src, dst, 133, 0, [0; 4], b"").ttl(255).bytes();
+        assert_eq!(frame[12..22], [0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 58, 255]);
+        // 0xfe80 + 1 + 0xff02 + 2 + 8 + 58 + 0x8500, complemented.
+        assert_eq!(frame[54..58], [133, 0, 0x7d, 0x36]);
+    }
+
     #[test]
     fn every_checksum_closes() {
-        let (a, b) = (at([10, 0, 0, 1], 1), at([10, 0, 0, 2], 2));
-        for payload in [&b""[..], b"x", b"xy", b"odd"] {
+        let v4 = (at([10, 0, 0, 1], 1), at([10, 0, 0, 2], 2));
+        let v6 = (at([0xfd00, 0, 0, 0, 0, 0, 0, 1], 1), at([0xfd00, 0, 0, 0, 0, 0, 0, 2], 2));
+        for ((a, b), payload) in [v4, v6].into_iter().flat_map(|ends| [&b""[..], b"x", b"xy", b"odd"].map(|text| (ends, text)))
+        {
             let frames = [
-                Packet::tcp(a, b, ACK).payload(payload).options(&[1; 8]),
+                Packet::tcp(a, b, ACK).payload(payload),
                 Packet::udp(a, b, payload),
-                Packet::udp(a, b, payload).quoted_by(*b.ip(), 3, 3, [0; 4], 8),
+                Packet::udp(a, b, payload).quoted_by(b.ip(), 3, 3, [0; 4], 8),
             ];
             for packet in frames {
+                let packet = if a.is_ipv4() { packet.options(&[1; 8]) } else { packet.extension(60, 16) };
                 let frame = packet.bytes();
-                let transport = 34 + packet.options.len();
-                assert_eq!(checksum(&frame[14..transport]), 0, "{packet:?}");
+                let transport = packet.transport();
+                if a.is_ipv4() {
+                    assert_eq!(checksum(&frame[14..transport]), 0, "{packet:?}");
+                }
                 let body = &frame[transport..];
                 let head = match packet.body {
-                    Body::Icmp(_) => Vec::new(),
-                    _ => pseudo(packet.src, packet.dst, packet.body.proto(), body.len()),
+                    Body::Icmp(_) if a.is_ipv4() => Vec::new(),
+                    _ => pseudo(packet.src, packet.dst, packet.proto(), body.len()),
                 };
                 assert_eq!(checksum(&[head, body.to_vec()].concat()), 0, "{packet:?}");
             }
+        }
+    }
+
+    #[test]
+    fn pieces_are_the_whole_in_order() {
+        let payload: Vec<u8> = (0..60).collect();
+        for (a, b, header) in [(at([10, 0, 0, 1], 1), at([10, 0, 0, 2], 2), 34), (at([0xfd; 16], 1), at([0xfe; 16], 2), 62)] {
+            let whole = Packet::udp(a, b, &payload);
+            let pieces = whole.pieces(&[16, 24]);
+            assert_eq!(pieces.iter().map(|frame| frame.len() - header).collect::<Vec<_>>(), [16, 24, 28]);
+            let body = pieces.iter().flat_map(|frame| frame[header..].to_vec()).collect::<Vec<_>>();
+            assert_eq!(body, whole.bytes()[whole.transport()..]);
         }
     }
 }

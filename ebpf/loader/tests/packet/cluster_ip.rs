@@ -132,7 +132,7 @@ fn process_of_the_node_serves_a_pod_through_the_hosts_stack() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn listener_on_another_address_of_the_node_is_reached_through_the_stack() -> Result<()> {
     let mut node = Node::new()?;
-    let listener = [169, 254, 20, 10].into();
+    let listener = std::net::Ipv4Addr::new(169, 254, 20, 10);
     node.netns.ip(&format!("addr add {listener}/32 dev lo"))?;
     node.serve(served(Proto::UDP, VIP, 53), &[at(listener, 5353)])?;
 

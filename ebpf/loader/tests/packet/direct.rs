@@ -6,7 +6,6 @@ use thalweg_abi::{
     TCP_CLOSED_SECONDS, TCP_ESTABLISHED_SECONDS, Tuple, UDP_NEW_SECONDS,
 };
 use thalweg_lab::packet::{ACK, Body, FIN, Packet, RST, SYN, assert_frame};
-use thalweg_loader::Table;
 
 use super::{
     node::{CLIENT, DROP, NODE, Node, OTHER_NODE, PASS, POD_A, POD_B, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, tuple_of},
@@ -57,7 +56,7 @@ fn age(node: &mut Node, packet: &Packet, seconds: u32) -> Result<()> {
     let (forward, reply) = node.pair(packet)?;
     for (key, entry) in [(tuple_of(packet), forward), (forward.to.reversed(), reply)] {
         let last_seen = entry.last_seen.wrapping_sub(seconds);
-        node.maps.conntrack.update(&[(key, CtEntry { last_seen, ..entry })])?;
+        node.set_flow(key, CtEntry { last_seen, ..entry })?;
     }
     Ok(())
 }
@@ -143,7 +142,7 @@ fn direct_syn_ends_a_flow_that_is_over_and_goes_untouched() -> Result<()> {
     // Half of a flow.
     check(|node| {
         age(node, &service(SYN), TCP_CLOSED_SECONDS + 1)?;
-        Ok(node.maps.conntrack.delete(&[tuple_of(&service(SYN))])?)
+        node.remove_flow(tuple_of(&service(SYN)))
     })
 }
 
@@ -157,7 +156,7 @@ fn a_flow_is_as_fresh_as_its_fresher_direction() -> Result<()> {
         let key = if is_stale == CtDirection::FORWARD { tuple_of(&service(SYN)) } else { forward.to.reversed() };
         let entry = node.flow(key)?.context("entry")?;
         let last_seen = entry.last_seen.wrapping_sub(TCP_ESTABLISHED_SECONDS + 1);
-        node.maps.conntrack.update(&[(key, CtEntry { last_seen, ..entry })])?;
+        node.set_flow(key, CtEntry { last_seen, ..entry })?;
         let out = node.pod_sends(&direct(SYN))?;
         assert!(source_port(&out.packet) >= SNAT_PORT_MIN);
         assert_eq!(node.tracked()?, 4);
@@ -198,10 +197,11 @@ fn direct_datagrams_beside_a_live_flow_get_another_port() -> Result<()> {
     }
     // Nothing binds it any more once the other has been idle for long, and it has ended itself.
     let (forward, _) = node.pair(&direct)?;
-    node.maps.conntrack.delete(&[tuple_of(&direct), forward.to.reversed()])?;
+    node.remove_flow(tuple_of(&direct))?;
+    node.remove_flow(forward.to.reversed())?;
     let (forward, reply) = node.pair(&service)?;
     for (key, entry) in [(tuple_of(&service), forward), (forward.to.reversed(), reply)] {
-        node.maps.conntrack.update(&[(key, CtEntry { state: CtState::NEW, ..entry })])?;
+        node.set_flow(key, CtEntry { state: CtState::NEW, ..entry })?;
     }
     age(&mut node, &service, UDP_NEW_SECONDS + 1)?;
     assert_untouched(&node, &direct)?;
@@ -307,7 +307,7 @@ fn what_became_of_the_forward_entry_of_a_flow_taken_over_stays() -> Result<()> {
     let key = tuple_of(&service(SYN));
     let forward = node.flow(key)?.context("entry")?;
     let elsewhere = Tuple { dport: Be16::from_host(9090), ..forward.to };
-    node.maps.conntrack.update(&[(key, CtEntry { to: elsewhere, ..forward })])?;
+    node.set_flow(key, CtEntry { to: elsewhere, ..forward })?;
     node.pod_sends(&other)?;
     assert_eq!(node.flow(key)?.context("still there")?.to, elsewhere);
     node.pair(&other)?;
@@ -381,9 +381,9 @@ fn packets_of_the_node_to_a_service_do_not_leave_by_the_wire() -> Result<()> {
         (Packet::tcp(at(NODE, PORT), at(VIP, 80), SYN), DropReason::NoFlow),
         (Packet::udp(at(NODE, PORT), at(VIP, 99), b"x"), DropReason::NoFlow),
         (Packet::icmp(NODE, VIP, 8, 0, [0, 1, 0, 1], b"ping"), DropReason::NoFlow),
-        (Packet::ipv4(NODE, VIP, Body::Raw { proto: 132, payload: vec![3; 32] }), DropReason::NoFlow),
+        (Packet::ip(NODE, VIP, Body::Raw { proto: 132, payload: vec![3; 32] }), DropReason::NoFlow),
         (Packet::udp(at(NODE, PORT), at(VIP, 53), b"12345678").fragment(1), DropReason::NoFlow),
-        (Packet::udp(at([169, 254, 20, 10].into(), PORT), at(VIP, 53), b"x"), DropReason::NoFlow),
+        (Packet::udp(at([169, 254, 20, 10], PORT), at(VIP, 53), b"x"), DropReason::NoFlow),
     ] {
         let count = |node: &Node| -> Result<u64> {
             Ok(node.drops()?.iter().find(|(which, _)| *which == reason).map_or(0, |(_, count)| *count))

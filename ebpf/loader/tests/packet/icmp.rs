@@ -45,7 +45,7 @@ fn routers_on_the_way_to_a_remote_backend_are_understood() -> Result<()> {
     node.serve(served(Proto::TCP, VIP, 80), &[at(REMOTE, 8080)])?;
     let sent = Packet::tcp(at(POD_A, 40_000), at(VIP, 80), ACK).payload(&[7; 64]);
     node.pod_sends(&sent)?;
-    let router = [172, 31, 0, 1].into();
+    let router = [172, 31, 0, 1];
     for (kind, code, rest) in [TOO_BIG, TIME] {
         let message = sent.clone().to(at(REMOTE, 8080)).quoted_by(router, kind, code, rest, 8);
         let out = node.wire_brings(&message)?;
@@ -125,8 +125,8 @@ fn messages_about_untranslated_or_forged_packets_are_left_alone() -> Result<()> 
     let untracked = Packet::tcp(at(POD_A, 1), at(POD_B, 2), SYN).quoted_by(POD_B, kind, code, rest, 8);
     // Quotes a tracked packet, but goes to somebody who did not send it.
     let forged = Packet {
-        dst: POD_A,
-        src: POD_B,
+        dst: POD_A.into(),
+        src: POD_B.into(),
         ..Packet::tcp(at(REMOTE, 1), at(POD_B, 2), SYN).quoted_by(POD_B, kind, code, rest, 8)
     };
     // Cut short inside the quoted packet.

@@ -100,7 +100,7 @@ fn a_syn_repeated_keeps_its_backend_until_nobody_answers_for_long() -> Result<()
     let key = tuple_of(&client(SYN));
     let entry = node.flow(key)?.context("entry")?;
     let long_ago = entry.last_seen.wrapping_sub(TCP_NEW_SECONDS);
-    node.maps.conntrack.update(&[(key, CtEntry { last_seen: long_ago, ..entry })])?;
+    node.set_flow(key, CtEntry { last_seen: long_ago, ..entry })?;
     let out = node.pod_sends(&client(SYN))?;
     assert_eq!(&out.packet[30..34], REMOTE.octets());
     assert_eq!(node.tracked()?, 2);
@@ -215,7 +215,7 @@ fn a_full_table_drops_new_flows_and_keeps_the_old() -> Result<()> {
 fn a_reply_entry_left_alone_is_taken_over() -> Result<()> {
     let mut node = node()?;
     node.pod_sends(&datagram())?;
-    node.maps.conntrack.delete(&[tuple_of(&datagram())])?;
+    node.remove_flow(tuple_of(&datagram()))?;
     let out = node.pod_sends(&datagram())?;
     let arrives = datagram().to(at(POD_B, 8080)).ttl(63).macs(host_mac(POD_B), pod_mac(POD_B));
     assert_frame("with its own port", &out.packet, &arrives);

@@ -3,13 +3,13 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
-use thalweg_abi::{Be16, CtEntry, Proto, Tuple};
+use thalweg_abi::{Be16, Be128, CtEntry, Proto, Tuple};
 use thalweg_lab::{
     netns::Netns,
     packet::{Body, Packet},
@@ -19,6 +19,8 @@ use thalweg_loader::{Datapath, Injected, Options, Outcome, Sizes, Table};
 use super::tables::Tables;
 
 pub const PASS: i32 = 0;
+/// To the next program on the hook.
+pub const NEXT: i32 = -1;
 pub const DROP: i32 = 2;
 pub const REDIRECT: i32 = 7;
 
@@ -33,15 +35,28 @@ pub const POD_B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 3);
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 5);
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 80);
 
-pub fn at(addr: Ipv4Addr, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(addr, port)
+pub const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 11);
+pub const OTHER_NODE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 12);
+pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 0x100);
+pub const POD_A6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 2);
+pub const POD_B6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 3);
+pub const REMOTE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 2, 0, 0, 0, 0, 5);
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0x80);
+
+pub fn at(addr: impl Into<IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(addr.into(), port)
 }
 
-/// The tuple of a flow as the maps have it.
-pub fn tuple(proto: Proto, src: SocketAddrV4, dst: SocketAddrV4) -> Tuple {
+/// A flow's entry, of either family. Addresses of IPv4 are mapped.
+pub type Entry = CtEntry<Be128>;
+/// A flow's tuple, of either family.
+pub type Key = Tuple<Be128>;
+
+/// The tuple of a flow.
+pub fn tuple(proto: Proto, src: SocketAddr, dst: SocketAddr) -> Key {
     Tuple {
-        src: (*src.ip()).into(),
-        dst: (*dst.ip()).into(),
+        src: src.ip().into(),
+        dst: dst.ip().into(),
         sport: Be16::from_host(src.port()),
         dport: Be16::from_host(dst.port()),
         proto,
@@ -49,8 +64,19 @@ pub fn tuple(proto: Proto, src: SocketAddrV4, dst: SocketAddrV4) -> Tuple {
     }
 }
 
+/// The tuple as the map of IPv4 has it.
+pub fn tuple4(tuple: Key) -> Tuple {
+    let Tuple { src, dst, sport, dport, proto, pad } = tuple;
+    Tuple { src: src.v4(), dst: dst.v4(), sport, dport, proto, pad }
+}
+
+fn mapped(tuple: Tuple) -> Key {
+    let Tuple { src, dst, sport, dport, proto, pad } = tuple;
+    Tuple { src: Be128::mapped(src), dst: Be128::mapped(dst), sport, dport, proto, pad }
+}
+
 /// The tuple of a packet.
-pub fn tuple_of(packet: &Packet) -> Tuple {
+pub fn tuple_of(packet: &Packet) -> Key {
     let (proto, sport, dport) = match &packet.body {
         Body::Tcp(tcp) => (Proto::TCP, tcp.sport, tcp.dport),
         Body::Udp(udp) => (Proto::UDP, udp.sport, udp.dport),
@@ -60,12 +86,20 @@ pub fn tuple_of(packet: &Packet) -> Tuple {
     tuple(proto, at(packet.src, sport), at(packet.dst, dport))
 }
 
-pub fn pod_mac(addr: Ipv4Addr) -> [u8; 6] {
-    [0x02, 0xaa, 0, 0, 0, addr.octets()[3]]
+/// The last byte of an address, by which its host is told in both families.
+fn host(addr: IpAddr) -> u8 {
+    match addr {
+        IpAddr::V4(addr) => addr.octets()[3],
+        IpAddr::V6(addr) => addr.octets()[15],
+    }
 }
 
-pub fn host_mac(addr: Ipv4Addr) -> [u8; 6] {
-    [0x02, 0xbb, 0, 0, 0, addr.octets()[3]]
+pub fn pod_mac(addr: impl Into<IpAddr>) -> [u8; 6] {
+    [0x02, 0xaa, 0, 0, 0, host(addr.into())]
+}
+
+pub fn host_mac(addr: impl Into<IpAddr>) -> [u8; 6] {
+    [0x02, 0xbb, 0, 0, 0, host(addr.into())]
 }
 
 /// The node. Removes its namespaces, pins and mounts when dropped.
@@ -134,26 +168,34 @@ impl Node {
         netns.ip(&format!("addr add {NODE}/24 dev eth0"))?;
         netns.ip("route add default via 172.31.0.1")?;
         netns.ip(&format!("route add 10.244.2.0/24 via {OTHER_NODE}"))?;
-        for (pod, name) in [(POD_A, "twa"), (POD_B, "twb")] {
+        netns.ip(&format!("addr add {NODE6}/64 dev eth0 nodad"))?;
+        netns.ip("-6 route add default via fd00:31::1")?;
+        netns.ip(&format!("-6 route add fd00:244:2::/64 via {OTHER_NODE6}"))?;
+        for (pod, pod6, name) in [(POD_A, POD_A6, "twa"), (POD_B, POD_B6, "twb")] {
             wire(&netns, &outside, name, &format!("{name}p"))?;
             netns.ip(&format!("route add {pod}/32 dev {name}"))?;
+            netns.ip(&format!("-6 route add {pod6}/128 dev {name}"))?;
         }
-        netns.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?.context("ip_forward")?;
+        for file in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            netns.enter(|| fs::write(format!("/proc/sys/net/{file}"), "1"))?.context(file)?;
+        }
         let ifindexes: Vec<u32> = ["eth0", "twa", "twb"].iter().map(|name| ifindex(&netns, name)).collect::<Result<_>>()?;
         let pins = Pins::new(&name)?;
         let options = Options {
             pin_root: pins.path().to_owned(),
             cgroup: PathBuf::from("/sys/fs/cgroup/unified"),
             node_addr: Some(NODE),
-            node_addr6: None,
+            node_addr6: Some(NODE6),
             sizes: Sizes { conntrack, ..Sizes::uniform(256) },
             socket_lb: false,
         };
         let datapath = netns.enter(|| Datapath::open(&options))??;
         let [uplink, pod_a, pod_b] = ifindexes[..] else { anyhow::bail!("three links") };
-        let tables = Tables::new(datapath.maps()?, NODE);
+        let tables = Tables::new(datapath.maps()?, &[NODE.into(), NODE6.into()]);
         let mut node = Self { datapath, tables, uplink, pod_a, pod_b, netns, _outside: outside, _pins: pins };
-        for (pod, ifindex) in [(POD_A, pod_a), (POD_B, pod_b)] {
+        let pods: [(IpAddr, u32); 4] =
+            [(POD_A.into(), pod_a), (POD_B.into(), pod_b), (POD_A6.into(), pod_a), (POD_B6.into(), pod_b)];
+        for (pod, ifindex) in pods {
             node.tables.pod(pod, ifindex, pod_mac(pod), host_mac(pod))?;
         }
         Ok(node)
@@ -165,38 +207,73 @@ impl Node {
         Ok(self.netns.enter(|| self.datapath.test_run(program, &input))??)
     }
 
+    /// What the hook's program for the packet's family makes of it.
+    fn hook(&self, hook: &str, ifindex: u32, packet: &Packet) -> Result<Outcome> {
+        let program = if packet.src.is_ipv4() { hook.to_owned() } else { format!("{hook}6") };
+        self.run(&program, ifindex, &packet.bytes())
+    }
+
     pub fn pod_sends(&self, packet: &Packet) -> Result<Outcome> {
-        let ifindex = if packet.src == POD_B { self.pod_b } else { self.pod_a };
-        self.run("tc_from_pod", ifindex, &packet.bytes())
+        self.hook("tc_from_pod", self.link_of(packet.src), packet)
+    }
+
+    /// The link of a pod; pod A's for every other address.
+    pub fn link_of(&self, pod: IpAddr) -> u32 {
+        if pod == POD_B || pod == POD_B6 { self.pod_b } else { self.pod_a }
     }
 
     pub fn stack_sends_pod_a(&self, packet: &Packet) -> Result<Outcome> {
-        self.run("tc_to_pod", self.pod_a, &packet.bytes())
+        self.hook("tc_to_pod", self.pod_a, packet)
     }
 
     pub fn wire_brings(&self, packet: &Packet) -> Result<Outcome> {
-        self.run("tc_from_wire", self.uplink, &packet.bytes())
+        self.hook("tc_from_wire", self.uplink, packet)
     }
 
     pub fn stack_sends_out(&self, packet: &Packet) -> Result<Outcome> {
-        self.run("tc_to_wire", self.uplink, &packet.bytes())
+        self.hook("tc_to_wire", self.uplink, packet)
     }
 
-    pub fn flow(&self, tuple: Tuple) -> Result<Option<CtEntry>> {
-        Ok(self.maps.conntrack.get(&tuple)?)
+    pub fn flow(&self, tuple: Key) -> Result<Option<Entry>> {
+        if !tuple.src.is_mapped() {
+            return Ok(self.maps.conntrack6.get(&tuple)?);
+        }
+        let found = self.maps.conntrack.get(&tuple4(tuple))?;
+        Ok(found.map(|entry| {
+            let CtEntry { to, service, backend, generation, last_seen, direction, state, flags, packets, bytes } = entry;
+            let to = mapped(to);
+            CtEntry { to, service, backend, generation, last_seen, direction, state, flags, packets, bytes }
+        }))
+    }
+
+    pub fn set_flow(&mut self, tuple: Key, entry: Entry) -> Result<()> {
+        if !tuple.src.is_mapped() {
+            return Ok(self.maps.conntrack6.update(&[(tuple, entry)])?);
+        }
+        let CtEntry { to, service, backend, generation, last_seen, direction, state, flags, packets, bytes } = entry;
+        let to = tuple4(to);
+        let entry = CtEntry { to, service, backend, generation, last_seen, direction, state, flags, packets, bytes };
+        Ok(self.maps.conntrack.update(&[(tuple4(tuple), entry)])?)
+    }
+
+    pub fn remove_flow(&mut self, tuple: Key) -> Result<()> {
+        if tuple.src.is_mapped() {
+            return Ok(self.maps.conntrack.delete(&[tuple4(tuple)])?);
+        }
+        Ok(self.maps.conntrack6.delete(&[tuple])?)
     }
 
     /// Both entries of the flow that `packet` is the client's side of.
-    pub fn pair(&self, packet: &Packet) -> Result<(CtEntry, CtEntry)> {
+    pub fn pair(&self, packet: &Packet) -> Result<(Entry, Entry)> {
         let forward = self.flow(tuple_of(packet))?.context("no forward entry")?;
         let reply = self.flow(forward.to.reversed())?.context("no reply entry")?;
         ensure!(reply.to.reversed() == tuple_of(packet), "the reply entry is another flow's: {reply:?}");
         Ok((forward, reply))
     }
 
-    /// How many entries conntrack has.
+    /// How many entries conntrack has, of both families.
     pub fn tracked(&self) -> Result<usize> {
-        Ok(self.maps.conntrack.entries()?.len())
+        Ok(self.maps.conntrack.entries()?.len() + self.maps.conntrack6.entries()?.len())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Clients outside that dial a node, and what else comes by the wire.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use anyhow::Result;
 use thalweg_abi::{
@@ -10,12 +10,12 @@ use thalweg_lab::packet::{ACK, Packet, SYN, assert_frame};
 use thalweg_loader::Table;
 
 use super::{
-    node::{CLIENT, DROP, NODE, Node, PASS, POD_A, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, tuple},
+    node::{CLIENT, DROP, NODE, Node, PASS, POD_A, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, tuple, tuple4},
     tables::{Served, served},
 };
 
 /// A NodePort in both scopes, as the proxy writes it.
-fn serve_node_port(node: &mut Node, proto: Proto, backends: &[SocketAddrV4]) -> Result<()> {
+fn serve_node_port(node: &mut Node, proto: Proto, backends: &[SocketAddr]) -> Result<()> {
     for frontend in both_scopes(proto) {
         node.serve(frontend, backends)?;
     }
@@ -188,9 +188,9 @@ fn no_free_source_port_drops_new_flows_and_leaves_nothing() -> Result<()> {
     serve_node_port(&mut node, Proto::TCP, &[at(REMOTE, 8080)])?;
     let taken: Vec<_> = (SNAT_PORT_MIN..=SNAT_PORT_MAX)
         .map(|port| {
-            let to = tuple(Proto::TCP, at(NODE, 30_080), at(CLIENT, 1));
+            let to = tuple4(tuple(Proto::TCP, at(NODE, 30_080), at(CLIENT, 1)));
             let entry = CtEntry { to, direction: CtDirection::REPLY, ..Default::default() };
-            (tuple(Proto::TCP, at(REMOTE, 8080), at(NODE, port)), entry)
+            (tuple4(tuple(Proto::TCP, at(REMOTE, 8080), at(NODE, port))), entry)
         })
         .collect();
     node.maps.conntrack.update(&taken)?;

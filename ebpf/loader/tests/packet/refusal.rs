@@ -100,7 +100,7 @@ fn what_a_service_address_cannot_serve_is_told_protocol_unreachable() -> Result<
     let mut node = Node::new()?;
     node.serve(served(Proto::TCP, VIP, 80), &[at(POD_B, 8080)])?;
     let ping = Packet::icmp(POD_A, VIP, 8, 0, [0, 1, 0, 1], b"ping");
-    let sctp = Packet::ipv4(POD_A, VIP, Body::Raw { proto: 132, payload: vec![3; 32] });
+    let sctp = Packet::ip(POD_A, VIP, Body::Raw { proto: 132, payload: vec![3; 32] });
     for packet in [ping, sctp] {
         let out = node.pod_sends(&packet)?;
         assert_eq!(out.verdict, REDIRECT, "{packet:?}");
@@ -119,7 +119,7 @@ fn answers_are_not_answered() -> Result<()> {
         Packet::tcp(at(POD_A, 40_000), at(VIP, 81), RST),
         Packet::tcp(at(POD_A, 40_000), at(VIP, 81), RST | ACK),
         Packet::icmp(POD_A, VIP, 0, 0, [0, 1, 0, 1], b"echo reply"),
-        Packet { src: POD_A, dst: VIP, ..sent.quoted_by(POD_A, 3, 3, [0; 4], 8) },
+        Packet { src: POD_A.into(), dst: VIP.into(), ..sent.quoted_by(POD_A, 3, 3, [0; 4], 8) },
     ] {
         let out = node.pod_sends(&packet)?;
         assert_eq!(out.verdict, DROP, "{packet:?}");

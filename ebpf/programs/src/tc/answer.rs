@@ -13,23 +13,25 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use thalweg_abi::{
-    Be16, Be32, Counter, DropReason, Proto,
-    checksum::{Sum, pseudo_header},
-    header::{ETH_LEN, ICMP_LEN, IPV4_LEN, IcmpHeader, Ipv4Header, TCP_LEN, TcpFlags, TcpHeader, UDP_LEN},
+    Be16, Counter, DropReason, Proto,
+    checksum::Sum,
+    header::{ETH_LEN, ICMP_LEN, IcmpHeader, TCP_LEN, TcpFlags, TcpHeader, UDP_LEN},
 };
 
 use super::{
-    flow::node_addr,
-    outcome::verdict,
-    packet::{Packet, ifindex, load},
+    family::{Family, Message},
+    outcome::{drop, verdict},
+    packet::{Packet, has_ports, ifindex, load},
+    work::Work,
 };
 
 /// What a sender is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// Nobody serves this: RST for TCP, port unreachable for UDP, protocol unreachable for the rest.
+    /// Nobody serves this: RST for TCP, port unreachable for what else has ports, protocol unreachable for the rest.
     Refuse,
-    /// The next link takes this many bytes.
-    TooBig(u16),
+    /// The next link takes `work.mtu` bytes.
+    TooBig,
     TimeExceeded,
 }
 
@@ -48,26 +50,33 @@ const ICMP_CHECKSUM: usize = 2;
 // === impl Answer ===
 
 impl Answer {
-    #[inline(always)]
-    pub fn send(self, ctx: &TcContext, packet: &Packet, back: Back) -> Result<i32, DropReason> {
-        // Nothing answers a reset: two of us could go on for ever.
+    /// Sends it, and returns the program's verdict.
+    ///
+    /// A function of its own: rare, and its stack is not that of other packets.
+    #[inline(never)]
+    pub fn send<F: Family>(self, ctx: &TcContext, work: &Work<F>, back: Back) -> i32 {
+        let packet = &work.packet;
+        // Nothing answers a reset, or what somebody else has to answer: two of us could go on for ever.
         if packet.tcp.has(TcpFlags::RST) {
-            return Err(DropReason::NoFlow);
+            return drop(DropReason::NoFlow);
         }
-        let counter = match self {
-            Self::Refuse => Counter::TcRefused,
-            Self::TooBig(_) | Self::TimeExceeded => Counter::TcAnswered,
+        let counter = if self == Self::Refuse { Counter::TcRefused } else { Counter::TcAnswered };
+        let written = if self == Self::Refuse && packet.is_tcp() {
+            reset(ctx, packet)
+        } else {
+            let (message, mtu) = match self {
+                Self::Refuse if has_ports(packet.tuple.proto) => (F::PORT_UNREACHABLE, 0),
+                Self::Refuse => (F::PROTOCOL_UNREACHABLE, 0),
+                Self::TooBig => (F::TOO_BIG, (work.mtu as u16).max(F::MIN_MTU)),
+                Self::TimeExceeded => (F::TIME_EXCEEDED, 0),
+            };
+            // A refusal comes from whom the packet is for, all else from this node.
+            let src = if self == Self::Refuse { packet.tuple.dst } else { F::node_addr() };
+            error(ctx, packet, &src, message, mtu)
         };
-        let written = match self {
-            Self::Refuse if packet.is_tcp() => reset(ctx, packet),
-            Self::Refuse => {
-                let code = if packet.tuple.proto == Proto::UDP { IcmpHeader::CODE_PORT } else { IcmpHeader::CODE_PROTOCOL };
-                error(ctx, packet, packet.tuple.dst, IcmpHeader::UNREACHABLE, code, 0)
-            }
-            Self::TooBig(mtu) => error(ctx, packet, node_addr(), IcmpHeader::UNREACHABLE, IcmpHeader::CODE_FRAGMENTATION, mtu),
-            Self::TimeExceeded => error(ctx, packet, node_addr(), IcmpHeader::TIME_EXCEEDED, 0, 0),
-        };
-        written.ok_or(DropReason::RewriteFailed)?;
+        if written.is_none() {
+            return drop(DropReason::RewriteFailed);
+        }
         let ifindex = ifindex(ctx);
         // SAFETY: helpers without pointers.
         let result = unsafe {
@@ -76,7 +85,7 @@ impl Answer {
                 Back::Wire => bpf_redirect(ifindex, 0),
             }
         };
-        Ok(verdict(counter, result))
+        verdict(counter, result)
     }
 }
 
@@ -94,24 +103,24 @@ fn cut(ctx: &TcContext, len: u32) -> Option<()> {
 }
 
 #[inline(always)]
-fn reset(ctx: &TcContext, packet: &Packet) -> Option<()> {
+fn reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> Option<()> {
     let segment: TcpHeader = load(ctx, packet.transport)?;
-    let options = packet.ip.header_len().wrapping_sub(IPV4_LEN as u32);
+    let options = packet.ip_len().wrapping_sub(F::IP_LEN as u32);
     let tuple = &packet.tuple;
     cut(ctx, packet.transport + TCP_LEN as u32)?;
     if options != 0 {
         ctx.skb.adjust_room(-(options as i32), BPF_ADJ_ROOM_NET, 0).ok()?;
     }
     swap_macs(ctx)?;
-    let ip = Ipv4Header::answer(tuple.dst, tuple.src, Proto::TCP, TCP_LEN as u16);
+    let ip = F::answer(&tuple.dst, &tuple.src, Proto::TCP, TCP_LEN as u16);
     ctx.skb.store(ETH_LEN, &ip, 0).ok()?;
     let mut tcp = segment.reset(packet.payload.wrapping_sub(segment.header_len()));
-    let pseudo = pseudo_header(tuple.dst, tuple.src, Proto::TCP, TCP_LEN as u16);
+    let pseudo = F::pseudo_header(&tuple.dst, &tuple.src, Proto::TCP, TCP_LEN as u16);
     let whole = pseudo.plus(tcp.sum());
     let if_offloaded = pseudo.fold();
     tcp.checksum = if_offloaded;
-    ctx.skb.store(ETH_LEN + IPV4_LEN, &tcp, 0).ok()?;
-    complete(ctx, ETH_LEN + IPV4_LEN + TCP_CHECKSUM, if_offloaded, whole)
+    ctx.skb.store(ETH_LEN + F::IP_LEN, &tcp, 0).ok()?;
+    complete(ctx, ETH_LEN + F::IP_LEN + TCP_CHECKSUM, if_offloaded, whole)
 }
 
 /// Brings a checksum field that holds `written` to the checksum of `whole`, unless it is left to the hardware.
@@ -127,7 +136,7 @@ fn complete(ctx: &TcContext, offset: usize, written: u16, whole: Sum) -> Option<
 /// A header whose checksum is wrong gives a message whose checksum is wrong too, and whoever would have dropped
 /// the packet drops the message.
 #[inline(always)]
-fn error(ctx: &TcContext, packet: &Packet, src: Be32, kind: u8, code: u8, mtu: u16) -> Option<()> {
+fn error<F: Family>(ctx: &TcContext, packet: &Packet<F>, src: &F::Addr, message: Message, mtu: u16) -> Option<()> {
     // All of a TCP header, because its checksum field must stay in the packet.
     let (quoted, part, if_offloaded) = if packet.is_tcp() {
         let header: TcpHeader = load(ctx, packet.transport)?;
@@ -137,17 +146,18 @@ fn error(ctx: &TcContext, packet: &Packet, src: Be32, kind: u8, code: u8, mtu: u
         let part = Sum::ZERO.add(words[0].into()).add(words[1].into()).add(words[2].into()).add(words[3].into());
         (UDP_LEN, part, words[3])
     };
+    let payload = ICMP_LEN as u16 + packet.ip_len() as u16 + quoted as u16;
+    let before = F::sum_of_quoted(ctx, packet, src, payload)?;
     cut(ctx, packet.transport + quoted as u32)?;
-    ctx.skb.adjust_room((IPV4_LEN + ICMP_LEN) as i32, BPF_ADJ_ROOM_MAC, 0).ok()?;
+    ctx.skb.adjust_room((F::IP_LEN + ICMP_LEN) as i32, BPF_ADJ_ROOM_MAC, 0).ok()?;
     swap_macs(ctx)?;
-    let payload = ICMP_LEN as u16 + packet.ip.header_len() as u16 + quoted as u16;
-    ctx.skb.store(ETH_LEN, &Ipv4Header::answer(src, packet.tuple.src, Proto::ICMP, payload), 0).ok()?;
+    ctx.skb.store(ETH_LEN, &F::answer(src, &packet.tuple.src, F::ICMP, payload), 0).ok()?;
+    let Message { kind, code } = message;
     let mut icmp = IcmpHeader { kind, code, checksum: 0, unused: Be16::ZERO, mtu: Be16::from_host(mtu) };
-    // The quoted IP header with its checksum adds nothing.
-    let head = icmp.sum();
+    let head = icmp.sum().plus(before);
     // The quoted transport's sum once its checksum, now a partial one, has been completed over what is left of it.
     let if_completed = !if_offloaded;
     icmp.checksum = head.add(u32::from(if_completed)).checksum();
-    ctx.skb.store(ETH_LEN + IPV4_LEN, &icmp, 0).ok()?;
-    complete(ctx, ETH_LEN + IPV4_LEN + ICMP_CHECKSUM, icmp.checksum, head.plus(part))
+    ctx.skb.store(ETH_LEN + F::IP_LEN, &icmp, 0).ok()?;
+    complete(ctx, ETH_LEN + F::IP_LEN + ICMP_CHECKSUM, icmp.checksum, head.plus(part))
 }

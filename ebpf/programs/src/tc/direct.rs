@@ -26,27 +26,31 @@ use thalweg_abi::{
 };
 
 use super::{
-    flow::{New, set_state},
-    packet::Packet,
+    family::Family,
+    flow::set_both,
+    work::{New, Work},
 };
-use crate::{count::count, maps::CONNTRACK};
+use crate::count::count;
 
-/// The flow that an untracked packet has to become because a live one has its reply tuple.
+/// Whether an untracked packet has to become a flow, because a live one has its reply tuple. `work.new` is then that flow.
 #[inline(always)]
-pub fn beside_a_flow(packet: &Packet, from_wire: bool, now: u32) -> Option<New> {
+pub fn beside_a_flow<F: Family>(work: &mut Work<F>, from_wire: bool, now: u32) -> bool {
+    let packet = &work.packet;
     let looks = if packet.is_tcp() { packet.tcp.opens() } else { !from_wire };
     if !looks {
-        return None;
+        return false;
     }
     let key = packet.tuple.reversed();
-    let entry = CONNTRACK.get_ptr(key)?;
+    let Some(entry) = F::find_flow(&key) else { return false };
     // SAFETY: the entry stays readable for the whole program, see `flow`.
-    let seen = unsafe { *entry };
-    if seen.direction != CtDirection::REPLY || forget_if_over(key, &seen, now) {
-        return None;
+    let seen = unsafe { &*entry };
+    if seen.direction != CtDirection::REPLY || forget_if_over::<F>(&key, seen, now) {
+        return false;
     }
     count(Counter::TcPortRealloc);
-    Some(New { to: packet.tuple, service: 0, backend: 0, generation: 0, flags: CtFlags::DIRECT, needs_port: true })
+    work.to = work.packet.tuple;
+    work.new = New { service: 0, backend: 0, generation: 0, flags: CtFlags::DIRECT, needs_port: true };
+    true
 }
 
 /// Whose a packet is that has met a reply entry.
@@ -60,51 +64,50 @@ pub enum Owner {
 
 /// Marks the flow when it has met an untracked connection, and removes it when it is over.
 #[inline(always)]
-pub fn owner(packet: &Packet, entry: *mut CtEntry, seen: &CtEntry) -> Owner {
+pub fn owner<F: Family>(work: &Work<F>, entry: *mut CtEntry<F::Addr>) -> Owner {
+    let packet = &work.packet;
+    // SAFETY: as above.
+    let seen = unsafe { &*entry };
     if !is_anothers(seen, packet.tuple.proto, packet.tcp) {
         return Owner::Flow;
     }
     if seen.state == CtState::CLOSED {
-        forget(packet.tuple, seen);
+        forget::<F>(&packet.tuple, seen);
         return Owner::Another;
     }
     // A connection can do without an acknowledgement, but not without what it carries.
     if seen.flags.has(CtFlags::CONTENDED) || packet.payload != packet.header || packet.tcp.has(TcpFlags::FIN) {
         return Owner::Another;
     }
-    let flags = CtFlags(seen.flags.0 | CtFlags::CONTENDED);
-    set_state(entry, seen.state, flags);
-    if let Some(forward) = CONNTRACK.get_ptr_mut(seen.to.reversed()) {
-        set_state(forward, seen.state, flags);
-    }
+    set_both::<F>(entry, seen.state, CtFlags(seen.flags.0 | CtFlags::CONTENDED));
     Owner::Shown
 }
 
 /// The forward entry of a reply entry, unless the client's tuple has become another flow's since.
 #[inline(always)]
-fn forward_of(key: Tuple, reply: &CtEntry) -> Option<CtEntry> {
-    let forward = CONNTRACK.get_ptr(reply.to.reversed())?;
+fn forward_of<F: Family>(key: &Tuple<F::Addr>, reply: &CtEntry<F::Addr>) -> Option<&'static CtEntry<F::Addr>> {
+    let forward = F::find_flow(&reply.to.reversed())?;
     // SAFETY: as above.
-    let forward = unsafe { *forward };
+    let forward = unsafe { &*forward };
     (forward.to == key.reversed()).then_some(forward)
 }
 
 /// Removes a flow by its reply entry.
 #[inline(always)]
-pub fn forget(key: Tuple, reply: &CtEntry) {
-    if forward_of(key, reply).is_some() {
-        let _ = CONNTRACK.remove(reply.to.reversed());
+pub fn forget<F: Family>(key: &Tuple<F::Addr>, reply: &CtEntry<F::Addr>) {
+    if forward_of::<F>(key, reply).is_some() {
+        F::remove_flow(&reply.to.reversed());
     }
-    let _ = CONNTRACK.remove(key);
+    F::remove_flow(key);
 }
 
 /// Removes the flow of a reply entry if it is over or has been idle for too long in both directions: as an agent that
 /// sweeps would. Says whether it did.
 #[inline(always)]
-fn forget_if_over(key: Tuple, reply: &CtEntry, now: u32) -> bool {
+fn forget_if_over<F: Family>(key: &Tuple<F::Addr>, reply: &CtEntry<F::Addr>, now: u32) -> bool {
     let silent = idle(reply.last_seen, now);
     let is_over = reply.state == CtState::CLOSED
-        || match forward_of(key, reply) {
+        || match forward_of::<F>(key, reply) {
             Some(forward) => {
                 let limit = idle_limit(key.proto, reply.state);
                 silent > limit && idle(forward.last_seen, now) > limit
@@ -113,7 +116,7 @@ fn forget_if_over(key: Tuple, reply: &CtEntry, now: u32) -> bool {
             None => silent > TCP_CLOSED_SECONDS,
         };
     if is_over {
-        forget(key, reply);
+        forget::<F>(key, reply);
     }
     is_over
 }

@@ -1,28 +1,45 @@
 //! tc ingress of the host's end of a pod's link: what a pod sends.
 
-use aya_ebpf::{bindings::TC_ACT_OK, macros::classifier, programs::TcContext};
-use thalweg_abi::{Counter, DropReason};
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use thalweg_abi::DropReason;
 
 use super::{
     answer::Back,
-    flow::local_pod,
+    family::Family,
+    foreign,
+    ipv4::Ipv4,
+    ipv6::Ipv6,
     outcome::{self, drop},
     packet::{Parsed, ifindex, parse},
 };
-use crate::count::count;
 
 #[classifier]
 pub fn tc_from_pod(ctx: TcContext) -> i32 {
-    count(Counter::TcPackets);
-    let packet = match parse(&ctx) {
-        Parsed::Ipv4(packet) => packet,
-        Parsed::Foreign => return TC_ACT_OK,
+    run::<Ipv4>(&ctx)
+}
+
+#[classifier]
+pub fn tc_from_pod6(ctx: TcContext) -> i32 {
+    run::<Ipv6>(&ctx)
+}
+
+#[inline(always)]
+fn run<F: Family>(ctx: &TcContext) -> i32 {
+    let Some(work) = F::work() else { return TC_ACT_UNSPEC };
+    match parse(ctx, &mut work.packet) {
+        Parsed::Ours => {}
+        Parsed::Foreign => return foreign::<F>(ctx),
         Parsed::Malformed => return drop(DropReason::Malformed),
-    };
+    }
     // A pod speaks from its own address on its own link.
-    match local_pod(packet.tuple.src) {
-        Some(pod) if pod.ifindex == ifindex(&ctx) => {}
+    match F::local_pod(&work.packet.tuple.src) {
+        Some(pod) if pod.ifindex == ifindex(ctx) => {}
+        _ if F::is_of_the_link(&work.packet) => return TC_ACT_OK,
         _ => return drop(DropReason::Spoofed),
     }
-    outcome::of(&ctx, &packet, false).finish(&ctx, &packet, Back::Pod)
+    outcome::of(ctx, work, false).finish(ctx, work, Back::Pod)
 }

@@ -1,22 +1,35 @@
 //! tc ingress of the node's uplink: what other nodes and the outside send.
 
-use aya_ebpf::{bindings::TC_ACT_OK, macros::classifier, programs::TcContext};
-use thalweg_abi::{Counter, DropReason};
+use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use thalweg_abi::DropReason;
 
 use super::{
     answer::Back,
+    family::Family,
+    foreign,
+    ipv4::Ipv4,
+    ipv6::Ipv6,
     outcome::{self, drop},
     packet::{Parsed, parse},
 };
-use crate::count::count;
 
 #[classifier]
 pub fn tc_from_wire(ctx: TcContext) -> i32 {
-    count(Counter::TcPackets);
-    let packet = match parse(&ctx) {
-        Parsed::Ipv4(packet) => packet,
-        Parsed::Foreign => return TC_ACT_OK,
+    run::<Ipv4>(&ctx)
+}
+
+#[classifier]
+pub fn tc_from_wire6(ctx: TcContext) -> i32 {
+    run::<Ipv6>(&ctx)
+}
+
+#[inline(always)]
+fn run<F: Family>(ctx: &TcContext) -> i32 {
+    let Some(work) = F::work() else { return TC_ACT_UNSPEC };
+    match parse(ctx, &mut work.packet) {
+        Parsed::Ours => {}
+        Parsed::Foreign => return foreign::<F>(ctx),
         Parsed::Malformed => return drop(DropReason::Malformed),
-    };
-    outcome::of(&ctx, &packet, true).finish(&ctx, &packet, Back::Wire)
+    }
+    outcome::of(ctx, work, true).finish(ctx, work, Back::Wire)
 }

@@ -6,82 +6,71 @@
 
 use aya_ebpf::programs::TcContext;
 use thalweg_abi::{
-    Be32, Counter, DropReason, Proto, Tuple,
-    header::{ICMP_LEN, IcmpHeader, Ipv4Header},
+    Be16, Counter, DropReason,
+    header::{ICMP_LEN, IcmpHeader},
 };
 
 use super::{
+    family::Family,
     flow::{Decision, decide_portless},
-    packet::{Packet, load},
+    packet::{has_ports, load},
     select,
+    work::Work,
 };
-use crate::{count::count, maps::CONNTRACK};
-
-const ECHO_REQUEST: u8 = 8;
-
-/// A quoted packet, as it stands and as it shall be.
-#[derive(Clone, Copy)]
-pub struct Quote {
-    pub header: Ipv4Header,
-    /// Offset of the quoted IP header in the frame.
-    pub offset: u32,
-    pub was: Tuple,
-    pub becomes: Tuple,
-    /// The message's own addresses.
-    pub src: Be32,
-    pub dst: Be32,
-}
-
-/// What becomes of an ICMP packet.
-pub enum IcmpDecision {
-    Translate(Quote),
-    Otherwise(Decision),
-}
+use crate::count::count;
 
 #[inline(always)]
-pub fn decide(ctx: &TcContext, packet: &Packet) -> IcmpDecision {
-    if packet.ip.is_later_fragment() {
-        return IcmpDecision::Otherwise(decide_portless(packet));
+pub fn decide<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> Decision {
+    if work.packet.is_later_fragment() {
+        return decide_portless(work);
     }
-    let Some(icmp) = load::<IcmpHeader>(ctx, packet.transport) else {
-        return IcmpDecision::Otherwise(Decision::Drop(DropReason::Malformed));
-    };
-    if icmp.is_error()
-        && let Some(quote) = find(ctx, packet)
-    {
-        return IcmpDecision::Translate(quote);
+    let Some(icmp) = load::<IcmpHeader>(ctx, work.packet.transport) else { return Decision::drop(DropReason::Malformed) };
+    if F::is_icmp_of_the_link(icmp.kind) {
+        // For the stack alone, whoever it names.
+        work.pod.ifindex = 0;
+        return Decision::Untouched;
+    }
+    if F::is_icmp_error(icmp.kind) && find(ctx, work) {
+        return Decision::Quote;
     }
     // An ICMP message may only be answered when it is a question.
-    if icmp.kind != ECHO_REQUEST && select::is_ours(packet.tuple.dst) {
-        return IcmpDecision::Otherwise(Decision::Drop(DropReason::NoFlow));
+    if icmp.kind != F::ICMP_ECHO_REQUEST && select::is_ours::<F>(&work.packet.tuple.dst) {
+        return Decision::drop(DropReason::NoFlow);
     }
-    IcmpDecision::Otherwise(decide_portless(packet))
+    decide_portless(work)
 }
 
-/// The quoted packet, if its flow is translated.
+/// Whether this is a message about a translated packet, which then becomes `work.to`.
 #[inline(always)]
-pub fn find(ctx: &TcContext, packet: &Packet) -> Option<Quote> {
-    let offset = packet.transport + ICMP_LEN as u32;
-    let header: Ipv4Header = load(ctx, offset)?;
-    if !header.is_valid() || header.is_later_fragment() || !matches!(header.proto, Proto::TCP | Proto::UDP) {
-        return None;
+pub fn find_error<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> bool {
+    match load::<IcmpHeader>(ctx, work.packet.transport) {
+        Some(icmp) => F::is_icmp_error(icmp.kind) && find(ctx, work),
+        None => false,
     }
+}
+
+/// Whether the quoted packet's flow is translated.
+#[inline(always)]
+fn find<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> bool {
+    work.quote.offset = work.packet.transport + ICMP_LEN as u32;
+    if F::parse_quoted(ctx, work).is_none() {
+        return false;
+    }
+    let packet = &work.packet.tuple;
+    let quote = &mut work.quote;
     // A message goes to the sender of what it quotes; anything else is forged.
-    if header.src != packet.tuple.dst {
-        return None;
+    if !has_ports(quote.was.proto) || quote.was.src != packet.dst {
+        return false;
     }
-    let was = load_tuple(ctx, &header, offset)?;
-    let entry = CONNTRACK.get_ptr(was.reversed())?;
+    let Some([sport, dport]) = load::<[Be16; 2]>(ctx, quote.transport) else { return false };
+    quote.was.sport = sport;
+    quote.was.dport = dport;
+    let Some(entry) = F::find_flow(&quote.was.reversed()) else { return false };
     // SAFETY: the entry stays readable for the whole program.
-    let becomes = unsafe { (*entry).to }.reversed();
+    work.to = unsafe { (*entry).to }.reversed();
     count(Counter::TcTracked);
     // From the quoted packet's receiver itself, or from a router on the way.
-    let src = if packet.tuple.src == was.dst { becomes.dst } else { packet.tuple.src };
-    Some(Quote { header, offset, was, becomes, src, dst: becomes.src })
-}
-
-#[inline(always)]
-fn load_tuple(ctx: &TcContext, header: &Ipv4Header, offset: u32) -> Option<Tuple> {
-    let [sport, dport] = load(ctx, offset + header.header_len())?;
-    Some(Tuple { src: header.src, dst: header.dst, sport, dport, proto: header.proto, pad: [0; 3] })
+    quote.src = if packet.src == quote.was.dst { work.to.dst } else { packet.src };
+    quote.dst = work.to.src;
+    true
 }

@@ -5,73 +5,59 @@ use aya_ebpf::{
     helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
-use thalweg_abi::{Be32, Counter, DropReason, LocalPod, Proto};
+use thalweg_abi::{Counter, DropReason};
 
 use super::{
     answer::{Answer, Back},
+    family::Family,
     flow::{self, Decision},
-    icmp::{self, IcmpDecision},
-    packet::Packet,
-    rewrite::Change,
-    route::{self, Hop, Route},
+    fragment, icmp,
+    packet::Piece,
+    rewrite,
+    route::{self, Route},
+    work::Work,
 };
 use crate::count::{count, count_drop};
 
-const AF_INET: u32 = 2;
-
 /// How the program ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    Onward(Way),
-    Drop(DropReason),
+    /// To the host's stack, or onwards as it was going.
+    Pass,
+    /// Straight into `work.pod`.
+    Pod,
+    /// To `work.hop`.
+    Wire,
     /// Back to its sender.
-    Answer(Answer),
-}
-
-/// Where a packet goes: straight into a pod of this node, or to the next hop, or else to the host's stack, or onwards
-/// as it was going.
-///
-/// No enum, so that every field has a value on every path: a register that holds none, which the compiler copies for
-/// the sake of another path, is refused by the verifier.
-pub struct Way {
-    pod: Option<&'static LocalPod>,
-    /// Interface 0 if there is none.
-    hop: Hop,
-    /// What the packet loses of its time to live.
-    hops: u8,
-}
-
-// === impl Way ===
-
-impl Way {
-    const STACK: Self = Self { pod: None, hop: Hop { ifindex: 0, gateway: Be32::ZERO }, hops: 0 };
-
-    #[inline(always)]
-    const fn pod(pod: &'static LocalPod) -> Self {
-        Self { pod: Some(pod), hops: 1, ..Self::STACK }
-    }
-
-    #[inline(always)]
-    const fn wire(hop: Hop) -> Self {
-        Self { hop, hops: 1, ..Self::STACK }
-    }
+    Refuse,
+    TooBig,
+    TimeExceeded,
+    /// The reason has been counted, or there is none.
+    Drop,
 }
 
 // === impl Outcome ===
 
 impl Outcome {
+    #[inline(always)]
+    fn drop(reason: DropReason) -> Self {
+        count_drop(reason);
+        Self::Drop
+    }
+
     /// Does it, and returns the program's verdict.
     #[inline(always)]
-    pub fn finish(self, ctx: &TcContext, packet: &Packet, back: Back) -> i32 {
-        match self {
-            Self::Onward(Way { pod: Some(pod), .. }) => to_pod(ctx, pod),
-            Self::Onward(Way { hop, .. }) if hop.ifindex != 0 => to_wire(hop),
-            Self::Onward(_) => TC_ACT_OK,
-            Self::Drop(reason) => drop(reason),
-            Self::Answer(answer) => match answer.send(ctx, packet, back) {
-                Ok(verdict) => verdict,
-                Err(reason) => drop(reason),
-            },
-        }
+    pub fn finish<F: Family>(self, ctx: &TcContext, work: &mut Work<F>, back: Back) -> i32 {
+        let answer = match self {
+            Self::Pass => return TC_ACT_OK,
+            Self::Drop => return TC_ACT_SHOT,
+            Self::Pod => return to_pod(ctx, work),
+            Self::Wire => return to_wire(work),
+            Self::Refuse => Answer::Refuse,
+            Self::TooBig => Answer::TooBig,
+            Self::TimeExceeded => Answer::TimeExceeded,
+        };
+        answer.send(ctx, work, back)
     }
 }
 
@@ -82,12 +68,13 @@ pub fn drop(reason: DropReason) -> i32 {
 }
 
 #[inline(always)]
-fn to_pod(ctx: &TcContext, pod: &LocalPod) -> i32 {
+fn to_pod<F: Family>(ctx: &TcContext, work: &Work<F>) -> i32 {
     #[repr(C)]
     struct Macs {
         dst: [u8; 6],
         src: [u8; 6],
     }
+    let pod = &work.pod;
     if ctx.skb.store(0, &Macs { dst: pod.pod_mac, src: pod.host_mac }, 0).is_err() {
         return drop(DropReason::RewriteFailed);
     }
@@ -96,13 +83,14 @@ fn to_pod(ctx: &TcContext, pod: &LocalPod) -> i32 {
 }
 
 #[inline(always)]
-fn to_wire(hop: Hop) -> i32 {
+fn to_wire<F: Family>(work: &Work<F>) -> i32 {
     // SAFETY: integers and unions of integers.
     let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    params.nh_family = AF_INET;
-    params.__bindgen_anon_1.ipv4_nh = hop.gateway.0;
+    params.nh_family = u32::from(F::ADDRESS_FAMILY);
+    F::next_hop(&mut params, &work.hop.gateway);
+    let size = size_of_val(&params) as i32;
     // SAFETY: the structure lives on the stack and its size is given.
-    verdict(Counter::TcToWire, unsafe { bpf_redirect_neigh(hop.ifindex, &raw mut params, size_of_val(&params) as i32, 0) })
+    verdict(Counter::TcToWire, unsafe { bpf_redirect_neigh(work.hop.ifindex, &raw mut params, size, 0) })
 }
 
 /// What a redirecting helper has returned, counted.
@@ -118,15 +106,24 @@ pub fn verdict(counter: Counter, result: i64) -> i32 {
 /// What the host's own stack sends: only answers of translated flows, and messages about them, change. `None` for
 /// everything else.
 #[inline(always)]
-pub fn translate_reply(ctx: &TcContext, packet: &Packet) -> Option<i32> {
-    let change = if packet.has_ports() {
-        flow::decide_reply(ctx, packet).map(Change::Flow)
-    } else if packet.tuple.proto == Proto::ICMP && !packet.ip.is_later_fragment() {
-        icmp::find(ctx, packet).map(Change::Quote)
+pub fn translate_reply<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> Option<i32> {
+    let ttl = work.packet.ttl;
+    let written = if work.packet.has_ports() {
+        let translated = match work.packet.piece {
+            Piece::WHOLE => flow::decide_reply(ctx, work),
+            Piece::FIRST => fragment::first_reply(ctx, work),
+            _ => fragment::later_reply(ctx, work),
+        };
+        if !translated {
+            return None;
+        }
+        rewrite::flow(ctx, work, ttl)
+    } else if work.packet.tuple.proto == F::ICMP && !work.packet.is_later_fragment() && icmp::find_error(ctx, work) {
+        rewrite::quote(ctx, work, ttl)
     } else {
-        None
+        return None;
     };
-    Some(match change?.apply(ctx, packet, packet.ip.ttl) {
+    Some(match written {
         Some(()) => TC_ACT_OK,
         None => drop(DropReason::RewriteFailed),
     })
@@ -134,59 +131,69 @@ pub fn translate_reply(ctx: &TcContext, packet: &Packet) -> Option<i32> {
 
 /// What becomes of a packet that a pod or the wire has sent.
 #[inline(always)]
-pub fn of(ctx: &TcContext, packet: &Packet, from_wire: bool) -> Outcome {
-    let decision = if packet.has_ports() {
-        flow::decide(ctx, packet, from_wire)
-    } else if packet.tuple.proto == Proto::ICMP {
-        match icmp::decide(ctx, packet) {
-            IcmpDecision::Translate(quote) => return forward(ctx, packet, &Change::Quote(quote)),
-            IcmpDecision::Otherwise(decision) => decision,
+pub fn of<F: Family>(ctx: &TcContext, work: &mut Work<F>, from_wire: bool) -> Outcome {
+    let decision = if work.packet.has_ports() {
+        match work.packet.piece {
+            Piece::LATER => fragment::later(ctx, work),
+            piece => {
+                let decision = flow::decide(ctx, work, from_wire);
+                if piece == Piece::FIRST { fragment::first(ctx, work, decision) } else { decision }
+            }
         }
+    } else if work.packet.tuple.proto == F::ICMP {
+        icmp::decide(ctx, work)
     } else {
-        flow::decide_portless(packet)
+        flow::decide_portless(work)
     };
     match decision {
-        Decision::Untouched(None) => Outcome::Onward(Way::STACK),
-        Decision::Untouched(Some(pod)) => deliver_untouched(ctx, packet, pod),
-        Decision::Translate(to) => forward(ctx, packet, &Change::Flow(to)),
-        Decision::Refuse => Outcome::Answer(Answer::Refuse),
-        Decision::Drop(reason) => Outcome::Drop(reason),
+        Decision::Untouched if work.pod.ifindex == 0 => Outcome::Pass,
+        Decision::Untouched => deliver_untouched(ctx, work),
+        Decision::Translate => forward(ctx, work, false),
+        Decision::Quote => forward(ctx, work, true),
+        Decision::Refuse => Outcome::Refuse,
+        Decision::Drop | Decision::Consumed => Outcome::Drop,
     }
 }
 
 /// Past the host's stack into a pod.
 #[inline(always)]
-fn deliver_untouched(ctx: &TcContext, packet: &Packet, pod: &'static LocalPod) -> Outcome {
+fn deliver_untouched<F: Family>(ctx: &TcContext, work: &Work<F>) -> Outcome {
+    let packet = &work.packet;
     // The stack answers what has lived too long.
-    if packet.ip.ttl <= 1 {
-        return Outcome::Onward(Way::STACK);
+    if packet.ttl <= 1 {
+        return Outcome::Pass;
     }
-    match Change::Nothing.apply(ctx, packet, packet.ip.ttl - 1) {
-        Some(()) => Outcome::Onward(Way::pod(pod)),
-        None => Outcome::Drop(DropReason::RewriteFailed),
+    match F::write_ttl(ctx, packet, packet.ttl - 1) {
+        Some(()) => Outcome::Pod,
+        None => Outcome::drop(DropReason::RewriteFailed),
     }
 }
 
 /// Finds the way of a translated packet, and rewrites it when there is one.
 #[inline(always)]
-fn forward(ctx: &TcContext, packet: &Packet, change: &Change) -> Outcome {
-    let (src, dst) = change.addresses(packet);
+fn forward<F: Family>(ctx: &TcContext, work: &mut Work<F>, is_quote: bool) -> Outcome {
     // A packet whose source has become this node's, or a service's, would be a stranger in the host's stack.
-    let stack_takes_it = src == packet.tuple.src;
-    let way = match route::find(ctx, packet, src, dst) {
-        Route::Pod(pod) => Way::pod(pod),
-        Route::Wire(hop) => Way::wire(hop),
-        Route::Stack => Way::STACK,
-        Route::TooBig(mtu) if packet.must_not_be_fragmented() => return Outcome::Answer(Answer::TooBig(mtu)),
+    let src = if is_quote { &work.quote.src } else { &work.to.src };
+    let stack_takes_it = *src == work.packet.tuple.src;
+    let way = match route::find(ctx, work, is_quote) {
+        Route::Pod => Outcome::Pod,
+        Route::Wire => Outcome::Wire,
+        Route::Stack => Outcome::Pass,
+        Route::TooBig if F::must_not_be_fragmented(&work.packet) => return Outcome::TooBig,
         // The stack fragments, or says that there is no route.
-        Route::TooBig(_) | Route::Unreachable if stack_takes_it => Way::STACK,
-        Route::TooBig(_) | Route::Unreachable => return Outcome::Drop(DropReason::NoRoute),
+        Route::TooBig | Route::Unreachable if stack_takes_it => Outcome::Pass,
+        Route::TooBig | Route::Unreachable => return Outcome::drop(DropReason::NoRoute),
     };
-    if way.hops != 0 && packet.ip.ttl <= 1 {
-        return Outcome::Answer(Answer::TimeExceeded);
+    let mut ttl = work.packet.ttl;
+    if way != Outcome::Pass {
+        if ttl <= 1 {
+            return Outcome::TimeExceeded;
+        }
+        ttl -= 1;
     }
-    match change.apply(ctx, packet, packet.ip.ttl.wrapping_sub(way.hops)) {
-        Some(()) => Outcome::Onward(way),
-        None => Outcome::Drop(DropReason::RewriteFailed),
+    let written = if is_quote { rewrite::quote(ctx, work, ttl) } else { rewrite::flow(ctx, work, ttl) };
+    match written {
+        Some(()) => way,
+        None => Outcome::drop(DropReason::RewriteFailed),
     }
 }

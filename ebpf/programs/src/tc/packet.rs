@@ -1,68 +1,96 @@
 //! Reading headers. Nothing is written here, and no pointer into the packet outlives a function.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use thalweg_abi::{
-    Be16, Proto, Tuple,
-    header::{ETH_LEN, ETH_P_IPV4, ICMP_LEN, IPV4_LEN, Ipv4Header, TCP_LEN, TcpFlags, UDP_LEN},
+    Be16, Counter, Proto, Tuple,
+    header::{ETH_LEN, ICMP_LEN, TCP_LEN, TcpFlags, UDP_LEN},
 };
 
-/// The longest that an IPv4 packet says it is; a larger one (BIG TCP) says 0.
-const IPV4_MAX: u32 = 65_535;
-const MORE_FRAGMENTS: u16 = 0x2000;
-const NO_FRAGMENT: u16 = 0x4000;
+use super::family::Family;
+use crate::count::count;
 
-/// An IPv4 packet whose headers have been checked as far as its protocol is known.
-#[derive(Clone, Copy)]
-pub struct Packet {
-    pub ip: Ipv4Header,
+/// The longest that an IP packet can say it is; a larger one (BIG TCP) says 0.
+pub const IP_MAX: u32 = 65_535;
+
+/// An IP packet whose headers have been checked as far as its protocol is known.
+#[repr(C)]
+pub struct Packet<F: Family> {
+    pub ip: F::Ip,
     /// Ports are 0 when the protocol has none, or this is a later fragment.
-    pub tuple: Tuple,
+    pub tuple: Tuple<F::Addr>,
     /// Offset of the transport header in the frame.
     pub transport: u32,
-    /// Bytes behind the IP header.
+    /// Bytes from the transport header on.
     pub payload: u32,
     /// Bytes of the transport header; 0 when there is none.
     pub header: u32,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
     pub tcp: TcpFlags,
+    pub piece: Piece,
+}
+
+/// Which part of its datagram a packet is.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Piece(u8);
+
+impl Piece {
+    pub const WHOLE: Self = Self(0);
+    /// The first fragment, with the transport header.
+    pub const FIRST: Self = Self(1);
+    pub const LATER: Self = Self(2);
 }
 
 pub enum Parsed {
-    Ipv4(Packet),
-    /// ARP and whatever else is not for us.
+    Ours,
+    /// Of another family, or no IP at all.
     Foreign,
     Malformed,
 }
 
 // === impl Packet ===
 
-impl Packet {
+impl<F: Family> Packet<F> {
     #[inline(always)]
     pub fn is_tcp(&self) -> bool {
         self.tuple.proto == Proto::TCP
     }
 
-    /// Whether this is a packet that has ports.
     #[inline(always)]
-    pub fn has_ports(&self) -> bool {
-        matches!(self.tuple.proto, Proto::TCP | Proto::UDP) && !self.ip.is_later_fragment()
+    pub fn is_later_fragment(&self) -> bool {
+        self.piece == Piece::LATER
     }
 
+    /// Whether this is a packet of a protocol with ports. Later fragments do not show them.
     #[inline(always)]
-    pub fn must_not_be_fragmented(&self) -> bool {
-        self.ip.fragment.to_host() & NO_FRAGMENT != 0
+    pub fn has_ports(&self) -> bool {
+        has_ports(self.tuple.proto)
     }
+
+    /// Bytes of the IP header, with options or extensions.
+    #[inline(always)]
+    pub fn ip_len(&self) -> u32 {
+        self.transport.wrapping_sub(ETH_LEN as u32)
+    }
+}
+
+/// The protocols that are balanced.
+#[inline(always)]
+pub fn has_ports(proto: Proto) -> bool {
+    matches!(proto, Proto::TCP | Proto::UDP)
 }
 
 /// The length that the packet will have on a link: several segments that travel as one count as one of them.
 #[inline(always)]
-pub fn length_on_link(ctx: &TcContext, packet: &Packet) -> u16 {
+pub fn length_on_link<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> u16 {
     // SAFETY: the context is valid for the whole program.
     let payload = match unsafe { (*ctx.skb.skb).gso_size } {
         0 => packet.payload,
         segment => segment.wrapping_add(packet.header),
     };
-    let len = packet.ip.header_len().wrapping_add(payload);
-    if len > IPV4_MAX { IPV4_MAX as u16 } else { len as u16 }
+    let len = packet.ip_len().wrapping_add(payload);
+    if len > IP_MAX { IP_MAX as u16 } else { len as u16 }
 }
 
 #[inline(always)]
@@ -87,7 +115,7 @@ pub fn load<T: Copy>(ctx: &TcContext, offset: u32) -> Option<T> {
 /// Copies bytes of the frame at a constant offset: a few loads when they are in its linear part, as headers are in
 /// all but odd packets.
 #[inline(always)]
-fn load_near<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+pub fn load_near<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     let (start, end) = (ctx.data(), ctx.data_end());
     if start + offset + size_of::<T>() > end {
         return load(ctx, offset as u32);
@@ -97,92 +125,96 @@ fn load_near<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     Some(unsafe { *((start + offset) as *const T) })
 }
 
+/// As [`load_near`], to where the bytes are kept.
 #[inline(always)]
-pub fn parse(ctx: &TcContext) -> Parsed {
-    if ctx.skb.protocol() != u32::from(ETH_P_IPV4.0) {
+pub fn load_near_into<T: Copy>(ctx: &TcContext, offset: usize, to: &mut T) -> Option<()> {
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + offset + size_of::<T>() > end {
+        return load_into(ctx, offset as u32, to);
+    }
+    // SAFETY: as above.
+    *to = unsafe { *((start + offset) as *const T) };
+    Some(())
+}
+
+/// As [`load`], to where the bytes are kept.
+#[inline(always)]
+pub fn load_into<T: Copy>(ctx: &TcContext, offset: u32, to: &mut T) -> Option<()> {
+    let to: *mut T = to;
+    // SAFETY: the value takes that many bytes, and is made of integers.
+    (unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, to.cast(), size_of::<T>() as u32) } == 0).then_some(())
+}
+
+#[inline(always)]
+pub fn parse<F: Family>(ctx: &TcContext, packet: &mut Packet<F>) -> Parsed {
+    if ctx.skb.protocol() != u32::from(F::ETHER_TYPE.0) {
         return Parsed::Foreign;
     }
-    match parse_ipv4(ctx) {
-        Some(packet) => Parsed::Ipv4(packet),
+    count(Counter::TcPackets);
+    match F::parse(ctx, packet).and_then(|()| parse_transport(ctx, packet)) {
+        Some(()) => Parsed::Ours,
         None => Parsed::Malformed,
     }
 }
 
 #[inline(always)]
-fn parse_ipv4(ctx: &TcContext) -> Option<Packet> {
-    let ip: Ipv4Header = load_near(ctx, ETH_LEN)?;
-    if !ip.is_valid() {
-        return None;
+fn parse_transport<F: Family>(ctx: &TcContext, packet: &mut Packet<F>) -> Option<()> {
+    packet.tuple.sport = Be16::ZERO;
+    packet.tuple.dport = Be16::ZERO;
+    packet.header = 0;
+    packet.tcp = TcpFlags(0);
+    if packet.is_later_fragment() {
+        return Some(());
     }
-    let in_frame = ctx.len().wrapping_sub(ETH_LEN as u32);
-    let total = match u32::from(ip.total_len.to_host()) {
-        0 if in_frame > IPV4_MAX => in_frame,
-        said => said,
-    };
-    if total > in_frame || total < ip.header_len() {
-        return None;
+    match packet.tuple.proto {
+        Proto::TCP => parse_tcp(ctx, packet),
+        Proto::UDP => parse_udp(ctx, packet),
+        proto if proto == F::ICMP && packet.payload < ICMP_LEN as u32 => None,
+        _ => Some(()),
     }
-    let mut packet = Packet {
-        ip,
-        tuple: Tuple { src: ip.src, dst: ip.dst, sport: Be16::ZERO, dport: Be16::ZERO, proto: ip.proto, pad: [0; 3] },
-        transport: ETH_LEN as u32 + ip.header_len(),
-        payload: total - ip.header_len(),
-        header: 0,
-        tcp: TcpFlags(0),
-    };
-    if ip.is_later_fragment() {
-        return Some(packet);
-    }
-    match ip.proto {
-        Proto::TCP => parse_tcp(ctx, &mut packet)?,
-        Proto::UDP => parse_udp(ctx, &mut packet)?,
-        Proto::ICMP if packet.payload < ICMP_LEN as u32 => return None,
-        _ => {}
-    }
-    Some(packet)
 }
 
-/// A word of the transport header: near when there are no IP options.
+/// Words of the transport header: near when the IP header is bare.
 #[inline(always)]
-fn transport_word<const OFFSET: usize>(ctx: &TcContext, packet: &Packet) -> Option<[u16; 2]> {
-    if packet.transport as usize == ETH_LEN + IPV4_LEN {
-        load_near(ctx, ETH_LEN + IPV4_LEN + OFFSET)
+fn transport_word<F: Family>(ctx: &TcContext, packet: &Packet<F>, offset: usize) -> Option<[u16; 2]> {
+    if packet.transport as usize == ETH_LEN + F::IP_LEN {
+        load_near(ctx, ETH_LEN + F::IP_LEN + offset)
     } else {
-        load(ctx, packet.transport + OFFSET as u32)
+        load(ctx, packet.transport + offset as u32)
     }
 }
 
 #[inline(always)]
-fn parse_ports(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
-    let [sport, dport] = transport_word::<0>(ctx, packet)?;
+fn parse_ports<F: Family>(ctx: &TcContext, packet: &mut Packet<F>) -> Option<()> {
+    let [sport, dport] = transport_word(ctx, packet, 0)?;
     packet.tuple.sport = Be16(sport);
     packet.tuple.dport = Be16(dport);
     Some(())
 }
 
 #[inline(always)]
-fn parse_tcp(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
+fn parse_tcp<F: Family>(ctx: &TcContext, packet: &mut Packet<F>) -> Option<()> {
     if packet.payload < TCP_LEN as u32 {
         return None;
     }
     parse_ports(ctx, packet)?;
-    let [offset_flags, _window] = transport_word::<12>(ctx, packet)?;
+    let [offset_flags, _window] = transport_word(ctx, packet, 12)?;
     let [offset, flags] = offset_flags.to_ne_bytes();
-    packet.header = u32::from(offset >> 4) << 2;
+    let header = u32::from(offset >> 4) << 2;
+    packet.header = header;
     packet.tcp = TcpFlags(flags);
-    (packet.header >= TCP_LEN as u32 && packet.header <= packet.payload).then_some(())
+    (header >= TCP_LEN as u32 && header <= packet.payload).then_some(())
 }
 
 #[inline(always)]
-fn parse_udp(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
+fn parse_udp<F: Family>(ctx: &TcContext, packet: &mut Packet<F>) -> Option<()> {
     if packet.payload < UDP_LEN as u32 {
         return None;
     }
     parse_ports(ctx, packet)?;
-    let [len, _checksum] = transport_word::<4>(ctx, packet)?;
+    let [len, _checksum] = transport_word(ctx, packet, 4)?;
     let len = u32::from(Be16(len).to_host());
     packet.header = UDP_LEN as u32;
     // The first fragment of a datagram is shorter than the datagram.
-    let is_fragment = packet.ip.fragment.to_host() & MORE_FRAGMENTS != 0;
-    (len >= UDP_LEN as u32 && (is_fragment || len <= packet.payload)).then_some(())
+    (len >= UDP_LEN as u32 && (packet.piece != Piece::WHOLE || len <= packet.payload)).then_some(())
 }

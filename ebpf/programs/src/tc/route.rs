@@ -8,63 +8,76 @@ use aya_ebpf::{
     helpers::generated::bpf_fib_lookup,
     programs::TcContext,
 };
-use thalweg_abi::{Be32, LocalPod};
 
 use super::{
-    flow::{local_pod, node_addr},
+    family::Family,
     packet::{Packet, ifindex, length_on_link},
+    work::Work,
 };
 
-const AF_INET: u8 = 2;
-
-/// The next hop on an interface; its hardware address is the kernel's business.
-#[derive(Clone, Copy)]
-pub struct Hop {
-    pub ifindex: u32,
-    pub gateway: Be32,
-}
-
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Route {
-    Pod(&'static LocalPod),
-    Wire(Hop),
+    /// Into `work.pod`.
+    Pod,
+    /// To `work.hop`.
+    Wire,
     /// For this node itself.
     Stack,
-    /// Longer than the next link takes, whose MTU this is.
-    TooBig(u16),
+    /// Longer than the next link takes, whose MTU is `work.mtu`.
+    TooBig,
     Unreachable,
 }
 
-/// The way of a packet that will have these addresses.
+/// The way of a packet that will have the addresses of `work.to`, or of the message in `work.quote`.
 #[inline(always)]
-pub fn find(ctx: &TcContext, packet: &Packet, src: Be32, dst: Be32) -> Route {
-    if let Some(pod) = local_pod(dst) {
-        return Route::Pod(pod);
+pub fn find<F: Family>(ctx: &TcContext, work: &mut Work<F>, is_quote: bool) -> Route {
+    let (src, dst) = if is_quote { (&work.quote.src, &work.quote.dst) } else { (&work.to.src, &work.to.dst) };
+    if let Some(pod) = F::local_pod(dst) {
+        work.pod = *pod;
+        return Route::Pod;
     }
-    if dst == node_addr() {
+    if *dst == F::node_addr() {
         return Route::Stack;
     }
-    // SAFETY: integers and unions of integers.
-    let mut params: FibLookup = unsafe { core::mem::zeroed() };
-    params.family = AF_INET;
-    params.l4_protocol = packet.tuple.proto.0;
-    params.ifindex = ifindex(ctx);
-    params.__bindgen_anon_2.tos = packet.ip.tos;
-    params.__bindgen_anon_3.ipv4_src = src.0;
-    params.__bindgen_anon_4.ipv4_dst = dst.0;
-    params.__bindgen_anon_1.tot_len = length_on_link(ctx, packet);
-    // SAFETY: the structure lives on the stack and its size is given.
-    let result = unsafe {
-        bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut params, size_of::<FibLookup>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH)
-    };
-    match u32::try_from(result).unwrap_or(u32::MAX) {
-        // SAFETY: the fields that the kernel has set.
-        BPF_FIB_LKUP_RET_SUCCESS => unsafe {
-            Route::Wire(Hop { ifindex: params.ifindex, gateway: Be32(params.__bindgen_anon_4.ipv4_dst) })
-        },
-        // SAFETY: as above.
-        BPF_FIB_LKUP_RET_FRAG_NEEDED => unsafe { Route::TooBig(params.__bindgen_anon_1.mtu_result) },
+    ask_about(ctx, &mut work.lookup, &work.packet, src, dst);
+    work.lookup.l4_protocol = work.packet.tuple.proto.0;
+    work.lookup.__bindgen_anon_1.tot_len = length_on_link(ctx, &work.packet);
+    match answer(ctx, work) {
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            work.hop.ifindex = work.lookup.ifindex;
+            work.hop.gateway = F::gateway(&work.lookup);
+            Route::Wire
+        }
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // SAFETY: the field that the kernel has set.
+            work.mtu = u32::from(unsafe { work.lookup.__bindgen_anon_1.mtu_result });
+            Route::TooBig
+        }
         BPF_FIB_LKUP_RET_NOT_FWDED => Route::Stack,
         _ => Route::Unreachable,
     }
+}
+
+/// Whether an address is one of this node's own, of which [`Family::node_addr`] is only the first.
+#[inline(always)]
+pub fn is_own<F: Family>(ctx: &TcContext, work: &mut Work<F>, addr: &F::Addr) -> bool {
+    ask_about(ctx, &mut work.lookup, &work.packet, &F::node_addr(), addr);
+    answer(ctx, work) == BPF_FIB_LKUP_RET_NOT_FWDED
+}
+
+#[inline(always)]
+fn ask_about<F: Family>(ctx: &TcContext, lookup: &mut FibLookup, packet: &Packet<F>, src: &F::Addr, dst: &F::Addr) {
+    // SAFETY: integers and unions of integers.
+    *lookup = unsafe { core::mem::zeroed() };
+    lookup.family = F::ADDRESS_FAMILY;
+    lookup.ifindex = ifindex(ctx);
+    F::ask(lookup, packet, src, dst);
+}
+
+#[inline(always)]
+fn answer<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> u32 {
+    let size = size_of::<FibLookup>() as i32;
+    // SAFETY: the structure outlives the call, and its size is given.
+    let result = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut work.lookup, size, BPF_FIB_LOOKUP_SKIP_NEIGH) };
+    u32::try_from(result).unwrap_or(u32::MAX)
 }

@@ -1,21 +1,37 @@
 //! tc egress of the host's end of a pod's link: what the host's stack sends to a pod. Answers of a backend that is a
 //! process of the node itself get their service's address back here; all else comes ready or past this hook.
 
-use aya_ebpf::{bindings::TC_ACT_OK, macros::classifier, programs::TcContext};
-use thalweg_abi::Counter;
-
 use super::{
+    family::Family,
+    foreign,
+    ipv4::Ipv4,
+    ipv6::Ipv6,
     outcome::translate_reply,
     packet::{Parsed, parse},
 };
-use crate::count::count;
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
 
 #[classifier]
 pub fn tc_to_pod(ctx: TcContext) -> i32 {
-    count(Counter::TcPackets);
-    match parse(&ctx) {
-        Parsed::Ipv4(packet) => translate_reply(&ctx, &packet).unwrap_or(TC_ACT_OK),
+    run::<Ipv4>(&ctx)
+}
+
+#[classifier]
+pub fn tc_to_pod6(ctx: TcContext) -> i32 {
+    run::<Ipv6>(&ctx)
+}
+
+#[inline(always)]
+fn run<F: Family>(ctx: &TcContext) -> i32 {
+    let Some(work) = F::work() else { return TC_ACT_UNSPEC };
+    match parse(ctx, &mut work.packet) {
+        Parsed::Ours => translate_reply(ctx, work).unwrap_or(TC_ACT_OK),
+        Parsed::Foreign => foreign::<F>(ctx),
         // The host's own stack made it; the pod's will judge it.
-        Parsed::Foreign | Parsed::Malformed => TC_ACT_OK,
+        Parsed::Malformed => TC_ACT_OK,
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use thalweg_lab::{
     netns::Netns,
-    topology::{CLIENT_ADDR, Topology, UPLINK},
+    topology::{CLIENT_ADDR, CLIENT_ADDR6, Topology, UPLINK},
 };
 use thalweg_loader::{Datapath, Options, Sizes};
 
@@ -20,26 +20,48 @@ use crate::{
 
 /// Address that pods send to for everything; it exists on no link.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Interface of the pod's end.
 const POD_LINK: &str = "eth0";
 
 pub struct Pod {
     pub netns: Netns,
-    pub addr: Ipv4Addr,
+    /// Of the lab's family, as are all addresses of it.
+    pub addr: IpAddr,
 }
 
 pub struct LabNode {
-    pub addr: Ipv4Addr,
+    pub addr: IpAddr,
     pub tables: Tables,
     pub pods: Vec<Pod>,
     _datapath: Datapath,
     _pins: Pins,
 }
 
+/// Which of a lab's addresses are used; it has all of both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
 /// Nodes 0 and 1, each with pods 0 and 1. Everything goes with it.
 pub struct Lab {
+    pub family: Family,
     pub nodes: Vec<LabNode>,
     topology: Topology,
+}
+
+// === impl Family ===
+
+impl Family {
+    /// The address of this family.
+    pub fn of(self, v4: Ipv4Addr, v6: Ipv6Addr) -> IpAddr {
+        match self {
+            Self::Ipv4 => v4.into(),
+            Self::Ipv6 => v6.into(),
+        }
+    }
 }
 
 // === impl Lab ===
@@ -47,15 +69,18 @@ pub struct Lab {
 impl Lab {
     /// # Errors
     /// When the machine refuses: not root, or no BPF.
-    pub fn build() -> Result<Self> {
+    pub fn build(family: Family) -> Result<Self> {
         let name = unique_name();
         let topology = Topology::build(&name, 2)?;
         let mut nodes = Vec::new();
         for (index, net) in topology.nodes.iter().enumerate() {
             let other = topology.nodes[1 - index].addr;
             net.netns.ip(&format!("route add 10.244.{}.0/24 via {other}", 2 - index))?;
-            for (file, value) in [("ip_forward", "1"), ("conf/all/rp_filter", "0")] {
-                let path = format!("/proc/sys/net/ipv4/{file}");
+            let other = topology.nodes[1 - index].addr6;
+            net.netns.ip(&format!("-6 route add fd00:244:{}::/64 via {other}", 2 - index))?;
+            for (file, value) in [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv6/conf/all/forwarding", "1")]
+            {
+                let path = format!("/proc/sys/net/{file}");
                 net.netns.enter(|| fs::write(&path, value))?.with_context(|| path.clone())?;
             }
             let pins = Pins::new(&format!("{name}-{index}"))?;
@@ -63,21 +88,31 @@ impl Lab {
                 pin_root: pins.path().to_owned(),
                 cgroup: "/sys/fs/cgroup/unified".into(),
                 node_addr: Some(net.addr),
-                node_addr6: None,
+                node_addr6: Some(net.addr6),
                 sizes: Sizes { conntrack: 1024, ..Sizes::uniform(256) },
                 socket_lb: false,
             };
             let mut datapath = net.netns.enter(|| Datapath::open(&options))??;
             net.netns.enter(|| datapath.attach_uplink(UPLINK))??;
-            let mut tables = Tables::new(datapath.maps()?, net.addr);
+            let mut tables = Tables::new(datapath.maps()?, &[net.addr.into(), net.addr6.into()]);
             let mut pods = Vec::new();
             for pod in 0..2_u8 {
-                let addr = Ipv4Addr::new(10, 244, u8::try_from(index)? + 1, 2 + pod);
-                pods.push(plug_pod(&format!("{name}-{index}{pod}"), &net.netns, addr, &mut datapath, &mut tables)?);
+                let (third, host) = (u8::try_from(index)? + 1, 2 + pod);
+                let addr = Ipv4Addr::new(10, 244, third, host);
+                let addr6 = Ipv6Addr::new(0xfd00, 0x244, third.into(), 0, 0, 0, 0, host.into());
+                let name = format!("{name}-{index}{pod}");
+                let netns = plug_pod(&name, &net.netns, addr, addr6, &mut datapath, &mut tables)?;
+                pods.push(Pod { netns, addr: family.of(addr, addr6) });
             }
-            nodes.push(LabNode { addr: net.addr, tables, pods, _datapath: datapath, _pins: pins });
+            let addr = family.of(net.addr, net.addr6);
+            nodes.push(LabNode { addr, tables, pods, _datapath: datapath, _pins: pins });
         }
-        Ok(Self { nodes, topology })
+        Ok(Self { family, nodes, topology })
+    }
+
+    /// A service's address.
+    pub fn vip(&self) -> IpAddr {
+        self.family.of(Ipv4Addr::new(10, 96, 0, 80), Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0x80))
     }
 
     /// The namespace of a node.
@@ -89,8 +124,8 @@ impl Lab {
         &self.topology.client
     }
 
-    pub fn client_addr(&self) -> Ipv4Addr {
-        CLIENT_ADDR
+    pub fn client_addr(&self) -> IpAddr {
+        self.family.of(CLIENT_ADDR, CLIENT_ADDR6)
     }
 
     /// Makes the nodes' uplinks complete every checksum before a packet leaves, as a plain network card does. A
@@ -103,8 +138,16 @@ impl Lab {
     }
 }
 
-/// A pod as the CNI plugin makes it: one address, everything else behind a gateway with a permanent neighbour entry.
-fn plug_pod(name: &str, node: &Netns, addr: Ipv4Addr, datapath: &mut Datapath, tables: &mut Tables) -> Result<Pod> {
+/// A pod as the CNI plugin makes it: one address of each family, everything else behind gateways with permanent neighbour
+/// entries.
+fn plug_pod(
+    name: &str,
+    node: &Netns,
+    addr: Ipv4Addr,
+    addr6: Ipv6Addr,
+    datapath: &mut Datapath,
+    tables: &mut Tables,
+) -> Result<Netns> {
     let netns = Netns::create(name)?;
     let link = format!("twp{}", addr.octets()[3]);
     node.ip(&format!("link add {link} type veth peer name {POD_LINK} netns {name}"))?;
@@ -113,13 +156,20 @@ fn plug_pod(name: &str, node: &Netns, addr: Ipv4Addr, datapath: &mut Datapath, t
     let (host_mac, ifindex) = link_of(node, &link)?;
     let (pod_mac, _) = link_of(&netns, POD_LINK)?;
     netns.ip(&format!("addr add {addr}/32 dev {POD_LINK}"))?;
-    netns.ip(&format!("neigh add {GATEWAY} lladdr {} dev {POD_LINK} nud permanent", mac_text(host_mac)))?;
-    netns.ip(&format!("route add default via {GATEWAY} dev {POD_LINK} onlink"))?;
+    netns.ip(&format!("addr add {addr6}/128 dev {POD_LINK} nodad"))?;
+    for (gateway, default) in [(IpAddr::from(GATEWAY), "-4"), (GATEWAY6.into(), "-6")] {
+        netns.ip(&format!("neigh add {gateway} lladdr {} dev {POD_LINK} nud permanent", mac_text(host_mac)))?;
+        netns.ip(&format!("{default} route add default via {gateway} dev {POD_LINK} onlink"))?;
+    }
     node.ip(&format!("route add {addr}/32 dev {link}"))?;
-    node.ip(&format!("neigh add {addr} lladdr {} dev {link} nud permanent", mac_text(pod_mac)))?;
+    node.ip(&format!("-6 route add {addr6}/128 dev {link}"))?;
+    let (addr, addr6) = (IpAddr::from(addr), IpAddr::from(addr6));
+    for addr in [addr, addr6] {
+        node.ip(&format!("neigh add {addr} lladdr {} dev {link} nud permanent", mac_text(pod_mac)))?;
+        tables.pod(addr, ifindex, pod_mac, host_mac)?;
+    }
     node.enter(|| datapath.attach_pod(&link))??;
-    tables.pod(addr, ifindex, pod_mac, host_mac)?;
-    Ok(Pod { netns, addr })
+    Ok(netns)
 }
 
 fn mac_text(mac: [u8; 6]) -> String {
@@ -169,7 +219,7 @@ pub fn send_frame(link: &str, frame: &[u8]) -> Result<()> {
     // SAFETY: a terminated string.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     ensure!(index != 0, "no link {link}");
-    let protocol = (libc::ETH_P_IP as u16).to_be();
+    let protocol = u16::from_ne_bytes([frame[12], frame[13]]);
     // SAFETY: no pointers.
     let raw = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
     ensure!(raw >= 0, "packet socket: {}", std::io::Error::last_os_error());

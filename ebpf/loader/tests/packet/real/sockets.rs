@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
         Arc,
@@ -28,7 +28,7 @@ pub struct Server {
 // === impl Server ===
 
 impl Server {
-    pub fn start(netns: &Netns, addr: Ipv4Addr, port: u16, name: &str) -> Result<Self> {
+    pub fn start(netns: &Netns, addr: IpAddr, port: u16, name: &str) -> Result<Self> {
         let (tcp, udp) = netns.enter(|| {
             let tcp = TcpListener::bind((addr, port))?;
             io::Result::Ok((tcp, UdpSocket::bind((addr, port))?))
@@ -99,34 +99,32 @@ fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
     pub server: String,
-    pub seen: SocketAddrV4,
+    pub seen: SocketAddr,
     /// The client's own idea of itself.
-    pub own: SocketAddrV4,
+    pub own: SocketAddr,
 }
 
-fn answer(line: &str, own: SocketAddrV4) -> Result<Answer> {
+fn answer(line: &str, own: SocketAddr) -> Result<Answer> {
     let (server, seen) = line.trim().split_once(' ').with_context(|| format!("banner {line:?}"))?;
     Ok(Answer { server: server.to_owned(), seen: seen.parse()?, own })
 }
 
-fn v4(addr: std::net::SocketAddr) -> Result<SocketAddrV4> {
-    match addr {
-        std::net::SocketAddr::V4(addr) => Ok(addr),
-        std::net::SocketAddr::V6(addr) => anyhow::bail!("{addr} is not IPv4"),
-    }
+/// Any address of the same family.
+pub fn any(to: SocketAddr) -> IpAddr {
+    if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// Connects, sends `bytes` bytes and checks that they all come back.
-pub fn ask_tcp(netns: &Netns, to: SocketAddrV4, bytes: usize) -> Result<Answer> {
+pub fn ask_tcp(netns: &Netns, to: SocketAddr, bytes: usize) -> Result<Answer> {
     let stream = connect(netns, to).with_context(|| format!("connect to {to}"))?;
     ask_on(&stream, to, bytes)
 }
 
 /// Sends `bytes` bytes on a fresh connection to `to` and checks that they all come back.
-pub fn ask_on(mut stream: &TcpStream, to: SocketAddrV4, bytes: usize) -> Result<Answer> {
+pub fn ask_on(mut stream: &TcpStream, to: SocketAddr, bytes: usize) -> Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let own = v4(stream.local_addr()?)?;
+    let own = stream.local_addr()?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line).with_context(|| format!("banner of {to}"))?;
@@ -145,24 +143,38 @@ pub fn ask_on(mut stream: &TcpStream, to: SocketAddrV4, bytes: usize) -> Result<
 }
 
 /// Only the connection, for those that shall fail.
-pub fn connect(netns: &Netns, to: SocketAddrV4) -> io::Result<TcpStream> {
-    netns.enter(|| TcpStream::connect_timeout(&to.into(), PATIENCE)).map_err(io::Error::other)?
+pub fn connect(netns: &Netns, to: SocketAddr) -> io::Result<TcpStream> {
+    netns.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).map_err(io::Error::other)?
 }
 
 /// As [`connect`], from a port of the caller's choice, which other connections may have too.
-pub fn connect_from(netns: &Netns, port: u16, to: SocketAddrV4) -> io::Result<TcpStream> {
+pub fn connect_from(netns: &Netns, port: u16, to: SocketAddr) -> io::Result<TcpStream> {
     netns.enter(|| connect_bound(port, to)).map_err(io::Error::other)?
 }
 
 #[expect(unsafe_code, reason = "the standard library connects no bound socket")]
-fn connect_bound(port: u16, to: SocketAddrV4) -> io::Result<TcpStream> {
-    fn address(addr: SocketAddrV4) -> libc::sockaddr_in {
+fn connect_bound(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    fn address(addr: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
         // SAFETY: integers only.
-        let mut out: libc::sockaddr_in = unsafe { std::mem::zeroed() };
-        out.sin_family = libc::AF_INET as libc::sa_family_t;
-        out.sin_port = addr.port().to_be();
-        out.sin_addr.s_addr = u32::from(*addr.ip()).to_be();
-        out
+        let mut out: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        match addr {
+            SocketAddr::V4(addr) => {
+                // SAFETY: the storage has room for, and the alignment of, every address.
+                let to = unsafe { &mut *(&raw mut out).cast::<libc::sockaddr_in>() };
+                to.sin_family = libc::AF_INET as libc::sa_family_t;
+                to.sin_port = addr.port().to_be();
+                to.sin_addr.s_addr = u32::from(*addr.ip()).to_be();
+                (out, size_of::<libc::sockaddr_in>() as libc::socklen_t)
+            }
+            SocketAddr::V6(addr) => {
+                // SAFETY: as above.
+                let to = unsafe { &mut *(&raw mut out).cast::<libc::sockaddr_in6>() };
+                to.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                to.sin6_port = addr.port().to_be();
+                to.sin6_addr.s6_addr = addr.ip().octets();
+                (out, size_of::<libc::sockaddr_in6>() as libc::socklen_t)
+            }
+        }
     }
     fn check(result: i32) -> io::Result<()> {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -174,16 +186,16 @@ fn connect_bound(port: u16, to: SocketAddrV4) -> io::Result<TcpStream> {
             libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value.cast(), size_of::<T>() as libc::socklen_t)
         })
     }
+    let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no pointers.
-    let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    let raw = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     check(raw)?;
     // SAFETY: just opened, and owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(raw) };
     set(&socket, libc::SO_REUSEADDR, &1_i32)?;
     // Bounds the connect.
     set(&socket, libc::SO_SNDTIMEO, &libc::timeval { tv_sec: PATIENCE.as_secs().cast_signed(), tv_usec: 0 })?;
-    let (own, to) = (address(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)), address(to));
-    let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    let ((own, len), (to, _)) = (address(SocketAddr::new(any(to), port)), address(to));
     // SAFETY: both addresses are valid for the length given.
     unsafe {
         check(libc::bind(socket.as_raw_fd(), (&raw const own).cast(), len))?;
@@ -193,15 +205,15 @@ fn connect_bound(port: u16, to: SocketAddrV4) -> io::Result<TcpStream> {
 }
 
 /// One datagram there and back on a connected socket.
-pub fn ask_udp(netns: &Netns, to: SocketAddrV4, payload: &[u8]) -> Result<Answer> {
+pub fn ask_udp(netns: &Netns, to: SocketAddr, payload: &[u8]) -> Result<Answer> {
     let socket = udp(netns, to)?;
     ask_again(&socket, payload).with_context(|| format!("from {to}"))
 }
 
 /// A socket connected to `to`.
-pub fn udp(netns: &Netns, to: SocketAddrV4) -> Result<UdpSocket> {
+pub fn udp(netns: &Netns, to: SocketAddr) -> Result<UdpSocket> {
     let socket = netns.enter(|| {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let socket = UdpSocket::bind((any(to), 0))?;
         socket.connect(to)?;
         io::Result::Ok(socket)
     })??;
@@ -216,5 +228,5 @@ pub fn ask_again(socket: &UdpSocket, payload: &[u8]) -> Result<Answer> {
     let read = socket.recv(&mut buffer)?;
     let split = buffer[..read].iter().position(|byte| *byte == b'\n').context("no banner")?;
     ensure!(&buffer[split + 1..read] == payload, "the payload came back changed");
-    answer(std::str::from_utf8(&buffer[..split])?, v4(socket.local_addr()?)?)
+    answer(std::str::from_utf8(&buffer[..split])?, socket.local_addr()?)
 }
