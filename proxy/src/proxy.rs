@@ -2,6 +2,8 @@
 
 mod lonely;
 mod nodes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::time::Instant;

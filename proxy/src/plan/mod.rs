@@ -8,7 +8,7 @@ pub(crate) mod family;
 mod frontends;
 mod sources;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

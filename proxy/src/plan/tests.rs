@@ -9,7 +9,7 @@ mod scale;
 mod served;
 mod slices;
 mod topology;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeSet;
 

@@ -24,18 +24,18 @@ const NAMES: [(&str, &str); 7] = [
     ("localhost", "127.0.0.1"),
 ];
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     let (namespace, name) = text.split_once('/').expect("namespace/name");
     Name::new(namespace, name)
 }
 
-pub(super) fn address(word: &str) -> IpAddr {
+pub(crate) fn address(word: &str) -> IpAddr {
     let text = NAMES.iter().find(|(name, _)| *name == word).map_or(word, |(_, address)| address);
     text.parse().unwrap_or_else(|_| panic!("{word} is no address"))
 }
 
 /// As [`address`] and [`endpoint`] read it.
-pub(super) fn short(address: IpAddr) -> String {
+pub(crate) fn short(address: IpAddr) -> String {
     let text = address.to_string();
     if let Some((name, _)) = NAMES.iter().find(|(_, named)| *named == text) {
         return (*name).to_owned();
@@ -48,7 +48,7 @@ pub(super) fn short(address: IpAddr) -> String {
 }
 
 /// What this node is, by the words that are about it.
-pub(super) fn view<'a>(words: impl Iterator<Item = &'a str>) -> NodeView {
+pub(crate) fn view<'a>(words: impl Iterator<Item = &'a str>) -> NodeView {
     let dns = |address: &str| format!("{address}:5353").parse().expect("address");
     let mut redirect = Redirect { service: name("kube-system/kube-dns"), to: vec![dns("172.30.0.11")] };
     let mut view = NodeView {
@@ -95,7 +95,7 @@ fn port(text: &str) -> Port {
     }
 }
 
-pub(super) fn service<'a>(full_name: &str, words: impl Iterator<Item = &'a str>) -> Service {
+pub(crate) fn service<'a>(full_name: &str, words: impl Iterator<Item = &'a str>) -> Service {
     let mut service = Service {
         name: name(full_name),
         service_type: ServiceType::ClusterIp,
@@ -167,7 +167,7 @@ fn endpoint(text: &str) -> Endpoint {
     }
 }
 
-pub(super) fn slice(index: usize, service: &Name, line: &str) -> EndpointSlice {
+pub(crate) fn slice(index: usize, service: &Name, line: &str) -> EndpointSlice {
     let (ports, endpoints) = line.split_once('|').expect("ports | endpoints");
     EndpointSlice {
         name: Name { namespace: service.namespace.clone(), name: format!("slice-{index}").into() },
@@ -182,7 +182,7 @@ pub(super) fn slice(index: usize, service: &Name, line: &str) -> EndpointSlice {
     }
 }
 
-pub(super) fn node(name: &str, addresses: [&str; 2]) -> Node {
+pub(crate) fn node(name: &str, addresses: [&str; 2]) -> Node {
     let addresses = addresses.map(address).to_vec();
     Node { name: name.into(), addresses, pod_cidrs: Vec::new(), zone: None, deleting: false, taints: Vec::new() }
 }
