@@ -70,6 +70,11 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("sockets of backends that are gone cannot be ended: {source} (needs a kernel with CONFIG_INET_DIAG_DESTROY)")]
+    Sockets {
+        #[source]
+        source: io::Error,
+    },
     #[error("bpf(2) is not permitted: {source} (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root)")]
     NotPermitted {
         #[source]

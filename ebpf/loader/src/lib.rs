@@ -3,6 +3,7 @@
 //! - [`Datapath`]: the loaded programs and their pinned links; adopts what an earlier agent left.
 //! - [`Maps`]: typed tables over the pinned maps, for writers and for views that run without an agent.
 //! - [`conntrack::sweep`]: expiry of what packets leave behind. [`Maps::pressure`]: how full the maps are.
+//! - [`sockets::destroy_gone`]: the end of sockets whose backend is gone.
 //! - [`Sizes`]: how large they are, by the machine's memory. [`cleanup`]: removes every trace.
 //!
 //! Nothing here outlives a process by accident: what stays in the kernel is pinned below one folder.
@@ -26,6 +27,8 @@ mod options;
 mod pressure;
 mod raw_map;
 mod sizes;
+mod sock_diag;
+pub mod sockets;
 mod start;
 mod support;
 mod sys;

@@ -6,6 +6,7 @@ mod kit;
 
 mod bind;
 mod client;
+mod destroy;
 mod lab;
 mod registry;
 mod v4;

@@ -1,0 +1,134 @@
+//! Sockets whose backend goes while they are connected.
+
+use std::{
+    io::{ErrorKind, Read},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
+};
+
+use thalweg_abi::{Backend, BackendState, Frontend, Proto};
+use thalweg_lab::netns::Netns;
+use thalweg_loader::{
+    Table,
+    sockets::{self, Destroyed},
+};
+
+use crate::lab::{Lab, address, address6, dial, mapped, vip, vip6};
+
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Ends with the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free(lab: &mut Lab, backend: u32) {
+    let gone = Backend { state: BackendState::FREE, generation: 2, ..Backend::default() };
+    lab.maps.backends.update(&[(backend, gone)]).expect("free the backend");
+}
+
+fn connected(ns: &Netns, local: &str, to: SocketAddr) -> UdpSocket {
+    let socket = ns.enter(|| UdpSocket::bind(local)).expect("enter").expect("bind");
+    socket.connect(to).expect("connect");
+    socket.set_read_timeout(Some(WAIT)).expect("a bounded wait");
+    socket
+}
+
+/// The error of a socket that was ended.
+fn aborted(result: std::io::Result<usize>) -> bool {
+    result.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)
+}
+
+// cilium#28820, cilium#48096, kubernetes#59368: a connected UDP socket is not left with a backend that is gone.
+// kubernetes#46753: nor is a TCP connection.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn sockets_of_a_gone_backend_are_ended_and_no_others() {
+    let mut lab = Lab::new(true);
+    let udp = [(1, SocketAddr::V4(address(1, 5353)))];
+    let publish = |lab: &mut Lab, base, backend: (u32, SocketAddr), proto, to| {
+        lab.publish(to, proto, Frontend { base, ..Frontend::default() }, &[backend]);
+    };
+    publish(&mut lab, 0, udp[0], Proto::UDP, vip(53).into());
+    publish(&mut lab, 1, (2, address6(1, 5353)), Proto::UDP, vip6(53));
+    publish(&mut lab, 2, (3, address(2, 5353).into()), Proto::UDP, vip(54).into());
+    publish(&mut lab, 3, (4, address(1, 8080).into()), Proto::TCP, vip(80).into());
+    publish(&mut lab, 4, (5, address(2, 8080).into()), Proto::TCP, vip(81).into());
+    let listeners: Vec<_> =
+        [address(1, 8080), address(2, 8080)].map(|at| lab.inside(|| TcpListener::bind(at)).expect("listen")).into();
+    // A second pod, known by its process alone.
+    let other = Netns::create("tw-sock2").expect("a namespace");
+    other.ip("addr add 10.99.0.1/32 dev lo").expect("an address");
+    let sleep = other.command("sleep").arg("60").stdin(Stdio::null()).spawn().expect("a process in it");
+    let _process = Process(sleep);
+
+    let doomed = [
+        connected(&lab.ns, "0.0.0.0:0", vip(53).into()),
+        connected(&lab.ns, "[::]:0", mapped(vip(53))),
+        connected(&lab.ns, "[::]:0", vip6(53)),
+        connected(&other, "0.0.0.0:0", vip(53).into()),
+    ];
+    let spared = [
+        // Another backend, and the same one dialled past the service.
+        connected(&lab.ns, "0.0.0.0:0", vip(54).into()),
+        connected(&lab.ns, "0.0.0.0:0", address(1, 5353).into()),
+    ];
+    let mut doomed_stream = lab.inside(|| dial(vip(80))).expect("through the VIP");
+    let streams: Vec<TcpStream> = [vip(81), address(1, 8080)].map(|to| lab.inside(|| dial(to)).expect("dial")).into();
+    assert_eq!(lab.registered().len(), 7, "all but what was dialled past the services");
+    let paths = [lab.ns.path().to_owned()];
+    assert_eq!(sockets::destroy_gone(&mut lab.maps, &paths).expect("nothing to do"), Destroyed::default());
+
+    let waiting = thread::scope(|scope| {
+        let waiting = scope.spawn(|| doomed[0].recv(&mut [0; 8]));
+        let reading = scope.spawn(|| {
+            doomed_stream.set_read_timeout(Some(WAIT))?;
+            doomed_stream.read(&mut [0; 8])
+        });
+        for backend in [1, 2, 4] {
+            free(&mut lab, backend);
+        }
+        publish(&mut lab, 10, (3, address(2, 5353).into()), Proto::UDP, vip(53).into());
+        let destroyed = sockets::destroy_gone(&mut lab.maps, &paths).expect("end them");
+        assert_eq!(destroyed, Destroyed { udp: 4, tcp: 1 });
+        (waiting.join().expect("no panic"), reading.join().expect("no panic"))
+    });
+    assert!(aborted(waiting.0) && aborted(waiting.1), "who waits is woken");
+    for socket in &doomed[1..] {
+        assert!(aborted(socket.recv(&mut [0; 8])), "who asks next is told");
+    }
+    for socket in &spared {
+        assert_eq!(socket.take_error().expect("ask").map(|error| error.kind()), None);
+        socket.peer_addr().expect("still connected");
+    }
+    for stream in &streams {
+        assert_eq!(stream.take_error().expect("ask").map(|error| error.kind()), None);
+        stream.peer_addr().expect("still connected");
+    }
+    assert_eq!(lab.registered().len(), 2, "those of backends that live");
+
+    doomed[0].connect(vip(53)).expect("it dials again");
+    assert_eq!(lab.registered().iter().filter(|socket| socket.backend == 3).count(), 2, "and has another backend");
+    assert_eq!(sockets::destroy_gone(&mut lab.maps, &paths).expect("nothing to do"), Destroyed::default());
+    drop(listeners);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_draining_backend_keeps_its_sockets() {
+    let mut lab = Lab::new(true);
+    lab.publish(vip(53).into(), Proto::UDP, Frontend::default(), &[(1, address(1, 5353).into())]);
+    let socket = connected(&lab.ns, "0.0.0.0:0", vip(53).into());
+    let draining = Backend { state: BackendState::DRAINING, generation: 1, ..Backend::default() };
+    lab.maps.backends.update(&[(1, draining)]).expect("drain");
+    let paths = [lab.ns.path().to_owned()];
+    assert_eq!(sockets::destroy_gone(&mut lab.maps, &paths).expect("nothing to do"), Destroyed::default());
+    socket.peer_addr().expect("still connected");
+}
