@@ -80,7 +80,8 @@ impl Driver {
     }
 
     fn fill(&mut self, template: Template, under_test: &ProgramFd) -> Result<(), Error> {
-        let table = |table: &'static str, source: aya::maps::MapError| Error::Table { table, source: std::io::Error::other(source) };
+        let table =
+            |table: &'static str, source: aya::maps::MapError| Error::Table { table, source: std::io::Error::other(source) };
         let missing = || Error::NoProgram { program: "driver".to_owned() };
         let mut templates: Array<_, Template> =
             self.ebpf.map_mut("TEMPLATE").ok_or_else(missing)?.try_into().map_err(|source| table("TEMPLATE", source))?;
