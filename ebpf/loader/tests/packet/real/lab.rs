@@ -28,6 +28,15 @@ pub struct Pod {
     pub netns: Netns,
     /// Of the lab's family, as are all addresses of it.
     pub addr: IpAddr,
+    /// Hardware addresses of both ends of its link.
+    pub macs: Macs,
+}
+
+/// Hardware addresses of a link's two ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Macs {
+    pub own: [u8; 6],
+    pub peer: [u8; 6],
 }
 
 pub struct LabNode {
@@ -101,8 +110,8 @@ impl Lab {
                 let addr = Ipv4Addr::new(10, 244, third, host);
                 let addr6 = Ipv6Addr::new(0xfd00, 0x244, third.into(), 0, 0, 0, 0, host.into());
                 let name = format!("{name}-{index}{pod}");
-                let netns = plug_pod(&name, &net.netns, addr, addr6, &mut datapath, &mut tables)?;
-                pods.push(Pod { netns, addr: family.of(addr, addr6) });
+                let (netns, macs) = plug_pod(&name, &net.netns, addr, addr6, &mut datapath, &mut tables)?;
+                pods.push(Pod { netns, addr: family.of(addr, addr6), macs });
             }
             let addr = family.of(net.addr, net.addr6);
             nodes.push(LabNode { addr, tables, pods, _datapath: datapath, _pins: pins });
@@ -147,7 +156,7 @@ fn plug_pod(
     addr6: Ipv6Addr,
     datapath: &mut Datapath,
     tables: &mut Tables,
-) -> Result<Netns> {
+) -> Result<(Netns, Macs)> {
     let netns = Netns::create(name)?;
     let link = format!("twp{}", addr.octets()[3]);
     node.ip(&format!("link add {link} type veth peer name {POD_LINK} netns {name}"))?;
@@ -169,7 +178,7 @@ fn plug_pod(
         tables.pod(addr, ifindex, pod_mac, host_mac)?;
     }
     node.enter(|| datapath.attach_pod(&link))??;
-    Ok(netns)
+    Ok((netns, Macs { own: pod_mac, peer: host_mac }))
 }
 
 fn mac_text(mac: [u8; 6]) -> String {
@@ -177,7 +186,7 @@ fn mac_text(mac: [u8; 6]) -> String {
 }
 
 /// Hardware address and index of a link.
-fn link_of(netns: &Netns, link: &str) -> Result<([u8; 6], u32)> {
+pub fn link_of(netns: &Netns, link: &str) -> Result<([u8; 6], u32)> {
     let shown = netns.ip(&format!("-o link show dev {link}"))?;
     let index = shown.split(':').next().context("ip link shows nothing")?.trim().parse()?;
     let text = shown.split("link/ether ").nth(1).and_then(|rest| rest.split_whitespace().next());
