@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
@@ -142,6 +143,9 @@ pub struct EndpointSlice {
     pub family: Family,
     pub ports: Vec<EndpointPort>,
     pub endpoints: Vec<Endpoint>,
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`: when the controller learned of what made it write the
+    /// slice as it is.
+    pub last_change: Option<SystemTime>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

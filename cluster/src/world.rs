@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use crate::model::{EndpointSlice, Name, Node, Pod, Service, ServiceCidr};
+use crate::model::{EndpointSlice, Family, Name, Node, Pod, Service, ServiceCidr};
 
 /// One object that appeared, changed (`Some`) or went away (`None`).
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Dirty {
     pub nodes: BTreeSet<Arc<str>>,
     pub pods: BTreeSet<Name>,
     pub service_cidrs: BTreeSet<Arc<str>>,
+    /// When the writers of the slices that changed learned of the causes, as far as they say so.
+    pub triggered: Vec<(Family, SystemTime)>,
 }
 
 impl Dirty {
@@ -100,8 +102,10 @@ impl World {
         }
         let (Some(slice), Some(owner)) = (object, new_owner) else { return };
         self.slice_owner.insert(name.clone(), owner.clone());
+        let trigger = slice.last_change.map(|time| (slice.family, time));
         if replace(self.slices.entry(owner.clone()).or_default(), name, Some(slice)) {
             dirty.services.insert(owner);
+            dirty.triggered.extend(trigger);
         }
     }
 

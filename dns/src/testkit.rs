@@ -74,6 +74,7 @@ pub fn slice(service: &str, index: usize, endpoints: &[&str], ports: &[&str]) ->
         family: if v6 { Family::V6 } else { Family::V4 },
         ports: ports.map(|port| EndpointPort { name: port.name, protocol: port.protocol, port: port.port }).collect(),
         endpoints,
+        last_change: None,
     }
 }
 

@@ -64,6 +64,7 @@ fn slice(name: &str, endpoints: &[(&str, &str, Condition)]) -> EndpointSlice {
         family,
         ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: endpoints.iter().map(endpoint).collect(),
+        last_change: None,
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 
 use super::{Context, ConvertError, label, name};
 use crate::model::{
@@ -13,6 +16,8 @@ use crate::model::{
 
 /// Label of a slice: the service it belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Annotation of a slice: when its writer learned of the change that it was written for.
+const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Label of a service that another proxy serves.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of a service that no proxy serves, whatever its addresses.
@@ -139,7 +144,14 @@ pub fn endpoint_slice(object: discovery::EndpointSlice) -> Result<Option<Endpoin
         endpoints.push(self::endpoint(&context, &name.namespace, family, index, endpoint)?);
     }
     let service = Name { namespace: name.namespace.clone(), name: service };
-    Ok(Some(EndpointSlice { name, service, family, ports, endpoints }))
+    let last_change = last_change(&object.metadata);
+    Ok(Some(EndpointSlice { name, service, family, ports, endpoints, last_change }))
+}
+
+/// For a figure only: what cannot be read is left out.
+fn last_change(metadata: &ObjectMeta) -> Option<SystemTime> {
+    let text = metadata.annotations.as_ref()?.get(LAST_CHANGE)?;
+    Some(text.parse::<Timestamp>().ok()?.into())
 }
 
 fn endpoint(

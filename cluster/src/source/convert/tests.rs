@@ -114,6 +114,9 @@ fn render_slice(slice: &EndpointSlice) -> String {
         }
         text += "]";
     }
+    if let Some(time) = slice.last_change {
+        text += &format!(" caused {:?}", time.duration_since(std::time::UNIX_EPOCH).expect("after the epoch"));
+    }
     text
 }
 
@@ -250,6 +253,16 @@ fn slices() {
         "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: loose}, addressType: IPv4}",
         "nothing: EndpointSlice default/loose",
     );
+    for (time, wanted) in [("'2026-11-20T13:21:09.5Z'", " caused 1795180869.5s"), ("yesterday", "")] {
+        check(
+            &format!(
+                "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {{name: web-1,
+                   labels: {{kubernetes.io/service-name: web}},
+                   annotations: {{endpoints.kubernetes.io/last-change-trigger-time: {time}}}}}}}"
+            ),
+            &format!("slice default/web-1 of default/web V4{wanted}"),
+        );
+    }
 }
 
 #[test]

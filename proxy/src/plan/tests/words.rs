@@ -179,6 +179,7 @@ pub(crate) fn slice(index: usize, service: &Name, line: &str) -> EndpointSlice {
             .map(|port| EndpointPort { name: port.name, protocol: port.protocol, port: port.port })
             .collect(),
         endpoints: endpoints.split_whitespace().map(endpoint).collect(),
+        last_change: None,
     }
 }
 
