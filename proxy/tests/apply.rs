@@ -4,85 +4,9 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use support::{Kernel, endpoint, last_byte, name, plan};
+use support::{Kernel, Node, plan};
 use thalweg_abi::BackendState;
-use thalweg_loader::Error;
-use thalweg_proxy::ebpf::EbpfBackend;
-use thalweg_proxy::plan::ServicePlan;
-use thalweg_proxy::{Applied, Backend as _};
-
-/// A kernel and the agent on it.
-struct Node {
-    kernel: Kernel,
-    backend: EbpfBackend,
-    plans: Vec<ServicePlan>,
-}
-
-// === impl Node ===
-
-impl Node {
-    fn new(kernel: Kernel) -> Self {
-        let mut backend = kernel.adopt();
-        backend.retain_only_known();
-        Self { kernel, backend, plans: Vec::new() }
-    }
-
-    fn set(&mut self, plan: ServicePlan) {
-        self.plans.retain(|held| held.name != plan.name);
-        self.plans.push(plan.clone());
-        self.allow();
-        self.backend.set(plan);
-    }
-
-    fn remove(&mut self, service: &str) {
-        self.plans.retain(|held| held.name != name(service));
-        self.allow();
-        self.backend.remove(&name(service));
-    }
-
-    fn allow(&self) {
-        self.kernel.allow(&self.plans);
-    }
-
-    fn apply(&mut self) -> Applied {
-        let applied = self.backend.apply(self.kernel.now()).expect("no loose end");
-        self.kernel.assert_sound();
-        applied
-    }
-
-    /// Applies; expects success and these numbers of written frontends, slots, backends, and removed frontends.
-    fn check(&mut self, expected: (usize, usize, usize, usize)) {
-        let applied = self.apply();
-        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
-        let seen = (applied.frontends_written, applied.slots_written, applied.backends_written, applied.removed);
-        assert_eq!(seen, expected, "frontends, slots, backends, removed");
-    }
-
-    /// The clock reaches the moment when what failed is tried again.
-    fn retry(&self) {
-        let retry = self.backend.next_deadline().expect("something is to be tried again");
-        assert!(retry <= self.kernel.advance(1));
-    }
-
-    /// The process is gone and comes back.
-    fn restart(&mut self) {
-        self.backend = self.kernel.adopt();
-        self.plans.clear();
-        self.allow();
-    }
-
-    /// Who answers on a VIP's port.
-    fn answers(&self, vip: u8, port: u16) -> Option<Vec<u8>> {
-        let state = self.kernel.lock();
-        let (_, value) =
-            state.frontends.map.iter().find(|(key, _)| key.vip.octets()[3] == vip && key.port.to_host() == port)?;
-        Some(state.set_of(value).expect("a sound range").iter().map(last_byte).collect())
-    }
-
-    fn state(&self, n: u8) -> Option<BackendState> {
-        self.kernel.lock().state_of(endpoint(n))
-    }
-}
+use thalweg_proxy::Backend as _;
 
 fn large() -> Node {
     Node::new(Kernel::large())
@@ -175,23 +99,17 @@ fn backend_ids_are_reused_with_a_new_generation_after_a_rest() {
     node.set(plan("web", &[(1, 80, &[1, 2, 3])], &[]));
     node.check((2, 3, 3, 0));
     node.set(plan("web", &[(1, 80, &[4])], &[]));
-    assert_full(&node.apply(), "BACKENDS");
+    node.apply_full("BACKENDS");
     assert_eq!(node.answers(1, 80), Some(vec![1, 2, 3]), "the old state stays");
     node.set(plan("web", &[(1, 80, &[1])], &[]));
     node.check((1, 1, 2, 0));
     node.set(plan("web", &[(1, 80, &[1, 4])], &[]));
     node.kernel.advance(4);
-    assert_full(&node.apply(), "BACKENDS");
+    node.apply_full("BACKENDS");
     node.kernel.advance(1);
     node.check((1, 2, 1, 0));
     let generations: BTreeSet<u32> = node.kernel.lock().backends.map.values().map(|backend| backend.generation).collect();
     assert_eq!(generations, BTreeSet::from([1, 2]));
-}
-
-fn assert_full(applied: &Applied, map: &str) {
-    let [failure] = &applied.failed[..] else { panic!("{:?}", applied.failed) };
-    assert!(matches!(failure.error, Error::TableFull { table, .. } if table == map), "{failure}");
-    assert!(failure.to_string().contains(map), "{failure}");
 }
 
 #[test]
@@ -202,7 +120,7 @@ fn full_slots_keep_the_old_state_of_one_service_and_others_apply() {
     node.set(plan("a", &[(1, 80, &[1, 2, 3, 4, 5])], &[]));
     node.set(plan("b", &[(2, 80, &[6])], &[]));
     let applied = node.apply();
-    assert_full(&applied, "SLOTS");
+    Node::assert_full(&applied, "SLOTS");
     assert_eq!((node.answers(1, 80), node.answers(2, 80)), (Some(vec![1, 2]), Some(vec![6])));
     assert_eq!(node.state(3), None, "nothing is announced of a set that did not fit");
     assert!(node.backend.next_deadline().is_some(), "asks to be called again");
@@ -217,7 +135,7 @@ fn full_frontends_keep_the_old_state_until_there_is_room() {
     node.set(plan("b", &[(2, 80, &[2])], &[]));
     node.check((4, 2, 2, 0));
     node.set(plan("a", &[(1, 80, &[3]), (1, 81, &[3])], &[]));
-    assert_full(&node.apply(), "FRONTENDS");
+    node.apply_full("FRONTENDS");
     assert_eq!(node.answers(1, 80), Some(vec![1]), "not even the port that would fit has flipped");
     node.remove("b");
     node.check((0, 0, 1, 2));
@@ -232,7 +150,7 @@ fn full_names_keep_a_service_out() {
     node.set(plan("a", &[(1, 80, &[1])], &[]));
     node.check((2, 1, 1, 0));
     node.set(plan("b", &[(2, 80, &[2])], &[]));
-    assert_full(&node.apply(), "SERVICES");
+    node.apply_full("SERVICES");
     node.remove("a");
     node.apply();
     node.retry();
@@ -248,7 +166,7 @@ fn ranges_rest_before_they_are_written_again() {
     node.set(plan("a", &[(1, 80, &[1, 3])], &[]));
     node.check((1, 2, 2, 0));
     node.set(plan("a", &[(1, 80, &[1, 2])], &[]));
-    assert_full(&node.apply(), "SLOTS");
+    node.apply_full("SLOTS");
     node.kernel.advance(5);
     node.check((1, 2, 2, 0));
 }

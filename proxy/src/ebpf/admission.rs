@@ -85,23 +85,32 @@ impl EbpfBackend {
             // Ranges without a name would be nobody's after a restart.
             let Some(record) = self.services.get(&service.name).filter(|record| record.named) else { continue };
             let Some(number) = record.number else { continue };
-            let missing: Vec<SourceRangeKey> =
-                admitted(number, plan).into_iter().filter(|key| record.source_ranges.binary_search(key).is_err()).collect();
-            if missing.len() > room {
+            let is_held = |key: &SourceRangeKey| record.source_ranges.binary_search(key).is_ok();
+            let wanted = admitted(number, plan);
+            let new = wanted.iter().filter(|key| !is_held(key)).count();
+            if new > room {
                 service.shut = Some(full("SOURCE_RANGES", capacity));
                 continue;
             }
-            room -= missing.len();
-            owners.extend(missing.iter().map(|_| index));
-            entries.extend(missing.into_iter().map(|key| (key, 1)));
+            room -= new;
+            for key in wanted.into_iter().filter(|key| record.unsure || !is_held(key)) {
+                entries.push((key, 1));
+                owners.push(index);
+            }
         }
         let mut failed = write_blindly(&mut *self.tables.source_ranges, &entries);
+        for index in &owners {
+            if let Some(record) = self.services.get_mut(&staged[*index].name) {
+                record.unsure = false;
+            }
+        }
         for ((key, _), index) in entries.into_iter().zip(owners) {
+            let Some(record) = self.services.get_mut(&staged[index].name) else { continue };
             if let Some(error) = failed.remove(&key) {
                 staged[index].shut = Some(error);
-            } else if let Some(record) = self.services.get_mut(&staged[index].name)
-                && let Err(at) = record.source_ranges.binary_search(&key)
-            {
+                record.unsure = true;
+            }
+            if let Err(at) = record.source_ranges.binary_search(&key) {
                 record.source_ranges.insert(at, key);
                 self.source_ranges += 1;
             }
@@ -151,7 +160,12 @@ impl EbpfBackend {
         let mut failed = delete_blindly(&mut *self.tables.source_ranges, &keys);
         for (key, index) in keys.into_iter().zip(owners) {
             match (failed.remove(&key), index) {
-                (Some(error), Some(index)) => outcomes[index].fail(error),
+                (Some(error), Some(index)) => {
+                    outcomes[index].fail(error);
+                    if let Some(record) = self.services.get_mut(&outcomes[index].name) {
+                        record.unsure = true;
+                    }
+                }
                 (Some(error), None) => loose.note(error),
                 (None, index) => {
                     self.source_ranges = self.source_ranges.saturating_sub(1);

@@ -203,11 +203,13 @@ impl EbpfBackend {
     /// What becomes of a service: it failed, waits, is gone, or is well.
     fn finish(&mut self, outcome: Outcome, applied: &mut Applied) {
         let Outcome { name, plan, failed, shut } = outcome;
-        let unwanted = self.services.get(&name).is_some_and(|record| record.unwanted().next().is_some());
+        let record = self.services.get(&name);
+        let unwanted = record.is_some_and(|record| record.unwanted().next().is_some());
+        let bare = record.is_none_or(|record| record.source_ranges.is_empty());
         if let Some(error) = failed.or(shut) {
             self.failing.add(&name, Some(&error));
             applied.failed.push(Failure { service: name, error });
-        } else if !self.complete && (plan.is_none() || unwanted) {
+        } else if !self.complete && (plan.is_none() || unwanted || !bare) {
             self.later.insert(name.clone());
             self.well(name, applied);
         } else if unwanted {
@@ -223,6 +225,7 @@ impl EbpfBackend {
     }
 
     fn well(&mut self, name: Name, applied: &mut Applied) {
+        self.end_affinity(&name);
         if self.failing.remove(&name) {
             applied.recovered.push(name);
         }

@@ -100,6 +100,8 @@ struct Record {
     frontends: Vec<Key>,
     /// Its entries of SOURCE_RANGES, in order.
     source_ranges: Vec<SourceRangeKey>,
+    /// Writing or removing one of them failed: it may be there or not.
+    unsure: bool,
     /// Its draining endpoints as last applied.
     draining: Box<[SocketAddr]>,
 }
@@ -209,6 +211,7 @@ impl Record {
             desired: Desired::Unknown,
             frontends: Vec::new(),
             source_ranges: Vec::new(),
+            unsure: false,
             draining: Box::default(),
         }
     }

@@ -10,7 +10,6 @@ use thalweg_cluster::Name;
 use thalweg_loader::Error;
 
 use super::backends::At;
-use super::stickiness::is_sticky;
 use super::{Desired, EbpfBackend, Record, full};
 use crate::plan::{Key, PlannedFrontend, ServicePlan};
 
@@ -211,13 +210,6 @@ impl EbpfBackend {
         if *record.draining != *draining {
             self.backends.drain(&record.draining, draining);
             record.draining = draining.into();
-        }
-        if let Some(number) = record.number
-            && record.sticky
-            && !service.plan.as_deref().is_some_and(is_sticky)
-        {
-            record.sticky = false;
-            self.leftovers.add(number);
         }
     }
 }

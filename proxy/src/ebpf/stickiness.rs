@@ -7,11 +7,12 @@
 use std::collections::HashSet;
 
 use thalweg_abi::AffinityKey;
+use thalweg_cluster::Name;
 
 use super::EbpfBackend;
 use super::stage::Staged;
 use super::write::delete_all;
-use crate::plan::ServicePlan;
+use crate::plan::{Key, ServicePlan};
 
 /// Numbers under which AFFINITY may hold what an earlier life left.
 #[derive(Debug)]
@@ -47,11 +48,12 @@ impl EbpfBackend {
         let mut beginning = Vec::new();
         let mut suspect = self.leftovers.unknown;
         for (index, service) in staged.iter().enumerate().filter(|(_, service)| service.failed.is_none()) {
-            if let Some(record) = self.services.get(&service.name)
-                && let (Some(plan), Some(number), false) = (&service.plan, record.number, record.sticky)
-                && is_sticky(plan)
-            {
-                suspect |= self.leftovers.numbers.contains(&number);
+            if !service.plan.as_deref().is_some_and(is_sticky) {
+                continue;
+            }
+            self.end_affinity(&service.name);
+            if let Some(record) = self.services.get(&service.name).filter(|record| !record.sticky) {
+                suspect |= record.number.is_some_and(|number| self.leftovers.numbers.contains(&number));
                 beginning.push(index);
             }
         }
@@ -68,6 +70,16 @@ impl EbpfBackend {
             if let Some(record) = self.services.get_mut(&staged[index].name) {
                 record.sticky = true;
             }
+        }
+    }
+
+    /// Once the last frontend with affinity of a service is gone.
+    pub(super) fn end_affinity(&mut self, name: &Name) {
+        let Some(record) = self.services.get_mut(name).filter(|record| record.sticky) else { return };
+        let is_sticky = |key: &Key| self.mirror.get(key).is_some_and(|held| held.value.affinity_seconds > 0);
+        if !record.frontends.iter().any(is_sticky) {
+            record.sticky = false;
+            record.number.into_iter().for_each(|number| self.leftovers.add(number));
         }
     }
 

@@ -1,24 +1,27 @@
 //! A kernel in memory: the maps behind handles, faults on demand, and a witness to every single write.
-//!
-//! The witness knows what no program may ever see: a frontend whose range does not hold one whole set, a slot written
-//! under a frontend or before its rest is over, a backend id that aliases another.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
+
+mod node;
+mod plans;
+mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use thalweg_abi::{
-    Affinity, AffinityKey, Backend, BackendState, Be128, Frontend, FrontendFlags, FrontendKey, Proto, Scope, ServiceName,
-    ServiceRanges, ServiceStats, Slot, SourceRangeKey,
+    Affinity, AffinityKey, Backend, Be128, Frontend, FrontendFlags, FrontendKey, ServiceName, ServiceRanges, ServiceStats,
+    Slot, SourceRangeKey,
 };
-use thalweg_cluster::Name;
 use thalweg_loader::{Error, Table};
-use thalweg_proxy::ebpf::{EbpfBackend, Frontends, GRACE, Tables};
-use thalweg_proxy::plan::{EndpointSet, Key, PlannedFrontend, ServicePlan};
+use thalweg_proxy::ebpf::{EbpfBackend, Frontends, Tables};
+use thalweg_proxy::plan::{Key, ServicePlan};
+
+pub use node::Node;
+pub use plans::{dual, endpoint, endpoint6, last_byte, name, plan, restricted, source_range, sticky};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
@@ -59,13 +62,16 @@ pub struct State {
     /// Backend ids that are free, since when.
     freed: BTreeMap<u32, Instant>,
     /// Backends that became free, with their generations.
-    pub gone: Vec<(u32, u32)>,
+    pub gone: BTreeSet<(u32, u32)>,
     pub violations: Vec<String>,
+    /// The witness looks away: it looks at all that there is with every write.
+    pub unwatched: bool,
 }
 
 /// What one plan makes of a frontend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Allowed {
+    pub service: String,
     pub set: Vec<SocketAddr>,
     pub flags: FrontendFlags,
     pub affinity_seconds: u32,
@@ -107,8 +113,9 @@ impl Kernel {
             protected: BTreeSet::new(),
             rested: Vec::new(),
             freed: BTreeMap::new(),
-            gone: Vec::new(),
+            gone: BTreeSet::new(),
             violations: Vec::new(),
+            unwatched: false,
         })))
     }
 
@@ -169,6 +176,7 @@ impl Kernel {
         for plan in plans {
             for frontend in &plan.frontends {
                 let allowed = Allowed {
+                    service: plan.name.to_string(),
                     set: plan.sets[frontend.set].endpoints.clone(),
                     flags: frontend.flags,
                     affinity_seconds: frontend.affinity_seconds,
@@ -204,203 +212,6 @@ impl Kernel {
     }
 }
 
-// === impl State ===
-
-impl State {
-    /// The set that a frontend's range holds; `None` when a slot is missing or disagrees with its backend.
-    pub fn set_of(&self, value: &Frontend) -> Option<Vec<SocketAddr>> {
-        (value.base..value.base + value.count)
-            .map(|index| {
-                let slot = self.slots.map.get(&index)?;
-                let backend = self.backends.map.get(&slot.backend)?;
-                let agrees = backend.state == BackendState::READY
-                    && (backend.addr, backend.port, backend.generation) == (slot.addr, slot.port, slot.generation);
-                agrees.then(|| SocketAddr::new(slot.addr.into(), slot.port.to_host()))
-            })
-            .collect()
-    }
-
-    /// Frontends of both families.
-    pub fn frontends(&self) -> BTreeMap<Key, Frontend> {
-        let v4 = self.frontends.map.iter().map(|(key, value)| (key_of(key), *value));
-        let v6 = self.frontends6.map.iter().map(|(key, value)| (key_of6(key), *value));
-        v4.chain(v6).collect()
-    }
-
-    pub fn state_of(&self, at: SocketAddr) -> Option<BackendState> {
-        let is = |backend: &&Backend| backend.addr == at.ip().into() && backend.port.to_host() == at.port();
-        self.backends.map.values().filter(is).map(|backend| backend.state).find(|state| *state != BackendState::FREE)
-    }
-
-    /// The ranges that a service number admits.
-    pub fn admitted(&self, service: u32) -> BTreeSet<(u32, IpAddr)> {
-        let own = self.source_ranges.map.keys().filter(|key| key.range.service == service);
-        own.map(|key| (key.prefix, key.range.addr.into())).collect()
-    }
-
-    fn frontend_written(&mut self, key: &Key, value: Option<&Frontend>) {
-        let held = self.frontends();
-        let old = held.get(key).copied();
-        match value {
-            Some(value) => self.check_frontend(key, value, old, &held),
-            None => {
-                if self.allowed.contains_key(key) || self.protected.contains(key) {
-                    self.violations.push(format!("{key:?} removed"));
-                }
-            }
-        }
-        if let Some(old) = old.filter(|old| old.count > 0) {
-            let leaves = value.is_none_or(|value| value.base != old.base);
-            let others = held.iter().any(|(other, held)| other != key && held.base == old.base && held.count > 0);
-            if leaves && !others {
-                self.rested.push((old.base, old.base + old.count, self.now));
-            }
-        }
-    }
-
-    fn check_frontend(&mut self, key: &Key, value: &Frontend, old: Option<Frontend>, held: &BTreeMap<Key, Frontend>) {
-        let mut violations = Vec::new();
-        if old.is_some_and(|old| *value != old && value.generation != old.generation + 1) {
-            violations.push(format!("{key:?}: generation {old:?} -> {value:?}"));
-        }
-        let set = self.set_of(value);
-        let allowed = self.allowed.get(key).map_or(&[][..], Vec::as_slice);
-        let like = |allowed: &&Allowed| {
-            Some(&allowed.set) == set.as_ref()
-                && (allowed.flags, allowed.affinity_seconds) == (value.flags, value.affinity_seconds)
-        };
-        let checks = FrontendFlags::CHECK_SOURCE;
-        // A service that cannot move may still close.
-        let closes = old.is_some_and(|old| {
-            let closed = Frontend { flags: FrontendFlags(old.flags.0 | checks), generation: old.generation + 1, ..old };
-            *value == closed && allowed.iter().any(|allowed| allowed.flags.has(checks))
-        });
-        if !closes && !allowed.iter().any(|allowed| like(&allowed)) {
-            violations.push(format!("{key:?} -> {value:?} {set:?}, allowed {allowed:?}"));
-        }
-        if set.is_some_and(|set| {
-            !set.is_sorted_by(|a, b| (Be128::from(a.ip()).octets(), a.port()) < (Be128::from(b.ip()).octets(), b.port()))
-        }) {
-            violations.push(format!("{key:?}: slots are not in order"));
-        }
-        if value.flags.has(checks) && self.fault == Fault::None {
-            let admitted = self.admitted(value.service);
-            let all = |allowed: &Allowed| allowed.source_ranges.iter().all(|range| admitted.contains(&source_range(range)));
-            let full = self.source_ranges.map.len() + 4 > self.source_ranges.capacity as usize;
-            if !full && !allowed.iter().any(all) {
-                violations.push(format!("{key:?}: asks for clients, of whom only {admitted:?} are known yet"));
-            }
-        }
-        let begins =
-            value.affinity_seconds > 0 && !held.values().any(|held| held.service == value.service && held.affinity_seconds > 0);
-        if begins && self.affinity.map.keys().any(|sticky| sticky.service == value.service) {
-            violations.push(format!("{key:?}: affinity begins with what an earlier one left"));
-        }
-        for other in held.values().filter(|other| other.count > 0 && value.count > 0) {
-            let same = (other.base, other.count) == (value.base, value.count);
-            let apart = other.base + other.count <= value.base || value.base + value.count <= other.base;
-            if !same && !apart {
-                violations.push(format!("ranges overlap: {other:?} and {value:?}"));
-            }
-        }
-        self.violations.append(&mut violations);
-    }
-
-    fn name_written(&mut self, number: &u32, value: Option<&ServiceName>) {
-        if value.is_some() && self.service_stats.map.get(number).is_some_and(|stats| *stats != ServiceStats::default()) {
-            self.violations.push(format!("number {number} begins with the counts of its last service"));
-        }
-        if *number >= self.service_stats.capacity {
-            self.violations.push(format!("number {number} cannot be counted"));
-        }
-        if value.is_none() && !self.admitted(*number).is_empty() {
-            self.violations.push(format!("number {number} loses its name before its source ranges"));
-        }
-    }
-
-    fn source_range_written(&mut self, key: &SourceRangeKey, value: Option<&u32>) {
-        if value.is_some() {
-            if !self.services.map.contains_key(&key.range.service) {
-                self.violations.push(format!("{key:?} of a service without a name"));
-            }
-            return;
-        }
-        for (frontend, held) in self.frontends() {
-            let asks = held.service == key.range.service && held.flags.has(FrontendFlags::CHECK_SOURCE);
-            let range = (key.prefix, IpAddr::from(key.range.addr));
-            let mut allowed = self.allowed.get(&frontend).into_iter().flatten();
-            // Two services may want the frontend: what each of them admits may change when it passes from one to the other.
-            if asks
-                && allowed.clone().count() == 1
-                && allowed.any(|allowed| allowed.source_ranges.iter().map(source_range).any(|wanted| wanted == range))
-            {
-                self.violations.push(format!("{key:?} removed while {frontend:?} asks for it"));
-            }
-        }
-    }
-
-    fn affinity_written(&mut self, key: &AffinityKey, _: Option<&Affinity>) {
-        if self.frontends().values().any(|held| held.service == key.service && held.affinity_seconds > 0) {
-            self.violations.push(format!("{key:?} is forgotten while it counts"));
-        }
-    }
-
-    fn slot_written(&mut self, index: &u32, _: Option<&Slot>) {
-        if let Some((key, value)) =
-            self.frontends().iter().find(|(_, value)| (value.base..value.base + value.count).contains(index))
-        {
-            self.violations.push(format!("slot {index} written under {key:?} {value:?}"));
-        }
-        if let Some(rest) =
-            self.rested.iter().find(|(start, end, since)| (*start..*end).contains(index) && *since + GRACE > self.now)
-        {
-            self.violations.push(format!("slot {index} written while it rests: {rest:?}"));
-        }
-    }
-
-    fn backend_written(&mut self, id: &u32, value: Option<&Backend>) {
-        let Some(value) = value else {
-            self.violations.push(format!("backend {id} deleted"));
-            return;
-        };
-        if let Some(old) = self.backends.map.get(id).filter(|old| (old.addr, old.port) != (value.addr, value.port)) {
-            let rested = self.freed.get(id).is_none_or(|since| *since + GRACE <= self.now);
-            if old.state != BackendState::FREE || value.generation <= old.generation || !rested {
-                self.violations.push(format!("backend {id} reused: {old:?} -> {value:?}"));
-            }
-        }
-        if value.state == BackendState::FREE {
-            self.freed.insert(*id, self.now);
-            self.gone.push((*id, value.generation));
-        } else {
-            self.gone.retain(|(gone, _)| gone != id);
-        }
-        if value.state != BackendState::READY {
-            let selectable = self.frontends().values().any(|frontend| {
-                (frontend.base..frontend.base + frontend.count)
-                    .any(|index| self.slots.map.get(&index).is_some_and(|slot| slot.backend == *id))
-            });
-            if selectable {
-                self.violations.push(format!("backend {id} is {value:?} while a frontend chooses it"));
-            }
-        }
-    }
-
-    /// Whether the next write fails.
-    fn fails(&mut self) -> bool {
-        match self.fault {
-            Fault::None => false,
-            Fault::DeadAfter(limit) => self.writes >= limit,
-            Fault::Random(one_in) => {
-                self.random ^= self.random << 13;
-                self.random ^= self.random >> 7;
-                self.random ^= self.random << 17;
-                self.random.is_multiple_of(one_in)
-            }
-        }
-    }
-}
-
 // === impl Sheet ===
 
 impl<K, V> Sheet<K, V> {
@@ -425,7 +236,9 @@ impl<K: Ord + Copy, V: Copy> Table<K, V> for Handle<K, V> {
             if full || state.fails() {
                 return Err(Error::TableFull { table: name, capacity });
             }
-            (self.witness)(&mut state, key, Some(value));
+            if !state.unwatched {
+                (self.witness)(&mut state, key, Some(value));
+            }
             (self.pick)(&mut state).map.insert(*key, *value);
             state.writes += 1;
         }
@@ -439,7 +252,9 @@ impl<K: Ord + Copy, V: Copy> Table<K, V> for Handle<K, V> {
                 let source = std::io::Error::other("a fault on demand");
                 return Err(Error::Table { table: (self.pick)(&mut state).name, source });
             }
-            (self.witness)(&mut state, key, None);
+            if !state.unwatched {
+                (self.witness)(&mut state, key, None);
+            }
             (self.pick)(&mut state).map.remove(key);
             state.writes += 1;
         }
@@ -461,99 +276,4 @@ fn key_of(key: &FrontendKey) -> Key {
 
 fn key_of6(key: &FrontendKey<Be128>) -> Key {
     Key { vip: IpAddr::V6(key.vip.into()), port: key.port.to_host(), protocol: key.proto, scope: key.scope }
-}
-
-/// As a key of SOURCE_RANGES has it.
-pub fn source_range(range: &IpNetwork) -> (u32, IpAddr) {
-    (32 + u32::from(range.prefix()) + if range.is_ipv4() { 96 } else { 0 }, range.network())
-}
-
-pub fn name(text: &str) -> Name {
-    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
-    Name::new(namespace, name)
-}
-
-/// 10.244.0.n:8080
-pub fn endpoint(n: u8) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::new(10, 244, 0, n), 8080))
-}
-
-/// [fd00:244::n]:8080
-pub fn endpoint6(n: u8) -> SocketAddr {
-    SocketAddr::from((Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, n.into()), 8080))
-}
-
-pub fn last_byte(at: &SocketAddr) -> u8 {
-    match at.ip() {
-        IpAddr::V4(ip) => ip.octets()[3],
-        IpAddr::V6(ip) => ip.octets()[15],
-    }
-}
-
-/// A plan from (VIP's last byte, port, endpoints) and draining endpoints; every VIP has its wildcard.
-pub fn plan(service: &str, frontends: &[(u8, u16, &[u8])], draining: &[u8]) -> ServicePlan {
-    let mut sets: Vec<EndpointSet> = Vec::new();
-    let mut planned = BTreeMap::new();
-    let mut add = |vip: u8, port: u16, endpoints: &[u8]| {
-        let mut set = EndpointSet { endpoints: endpoints.iter().copied().map(endpoint).collect() };
-        set.endpoints.sort();
-        let index = sets.iter().position(|held| *held == set).unwrap_or_else(|| {
-            sets.push(set);
-            sets.len() - 1
-        });
-        let wildcard = port == 0;
-        let frontend = PlannedFrontend {
-            vip: Ipv4Addr::new(10, 96, 0, vip).into(),
-            port,
-            protocol: if wildcard { Proto::ANY } else { Proto::TCP },
-            scope: Scope::INTERNAL,
-            flags: FrontendFlags(if wildcard { FrontendFlags::WILDCARD } else { 0 }),
-            affinity_seconds: 0,
-            service_port: port,
-            set: index,
-        };
-        planned.insert(frontend.key(), frontend);
-    };
-    for (vip, port, endpoints) in frontends {
-        add(*vip, *port, endpoints);
-        add(*vip, 0, &[]);
-    }
-    let mut draining: Vec<SocketAddr> = draining.iter().copied().map(endpoint).collect();
-    draining.sort();
-    ServicePlan { name: name(service), frontends: planned.into_values().collect(), sets, draining, source_ranges: Vec::new() }
-}
-
-/// The plan, with a twin of IPv6 for everything.
-pub fn dual(mut plan: ServicePlan) -> ServicePlan {
-    let twins = |endpoints: &[SocketAddr]| endpoints.iter().map(|at| endpoint6(last_byte(at))).collect::<Vec<_>>();
-    let own = plan.sets.len();
-    plan.sets.extend(plan.sets.clone().iter().map(|set| EndpointSet { endpoints: twins(&set.endpoints) }));
-    let twin = |frontend: &PlannedFrontend| {
-        let last = last_byte(&SocketAddr::new(frontend.vip, 0));
-        let vip = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, last.into()).into();
-        PlannedFrontend { vip, set: frontend.set + own, ..frontend.clone() }
-    };
-    plan.frontends.extend(plan.frontends.clone().iter().map(twin));
-    plan.frontends.sort_by_key(PlannedFrontend::key);
-    plan.draining.extend(twins(&plan.draining));
-    plan
-}
-
-/// The plan, whose clients keep their backends.
-pub fn sticky(mut plan: ServicePlan, seconds: u32) -> ServicePlan {
-    for frontend in plan.frontends.iter_mut().filter(|frontend| frontend.port != 0) {
-        frontend.flags.0 |= FrontendFlags::AFFINITY;
-        frontend.affinity_seconds = seconds;
-    }
-    plan
-}
-
-/// The plan, open to some clients only.
-pub fn restricted(mut plan: ServicePlan, ranges: &[&str]) -> ServicePlan {
-    for frontend in plan.frontends.iter_mut().filter(|frontend| frontend.port != 0) {
-        frontend.flags.0 |= FrontendFlags::CHECK_SOURCE;
-    }
-    plan.source_ranges = ranges.iter().map(|range| range.parse().expect("a network")).collect();
-    plan.source_ranges.sort();
-    plan
 }
