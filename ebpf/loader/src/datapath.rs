@@ -13,7 +13,7 @@ use crate::{
     Error, Maps, Options, Start, bpffs,
     handover::{Handover, Pass},
     links::{self, HOOKS, Hook, Target},
-    load::{load, program_error},
+    load::{Constants, program_error},
     object::OBJECT,
     start::Plan,
     support,
@@ -29,8 +29,7 @@ const UPLINK_PROGRAMS: [&str; 4] = ["tc_from_wire", "tc_from_wire6", "tc_to_wire
 #[derive(Debug)]
 pub struct Datapath {
     ebpf: Ebpf,
-    pin_root: PathBuf,
-    cgroup: PathBuf,
+    constants: Constants,
     /// Where its maps are pinned.
     folder: PathBuf,
     start: Start,
@@ -84,24 +83,20 @@ impl Datapath {
         let plan = Plan::make(options)?;
         plan.prepare(options)?;
         let folder = plan.folder(&options.pin_root);
-        let ebpf = load(options, &folder)?;
+        let constants = Constants::new(options)?;
+        let ebpf = constants.load(&folder)?;
         let mut handover = match &plan {
             Plan::Replace { predecessor, .. } => Some(Handover::between(predecessor, &folder)?),
             Plan::Fresh | Plan::Adopt => None,
         };
         if let Some(handover) = &mut handover {
             handover.check_room()?;
+            if handover.is_bridgeable() {
+                handover.bridge();
+            }
             handover.carry(Pass::Ahead)?;
         }
-        let mut datapath = Self {
-            ebpf,
-            pin_root: options.pin_root.clone(),
-            cgroup: options.cgroup.clone(),
-            folder,
-            start: plan.start(),
-            handover,
-            _lock: lock,
-        };
+        let mut datapath = Self { ebpf, constants, folder, start: plan.start(), handover, _lock: lock };
         match datapath.start {
             Start::Fresh => datapath.sign()?,
             Start::Adopted => {
@@ -147,21 +142,48 @@ impl Datapath {
 
     fn switch(&mut self, handover: &mut Handover) -> Result<(), Error> {
         handover.carry(Pass::Ahead)?;
-        let live = bpffs::maps_dir(&self.pin_root);
-        if self.folder != live {
-            // Signed before it is in its place: whoever finds it there finds it complete.
-            self.sign()?;
-            if live.is_dir() {
-                let retired = bpffs::retired_dir(&self.pin_root);
-                bpffs::remove_pins(&retired)?;
-                bpffs::rename(&live, &retired)?;
-            }
-            bpffs::rename(&self.folder, &live)?;
-            self.folder = live;
+        let (old, new) = (&handover.from, &self.folder);
+        // Loaded before anything is moved: from here on it takes milliseconds.
+        let bridges = if handover.is_bridgeable() {
+            let bridge = |own, other| self.constants.load_switching(new, own, other);
+            Some([bridge(old, new)?, bridge(new, old)?])
+        } else {
+            None
+        };
+        self.put_in_place(handover)?;
+        for bridge in bridges.iter().flatten() {
+            links::replace_some(&self.links_dir(), |name| fd_of(bridge, name).ok())?;
         }
-        self.replace_programs()?;
+        if bridges.is_none() {
+            self.replace_programs()?;
+        }
         handover.carry(Pass::Behind)?;
+        if bridges.is_some() {
+            self.replace_programs()?;
+        }
         self.forget_predecessors()
+    }
+
+    /// Gives the folder of the new maps the name by which everybody finds them.
+    fn put_in_place(&mut self, handover: &mut Handover) -> Result<(), Error> {
+        let pin_root = &self.constants.options.pin_root;
+        let live = bpffs::maps_dir(pin_root);
+        if self.folder == live {
+            return Ok(());
+        }
+        // Signed before that: whoever finds it there finds it complete.
+        self.sign()?;
+        if live.is_dir() {
+            let retired = bpffs::retired_dir(pin_root);
+            bpffs::remove_pins(&retired)?;
+            bpffs::rename(&live, &retired)?;
+            if handover.from == live {
+                handover.from = retired;
+            }
+        }
+        bpffs::rename(&self.folder, &live)?;
+        self.folder = live;
+        Ok(())
     }
 
     /// Opens the maps: those that this data path's programs use, in use already or not.
@@ -178,7 +200,7 @@ impl Datapath {
     /// [`Error::Cgroup`] when the folder is no cgroup2, [`Error::Attach`] when the kernel refuses.
     pub fn attach_cgroup(&mut self) -> Result<(), Error> {
         self.go_live()?;
-        let target = Target::cgroup(&self.cgroup)?;
+        let target = Target::cgroup(&self.constants.options.cgroup)?;
         HOOKS
             .iter()
             .filter(|(_, hook)| matches!(hook, Hook::Cgroup(_)))
@@ -207,7 +229,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Bpffs`] when a pin cannot be removed.
     pub fn detach_pod(&mut self, ifname: &str) -> Result<(), Error> {
-        let folder = bpffs::links_dir(&self.pin_root);
+        let folder = self.links_dir();
         for program in POD_PROGRAMS {
             links::detach(&folder, program, ifname)?;
         }
@@ -219,7 +241,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Bpffs`] when a pin cannot be removed.
     pub fn prune_links(&mut self) -> Result<usize, Error> {
-        links::prune(&bpffs::links_dir(&self.pin_root))
+        links::prune(&self.links_dir())
     }
 
     /// What the verifier and the JIT made of each program, by name.
@@ -244,15 +266,15 @@ impl Datapath {
     }
 
     pub(crate) fn program(&self, name: &str) -> Result<&Program, Error> {
-        self.ebpf.program(name).ok_or_else(|| Error::NoProgram { program: name.to_owned() })
+        program(&self.ebpf, name)
     }
 
-    fn program_fd(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
-        Ok(self.program(name)?.fd().map_err(|source| program_error(name, source))?.as_fd())
+    fn links_dir(&self) -> PathBuf {
+        bpffs::links_dir(&self.constants.options.pin_root)
     }
 
     fn attach(&self, program: &str, target: &Target) -> Result<(), Error> {
-        links::attach(&bpffs::links_dir(&self.pin_root), program, self.program_fd(program)?, target)
+        links::attach(&self.links_dir(), program, fd_of(&self.ebpf, program)?, target)
     }
 
     fn attach_interface(&mut self, ifname: &str, programs: [&str; 4]) -> Result<(), Error> {
@@ -276,12 +298,12 @@ impl Datapath {
     }
 
     fn replace_programs(&self) -> Result<(), Error> {
-        links::replace_all(&bpffs::links_dir(&self.pin_root), |name| self.program_fd(name).ok())
+        links::replace_all(&self.links_dir(), |name| fd_of(&self.ebpf, name).ok())
     }
 
     /// An agent may have died between the switch and its end: flows of the old maps are still to come.
     fn take_over_leftovers(&self) -> Result<(), Error> {
-        for folder in bpffs::map_dirs(&self.pin_root)?.into_iter().filter(|folder| *folder != self.folder) {
+        for folder in bpffs::map_dirs(&self.constants.options.pin_root)?.into_iter().filter(|folder| *folder != self.folder) {
             tracing::info!(folder = %folder.display(), "an earlier agent died while it took these maps over");
             Handover::between(&folder, &self.folder)?.of_packets_only().carry(Pass::Behind)?;
         }
@@ -290,12 +312,21 @@ impl Datapath {
 
     /// Old maps have no users once the links hold programs on these.
     fn forget_predecessors(&self) -> Result<(), Error> {
-        for folder in bpffs::map_dirs(&self.pin_root)?.into_iter().filter(|folder| *folder != self.folder) {
+        for folder in bpffs::map_dirs(&self.constants.options.pin_root)?.into_iter().filter(|folder| *folder != self.folder) {
             tracing::info!(folder = %folder.display(), "removing maps that are not in use any more");
             bpffs::remove_pins(&folder)?;
         }
         Ok(())
     }
+}
+
+fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Program, Error> {
+    ebpf.program(name).ok_or_else(|| Error::NoProgram { program: name.to_owned() })
+}
+
+/// An error also for a program that was not loaded.
+fn fd_of<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
+    Ok(program(ebpf, name)?.fd().map_err(|source| program_error(name, source))?.as_fd())
 }
 
 // The agent shares both between tasks.

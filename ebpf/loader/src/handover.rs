@@ -1,13 +1,24 @@
 //! From the maps of a predecessor to new ones, without losing a flow.
 //!
-//! What is the same stays the very same map. The rest is copied, and converted where the layout has changed. What programs
-//! write is copied several times: once while only the old programs run, once more right before links are switched, which
-//! is quick because little has come since, and once after, for what the old programs still wrote until the last moment.
+//! What is the same stays the very same map. The rest is copied, and converted where the layout has changed.
+//!
+//! Flows of the same layout are copied while programs are in the links that know both maps (see the kernel side's `flows`):
+//!
+//! 1. The old programs give way, link by link, to ones that begin flows in the old map and find them in both. Whichever a
+//!    packet meets, its flow is there.
+//! 2. These give way to ones that begin flows in the new map. Whichever a packet meets, it looks in both.
+//! 3. Nothing is written to the old map any more but by flows that it has: it is copied.
+//! 4. The new programs come, which know the new map alone.
+//!
+//! What programs write otherwise is copied several times: once while only the old programs run, once more right before links
+//! are switched, which is quick because little has come since, and once after, for what the old programs still wrote
+//! until the last moment. In that moment a connection that is just being made may be given another backend; that is what
+//! another layout of flows costs.
 
 use std::{
     collections::HashSet,
     hash::{BuildHasher, RandomState},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::Pod;
@@ -25,6 +36,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Handover {
     copies: Vec<Copying>,
+    /// Where the old maps are.
+    pub from: PathBuf,
 }
 
 /// One map that is copied.
@@ -35,6 +48,10 @@ struct Copying {
     key: Converter,
     value: Converter,
     rule: Rule,
+    /// Both layouts are the same.
+    is_verbatim: bool,
+    /// Only the last pass copies it.
+    is_bridged: bool,
     /// Keys that were copied, by hash: only what has come since is copied again.
     copied: HashSet<u64>,
     hasher: RandomState,
@@ -93,12 +110,12 @@ impl Handover {
     ///
     /// # Errors
     /// [`Error::TooSmall`] when a new map has no room for what the old one holds.
-    pub fn between(from: &Path, to: &Path) -> Result<Self, Error> {
+    pub fn between(folder: &Path, to: &Path) -> Result<Self, Error> {
         let mut copies = Vec::new();
         let mut lost = Vec::new();
         for (name, rule) in RULES {
             let Some(name) = PINNED.into_iter().find(|pinned| *pinned == name) else { continue };
-            let (Some(from), Some(to)) = (RawMap::open(from, name)?, RawMap::open(to, name)?) else { continue };
+            let (Some(from), Some(to)) = (RawMap::open(folder, name)?, RawMap::open(to, name)?) else { continue };
             if from.shape.id == to.shape.id {
                 continue;
             }
@@ -113,13 +130,25 @@ impl Handover {
         if NAMES_OF_BACKENDS.iter().any(|name| lost.contains(name)) {
             copies.retain(|copy| !NAMES_OF_BACKENDS.contains(&copy.to.name) && copy.rule == Rule::Once);
         }
-        Ok(Self { copies })
+        Ok(Self { copies, from: folder.to_owned() })
     }
 
     /// Leaves out what only the agent writes: for maps that it has filled since.
     pub fn of_packets_only(mut self) -> Self {
         self.copies.retain(|copy| copy.rule != Rule::Once);
         self
+    }
+
+    /// Whether flows are to be copied, and programs can work on the old and the new maps of flows at once meanwhile.
+    pub fn is_bridgeable(&self) -> bool {
+        let mut flows = self.copies.iter().filter(|copy| copy.rule.is_of_flows()).peekable();
+        flows.peek().is_some() && flows.all(|copy| copy.is_verbatim)
+    }
+
+    /// Copies flows at the last pass only, which is complete then: until it has begun, programs that know both maps use the
+    /// old one, and after that nothing new comes there.
+    pub fn bridge(&mut self) {
+        self.copies.iter_mut().for_each(|copy| copy.is_bridged = copy.rule.is_of_flows());
     }
 
     /// # Errors
@@ -157,11 +186,16 @@ impl Copying {
         let (old, new) = (from.described()?, to.described()?);
         let key = Converter::new(&old.key, &new.key, Role::Key)?;
         let value = Converter::new(&old.value, &new.value, Role::Value)?;
-        Some(Self { from, to, key, value, rule, copied: HashSet::new(), hasher: RandomState::new() })
+        let is_verbatim = old == new;
+        let (copied, hasher) = (HashSet::new(), RandomState::new());
+        Some(Self { from, to, key, value, rule, is_verbatim, is_bridged: false, copied, hasher })
     }
 
     fn carry(&mut self, pass: Pass) -> Result<(), Error> {
-        let Self { from, to, key, value, rule, copied, hasher } = self;
+        let Self { from, to, key, value, rule, copied, hasher, .. } = self;
+        if self.is_bridged && pass == Pass::Ahead {
+            return Ok(());
+        }
         if *rule == Rule::Once && (pass == Pass::Behind || !copied.is_empty()) {
             return Ok(());
         }
@@ -192,6 +226,10 @@ impl Copying {
 // === impl Rule ===
 
 impl Rule {
+    fn is_of_flows(self) -> bool {
+        matches!(self, Self::Flows | Self::Flows6)
+    }
+
     /// Whether the old entry of a key is to be written into a map that programs are using; what it replaces is removed.
     fn settle(self, to: &RawMap, key: &[u8]) -> Result<bool, Error> {
         let Some(found) = to.get(key)? else { return Ok(true) };

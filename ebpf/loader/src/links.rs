@@ -156,16 +156,33 @@ pub fn replace_all<'a>(links: &Path, program: impl Fn(&str) -> Option<BorrowedFd
         let path = links.join(&pin);
         let Some(link) = open(&path)? else { continue };
         match program(program_of(&pin)) {
-            Some(fd) if is_alive(&pin, link.as_fd()) => sys::link_update(link.as_fd(), fd).map_err(|source| Error::Attach {
-                program: program_of(&pin).to_owned(),
-                target: pin.clone(),
-                source,
-            })?,
+            Some(fd) if is_alive(&pin, link.as_fd()) => replace(&pin, link.as_fd(), fd)?,
             // A hook that this build no longer has, or a target that is gone.
             _ => remove(&path)?,
         }
     }
     Ok(())
+}
+
+/// As [`replace_all`], but links of other programs, or of targets that are gone, stay as they are.
+pub fn replace_some<'a>(links: &Path, program: impl Fn(&str) -> Option<BorrowedFd<'a>>) -> Result<(), Error> {
+    for pin in bpffs::names(links)? {
+        if let Some(fd) = program(program_of(&pin))
+            && let Some(link) = open(&links.join(&pin))?
+            && is_alive(&pin, link.as_fd())
+        {
+            replace(&pin, link.as_fd(), fd)?;
+        }
+    }
+    Ok(())
+}
+
+fn replace(pin: &str, link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Error> {
+    sys::link_update(link, program).map_err(|source| Error::Attach {
+        program: program_of(pin).to_owned(),
+        target: pin.to_owned(),
+        source,
+    })
 }
 
 /// Removes pins whose target is gone; returns how many.

@@ -18,3 +18,7 @@ pub static NODE_NETNS: Global<u64> = Global::new(0);
 /// 1: the socket load balancer translates at connect and sendmsg. 0: its programs let everything pass.
 #[unsafe(no_mangle)]
 pub static SOCKET_LB: Global<u32> = Global::new(1);
+
+/// 1: these programs serve for the moment in which a node's programs are switched to other tables of flows (see `flows`).
+#[unsafe(no_mangle)]
+pub static SWITCHING: Global<u32> = Global::new(0);

@@ -6,6 +6,7 @@
 
 mod config;
 mod count;
+mod flows;
 mod maps;
 mod policy;
 mod sock;

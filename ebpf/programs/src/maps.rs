@@ -41,6 +41,12 @@ pub static CONNTRACK: HashMap<Tuple, CtEntry, { MAX_CONNTRACK as usize }> = Hash
 #[btf_map]
 pub static CONNTRACK6: HashMap<Tuple<Be128>, CtEntry<Be128>, { MAX_CONNTRACK as usize }> = HashMap::new();
 
+/// The tables of flows that are to follow these, or came before, while programs are switched; else of no use.
+#[btf_map]
+pub static CONNTRACK_OTHER: HashMap<Tuple, CtEntry, 1> = HashMap::new();
+#[btf_map]
+pub static CONNTRACK6_OTHER: HashMap<Tuple<Be128>, CtEntry<Be128>, 1> = HashMap::new();
+
 /// Which backend a client keeps.
 #[btf_map]
 pub static AFFINITY: HashMap<AffinityKey, Affinity, { MAX_AFFINITY as usize }, SPARSE> = HashMap::new();

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     config::NODE_ADDR,
-    maps::{CONNTRACK, FRONTENDS, LOCAL_PODS, SERVICE_RANGES},
+    flows,
+    maps::{CONNTRACK, CONNTRACK_OTHER, FRONTENDS, LOCAL_PODS, SERVICE_RANGES},
 };
 
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -73,17 +74,17 @@ impl Family for Ipv4 {
 
     #[inline(always)]
     fn find_flow(tuple: &Tuple) -> Option<*mut CtEntry> {
-        CONNTRACK.get_ptr_mut(tuple)
+        flows::find(&CONNTRACK, &CONNTRACK_OTHER, tuple)
     }
 
     #[inline(always)]
     fn insert_flow(tuple: &Tuple, entry: &CtEntry, flags: u64) -> Result<(), i32> {
-        CONNTRACK.insert(tuple, entry, flags)
+        flows::insert(&CONNTRACK, &CONNTRACK_OTHER, tuple, entry, flags)
     }
 
     #[inline(always)]
     fn remove_flow(tuple: &Tuple) {
-        let _ = CONNTRACK.remove(tuple);
+        flows::remove(&CONNTRACK, &CONNTRACK_OTHER, tuple);
     }
 
     #[inline(always)]

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     config::NODE_ADDR6,
-    maps::{CONNTRACK6, FRONTENDS6, LOCAL_PODS6, SERVICE_RANGES},
+    flows,
+    maps::{CONNTRACK6, CONNTRACK6_OTHER, FRONTENDS6, LOCAL_PODS6, SERVICE_RANGES},
 };
 
 /// Offsets within the header.
@@ -129,17 +130,17 @@ impl Family for Ipv6 {
 
     #[inline(always)]
     fn find_flow(tuple: &Tuple<Be128>) -> Option<*mut CtEntry<Be128>> {
-        CONNTRACK6.get_ptr_mut(tuple)
+        flows::find(&CONNTRACK6, &CONNTRACK6_OTHER, tuple)
     }
 
     #[inline(always)]
     fn insert_flow(tuple: &Tuple<Be128>, entry: &CtEntry<Be128>, flags: u64) -> Result<(), i32> {
-        CONNTRACK6.insert(tuple, entry, flags)
+        flows::insert(&CONNTRACK6, &CONNTRACK6_OTHER, tuple, entry, flags)
     }
 
     #[inline(always)]
     fn remove_flow(tuple: &Tuple<Be128>) {
-        let _ = CONNTRACK6.remove(tuple);
+        flows::remove(&CONNTRACK6, &CONNTRACK6_OTHER, tuple);
     }
 
     #[inline(always)]
