@@ -8,6 +8,7 @@ mod lifetime;
 mod malformed;
 mod node;
 mod node_port;
+mod policy;
 mod real;
 mod refusal;
 mod tables;
