@@ -101,8 +101,7 @@ impl Datapath {
             Start::Fresh => datapath.sign()?,
             Start::Adopted => {
                 datapath.sign()?;
-                datapath.replace_programs()?;
-                datapath.take_over_leftovers()?;
+                datapath.take_over()?;
             }
             Start::Resized { .. } => datapath.go_live()?,
             Start::Migrated { .. } => {}
@@ -301,13 +300,18 @@ impl Datapath {
         links::replace_all(&self.links_dir(), |name| fd_of(&self.ebpf, name).ok())
     }
 
-    /// An agent may have died between the switch and its end: flows of the old maps are still to come.
-    fn take_over_leftovers(&self) -> Result<(), Error> {
-        for folder in bpffs::map_dirs(&self.constants.options.pin_root)?.into_iter().filter(|folder| *folder != self.folder) {
-            tracing::info!(folder = %folder.display(), "an earlier agent died while it took these maps over");
-            Handover::between(&folder, &self.folder)?.of_packets_only().carry(Pass::Behind)?;
+    /// Puts the new programs into links that run those of an earlier agent. That may have died in the middle of a switch:
+    /// its links, or some, run programs on older maps, and flows of those are still to come.
+    fn take_over(&mut self) -> Result<(), Error> {
+        let mut folders = bpffs::map_dirs(&self.constants.options.pin_root)?.into_iter();
+        match folders.find(|folder| *folder != self.folder) {
+            None => self.replace_programs(),
+            Some(older) => {
+                tracing::info!(folder = %older.display(), "an earlier agent did not finish to take these maps over");
+                let mut handover = Handover::between(&older, &self.folder)?.resumed();
+                self.switch(&mut handover)
+            }
         }
-        self.forget_predecessors()
     }
 
     /// Old maps have no users once the links hold programs on these.

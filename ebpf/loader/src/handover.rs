@@ -36,6 +36,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Handover {
     copies: Vec<Copying>,
+    /// The new maps may be in use already.
+    is_resumed: bool,
     /// Where the old maps are.
     pub from: PathBuf,
 }
@@ -130,12 +132,16 @@ impl Handover {
         if NAMES_OF_BACKENDS.iter().any(|name| lost.contains(name)) {
             copies.retain(|copy| !NAMES_OF_BACKENDS.contains(&copy.to.name) && copy.rule == Rule::Once);
         }
-        Ok(Self { copies, from: folder.to_owned() })
+        Ok(Self { copies, is_resumed: false, from: folder.to_owned() })
     }
 
-    /// Leaves out what only the agent writes: for maps that it has filled since.
-    pub fn of_packets_only(mut self) -> Self {
+    /// For new maps that may be in use already: what only the agent writes is left out, and every entry is weighed.
+    pub fn resumed(mut self) -> Self {
         self.copies.retain(|copy| copy.rule != Rule::Once);
+        self.is_resumed = true;
+        if self.is_bridgeable() {
+            self.bridge();
+        }
         self
     }
 
@@ -168,7 +174,8 @@ impl Handover {
     /// # Errors
     /// [`Error::Table`] when a map cannot be read or written.
     pub fn carry(&mut self, pass: Pass) -> Result<(), Error> {
-        self.copies.iter_mut().try_for_each(|copy| match copy.carry(pass) {
+        let weigh = self.is_resumed || pass == Pass::Behind;
+        self.copies.iter_mut().try_for_each(|copy| match copy.carry(pass, weigh) {
             // Packets fill it meanwhile: what does not fit is refused as it would be from a packet.
             Err(Error::TableFull { table, capacity }) if copy.rule != Rule::Once => {
                 tracing::warn!(table, capacity, "is full: not everything could be taken over");
@@ -191,7 +198,8 @@ impl Copying {
         Some(Self { from, to, key, value, rule, is_verbatim, is_bridged: false, copied, hasher })
     }
 
-    fn carry(&mut self, pass: Pass) -> Result<(), Error> {
+    /// `weigh`: programs write to the new map, too.
+    fn carry(&mut self, pass: Pass, weigh: bool) -> Result<(), Error> {
         let Self { from, to, key, value, rule, copied, hasher, .. } = self;
         if self.is_bridged && pass == Pass::Ahead {
             return Ok(());
@@ -213,7 +221,7 @@ impl Copying {
                 let start = (keys.len(), values.len());
                 key.convert(old_key, &mut keys);
                 value.convert(old_value, &mut values);
-                if pass == Pass::Behind && !rule.settle(to, &keys[start.0..])? {
+                if weigh && !rule.settle(to, &keys[start.0..])? {
                     keys.truncate(start.0);
                     values.truncate(start.1);
                 }

@@ -166,6 +166,26 @@ fn links_follow_their_interfaces() {
     assert_eq!(pins_below(&links), [""; 0]);
 }
 
+/// The agent falls back to iptables then, and must find nothing half-made.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn without_permission_it_says_so_and_leaves_nothing() {
+    let pins = kit::Pins::new("nobody");
+    let options = pins.options();
+    let error = thread::spawn(move || {
+        const NOBODY: libc::uid_t = 65_534;
+        // SAFETY: no pointers. The system call itself changes this thread alone, which ends with the test.
+        #[expect(unsafe_code, reason = "libc's function would change every thread")]
+        let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+        assert_eq!(result, 0, "give up the privileges of root");
+        Datapath::open(&options).expect_err("not permitted")
+    });
+    let error = error.join().expect("the thread");
+    assert!(matches!(error, Error::NotPermitted { .. }) && error.is_unsupported(), "{error}");
+    assert!(!pins.path().exists(), "nothing was made");
+    Datapath::open(&pins.options()).expect("root is permitted");
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn cleanup_leaves_nothing() {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use thalweg_abi::{ABI_VERSION, CtEntry, CtState, LocalPod, Proto, Tuple};
+use thalweg_abi::{ABI_VERSION, CtEntry, CtState, LocalPod, Proto, StateKey, Tuple};
 use thalweg_lab::netns::Netns;
 use thalweg_loader::{Datapath, Error, Maps, Options, Sizes, Start, Table};
 
@@ -270,6 +270,18 @@ fn a_switch_that_was_cut_off_is_finished_by_the_next_agent() {
         fs::rename(lab.pins.path().join("v1"), lab.pins.path().join("old")).expect("rename");
         assert_eq!(*lab.next_agent().expect("the next").start(), Start::Migrated { from: "old".to_owned() });
         lab.datapath.as_mut().expect("an agent").go_live().expect("go live");
+        assert_eq!(kit::folders(lab.pins.path()), ["links".to_owned(), format!("v{ABI_VERSION}")], "nothing else is left");
+        // The same with another table of flows: those that are in the old one come along.
+        drop(lab.datapath.take());
+        fs::rename(&ours, lab.pins.path().join("old")).expect("rename");
+        lab.options.sizes.conntrack *= 2;
+        let datapath = lab.next_agent().expect("an agent that dies");
+        assert_eq!(*datapath.start(), Start::Migrated { from: "old".to_owned() });
+        datapath.maps().expect("maps").set_state(StateKey::Abi, u64::from(ABI_VERSION)).expect("sign");
+        drop(lab.datapath.take());
+        fs::rename(lab.pins.path().join("new"), &ours).expect("rename");
+        assert_eq!(*lab.next_agent().expect("the next").start(), Start::Adopted);
+        assert_eq!(lab.maps().conntrack.capacity(), lab.options.sizes.conntrack);
         assert_eq!(kit::folders(lab.pins.path()), ["links".to_owned(), format!("v{ABI_VERSION}")], "nothing else is left");
     });
     println!("{exchanges} exchanges");
