@@ -3,7 +3,9 @@
 
 mod cluster_ip;
 mod direct;
+mod fragments;
 mod icmp;
+mod ipv6;
 mod lifetime;
 mod malformed;
 mod node;
