@@ -66,7 +66,8 @@ impl KernelMap {
 
     fn error(&self, source: io::Error) -> Error {
         match source.raw_os_error() {
-            Some(libc::E2BIG) => Error::TableFull { table: self.name, capacity: self.capacity },
+            // Hashes say the first, tries the second.
+            Some(libc::E2BIG | libc::ENOSPC) => Error::TableFull { table: self.name, capacity: self.capacity },
             _ => Error::Table { table: self.name, source },
         }
     }
