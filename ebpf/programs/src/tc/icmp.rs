@@ -19,6 +19,9 @@ use super::{
 };
 use crate::count::count;
 
+/// Bytes of the quoted transport header that a message must have.
+const QUOTED: u32 = 8;
+
 #[inline(always)]
 pub fn decide<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> Decision {
     if work.packet.is_later_fragment() {
@@ -60,6 +63,10 @@ fn find<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> bool {
     let quote = &mut work.quote;
     // A message goes to the sender of what it quotes; anything else is forged.
     if !has_ports(quote.was.proto) || quote.was.src != packet.dst {
+        return false;
+    }
+    // The first 8 bytes must be there; what is behind the packet's end is not covered by its checksum.
+    if quote.transport.wrapping_add(QUOTED) > work.packet.transport.wrapping_add(work.packet.payload) {
         return false;
     }
     let Some([sport, dport]) = load::<[Be16; 2]>(ctx, quote.transport) else { return false };
