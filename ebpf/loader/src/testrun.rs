@@ -1,11 +1,12 @@
 //! One packet into one tc program, without any wire (BPF_PROG_TEST_RUN).
 
 use aya::programs::{Program, TestRun, TestRunOptions};
+use thalweg_abi::HELD_BYTES;
 
 use crate::{Datapath, Error};
 
-/// Room for what a program may add to a packet.
-const HEADROOM: usize = 512;
+/// Room for what a program may add to a packet, or for a fragment that it has held and makes of it.
+const HEADROOM: usize = 512 + HELD_BYTES;
 
 /// Word positions in the kernel's `__sk_buff`, of the fields that a test may set.
 const MARK: usize = 2;
