@@ -3,40 +3,98 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use thalweg_cluster::source::{KubeOptions, Source};
-use thalweg_loader::{Datapath, Sizes};
-use thalweg_proxy::EbpfBackend;
+use thalweg_loader::{Datapath, Options, Sizes};
 
 use crate::addresses::NodeAddresses;
+use crate::probe::{self, Probe};
 
-/// Loads the kernel programs on the pins below `pins`; without a control group, the root of cgroup2 is balanced.
-///
-/// # Errors
-/// When there is no cgroup2, or the kernel refuses.
-pub fn open(pins: &Path, cgroup: Option<&Path>, node: NodeAddresses, socket_lb: bool) -> Result<Datapath> {
-    let cgroup = match cgroup {
-        Some(cgroup) => cgroup.to_owned(),
-        None => cgroup_root()?,
-    };
-    let options = thalweg_loader::Options {
-        pin_root: pins.to_owned(),
-        cgroup,
-        node_addr: node.v4,
-        node_addr6: node.v6,
-        sizes: Sizes::default(),
-        socket_lb,
-    };
-    let datapath = Datapath::open(&options).context("load the kernel programs")?;
-    tracing::info!(adopted = datapath.adopted(), pins = %pins.display(), "data path open");
-    Ok(datapath)
+/// Flags of whoever loads kernel programs.
+#[derive(Args, Clone, Debug)]
+pub struct DatapathArgs {
+    /// Folder of pinned programs, links and maps; a bpffs is mounted there when it is not on one.
+    #[arg(long, default_value = "/sys/fs/bpf/thalweg")]
+    pub bpffs: PathBuf,
+    /// Control group whose processes get socket load balancing (default: the root of cgroup2).
+    #[arg(long)]
+    pub cgroup: Option<PathBuf>,
+    /// Translate at the socket; without it tc does all the work.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub socket_lb: bool,
+    /// Entries that a map can hold, such as CONNTRACK=524288 (default: by the machine's memory; `thalweg maps` lists
+    /// them). A map of another size takes over what the old one holds.
+    #[arg(long, value_name = "NAME=N", value_delimiter = ',', value_parser = map_size)]
+    pub map_size: Vec<(String, u32)>,
 }
 
-/// A backend on the maps, knowing what an earlier process left in them.
-///
-/// # Errors
-/// When the maps cannot be read.
-pub fn backend(datapath: &Datapath) -> Result<EbpfBackend> {
-    EbpfBackend::adopt(datapath.maps()?).context("read what an earlier agent left in the maps")
+// === impl DatapathArgs ===
+
+impl DatapathArgs {
+    /// Loads the kernel programs on the pins.
+    ///
+    /// # Errors
+    /// When there is no cgroup2, or the kernel refuses.
+    pub fn open(&self, node: NodeAddresses) -> Result<Datapath> {
+        let options = Options {
+            pin_root: self.bpffs.clone(),
+            cgroup: self.cgroup()?,
+            node_addr: node.v4,
+            node_addr6: node.v6,
+            sizes: self.sizes(node)?,
+            socket_lb: self.socket_lb,
+        };
+        let datapath = Datapath::open(&options).context("load the kernel programs")?;
+        tracing::info!(start = ?datapath.start(), pins = %self.bpffs.display(), "data path open");
+        Ok(datapath)
+    }
+
+    /// The control group that is balanced.
+    ///
+    /// # Errors
+    /// When none is given, and no cgroup2 is mounted.
+    pub fn cgroup(&self) -> Result<PathBuf> {
+        self.cgroup.clone().map_or_else(cgroup_root, Ok)
+    }
+
+    /// A health service of our own, where this process can dial it as others dial theirs.
+    ///
+    /// # Errors
+    /// When there is no port to be had on the loopback.
+    pub fn probe(&self, node: NodeAddresses) -> Result<Option<Probe>> {
+        if !self.socket_lb {
+            return Ok(None);
+        }
+        let cgroup = self.cgroup()?;
+        if !probe::is_inside(&cgroup) {
+            tracing::info!(
+                cgroup = %cgroup.display(),
+                "this process is outside of the control group that is balanced: /healthz says nothing of the data path"
+            );
+            return Ok(None);
+        }
+        Probe::start(node).map(Some)
+    }
+
+    fn sizes(&self, node: NodeAddresses) -> Result<Sizes> {
+        let mut sizes = Sizes::for_this_machine(node.v4.is_some(), node.v6.is_some()).context("the machine's memory")?;
+        for (map, entries) in &self.map_size {
+            if !sizes.set(map, *entries) {
+                let names = sizes.by_map().map(|(name, _)| name).join(", ");
+                bail!("--map-size {map}={entries}: no such map; there are {names}");
+            }
+        }
+        Ok(sizes)
+    }
+}
+
+/// `NAME=N`
+fn map_size(text: &str) -> Result<(String, u32), String> {
+    let size = text.split_once('=').and_then(|(name, entries)| Some((name.trim(), entries.trim().parse::<u32>().ok()?)));
+    match size {
+        Some((name, entries @ 1..)) => Ok((name.to_ascii_uppercase(), entries)),
+        _ => Err(format!("{text:?}: write NAME=N, such as CONNTRACK=524288")),
+    }
 }
 
 /// Where the cluster's state comes from: `--source file:PATH`, or the API server.
@@ -49,9 +107,8 @@ pub fn source(source: Option<&str>, kubeconfig: Option<&Path>, node: &str) -> Re
             Some(path) => Ok(Source::File(PathBuf::from(path))),
             None => bail!("--source {text}: use file:PATH with a YAML file or a directory of them"),
         },
-        None => {
-            Ok(Source::Kube(KubeOptions { kubeconfig: kubeconfig.map(Path::to_owned), node: node.to_owned(), pods: false }))
-        }
+        // Pods too: which of them leave socket load balancing to tc.
+        None => Ok(Source::Kube(KubeOptions { kubeconfig: kubeconfig.map(Path::to_owned), node: node.to_owned(), pods: true })),
     }
 }
 
@@ -64,4 +121,41 @@ fn cgroup_root() -> Result<PathBuf> {
         (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
     });
     found.next().context("no cgroup2 is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`) or give --cgroup")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(sizes: &[&str]) -> DatapathArgs {
+        DatapathArgs {
+            bpffs: PathBuf::new(),
+            cgroup: None,
+            socket_lb: true,
+            map_size: sizes.iter().map(|text| map_size(text).expect(text)).collect(),
+        }
+    }
+
+    #[test]
+    fn sizes_of_maps_are_said_by_name() {
+        let node = NodeAddresses { v4: Some([10, 0, 0, 1].into()), v6: None };
+        let sizes = args(&["conntrack=4096", "SLOTS=99"]).sizes(node).expect("sizes");
+        assert_eq!((sizes.conntrack, sizes.slots), (4_096, 99));
+        let said = args(&["NOPE=1"]).sizes(node).expect_err("no such map").to_string();
+        assert!(said.contains("NOPE") && said.contains("CONNTRACK6"), "{said}");
+    }
+
+    #[test]
+    fn a_size_is_a_name_and_a_number() {
+        for text in ["", "SLOTS", "SLOTS=", "SLOTS=0", "SLOTS=-1", "SLOTS=x", "SLOTS=99999999999"] {
+            assert!(map_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_a_file_or_the_api_server() {
+        assert!(matches!(source(Some("file:/x"), None, "a"), Ok(Source::File(path)) if path == Path::new("/x")));
+        assert!(source(Some("/x"), None, "a").is_err());
+        assert!(matches!(source(None, None, "a"), Ok(Source::Kube(options)) if options.pods && options.node == "a"));
+    }
 }

@@ -2,11 +2,18 @@
 
 mod addresses;
 mod agent;
+mod backend;
+mod clients;
 mod datapath;
 mod echo;
+mod handover;
 mod interfaces;
+mod keeper;
 mod kubelet;
 mod monitor;
+mod ports;
+mod pressure;
+mod probe;
 mod proxy;
 mod server;
 mod services;

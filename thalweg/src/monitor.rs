@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
-use thalweg_cluster::{Change, Name, World};
-use thalweg_loader::conntrack::Swept;
+use anyhow::Result;
+use thalweg_cluster::{Change, Family, Name, World};
+use thalweg_loader::Maps;
 use thalweg_proxy::config::KubeProxyConfiguration;
-use thalweg_proxy::health::{self, Health, Moment, ServiceChecks};
+use thalweg_proxy::health::{self, Dial, Health, Moment, Prober, ServiceChecks};
 use thalweg_proxy::http::Server;
+use thalweg_proxy::iptables;
 use thalweg_proxy::metrics::{self, KernelReader, Metrics, NoLocal, Round};
 
 /// Where a server listens; written as an address, or empty for nowhere.
@@ -31,8 +31,8 @@ pub struct Options {
     pub mode: &'static str,
     /// Shown by /configz.
     pub config: KubeProxyConfiguration,
-    /// Pins of the maps whose figures are shown; `None` when there are none.
-    pub pins: Option<PathBuf>,
+    /// Whose figures are shown; `None` when there are none.
+    pub maps: Option<Maps>,
 }
 
 /// Told by the loop what happens; the servers tell everybody else.
@@ -41,6 +41,7 @@ pub struct Monitor {
     health: Health,
     metrics: Metrics,
     checks: ServiceChecks,
+    prober: Option<Prober>,
     _servers: Vec<Server>,
 }
 
@@ -66,12 +67,12 @@ pub fn address(text: &str) -> Result<Address, String> {
 // === impl Monitor ===
 
 impl Monitor {
-    /// Starts the servers. Call it inside the runtime, with the maps already made.
+    /// Starts the servers. Call it inside the runtime.
     ///
     /// # Errors
-    /// When the maps cannot be opened, or, with `hard_fail`, a server cannot listen.
+    /// With `hard_fail`, when a server cannot listen.
     pub fn start(options: Options) -> Result<Self> {
-        let Options { node, healthz, metrics: metrics_address, hard_fail, health_timeout, mode, config, pins } = options;
+        let Options { node, healthz, metrics: metrics_address, hard_fail, health_timeout, mode, config, maps } = options;
         let (health, metrics) = (Health::new(health_timeout), Metrics::default());
         let mut servers = Vec::new();
         if let Some(address) = healthz {
@@ -79,13 +80,13 @@ impl Monitor {
             servers.push(Server::listen("health", address, hard_fail, handler)?);
         }
         if let Some(address) = metrics_address {
-            let reader = pins.as_deref().map(open_maps).transpose()?;
-            let kernel = move || reader.as_ref().and_then(KernelReader::status);
+            let reader = maps.map(KernelReader::new);
+            let kernel = move || reader.as_ref().and_then(KernelReader::figures);
             let handler = metrics::handler(metrics.clone(), mode, config, kernel);
             servers.push(Server::listen("metrics", address, hard_fail, handler)?);
         }
         let checks = ServiceChecks::new(node.as_str(), health.clone());
-        Ok(Self { node, health, metrics, checks, _servers: servers })
+        Ok(Self { node, health, metrics, checks, prober: None, _servers: servers })
     }
 
     /// Changes arrived that are not in the kernel yet.
@@ -106,18 +107,29 @@ impl Monitor {
 
     /// Follows what became of these services, and of this node.
     pub fn follow(&mut self, world: &World, services: &BTreeSet<Name>, no_local: NoLocal) {
-        if let Some(node) = world.node(&self.node) {
-            self.health.update(|state| state.sync_node(node));
-        }
+        let node = world.node(&self.node).map(|node| &**node);
+        self.health.update(|state| state.sync_node(node));
         self.checks.update(world, services);
         self.metrics.health_checks(self.checks.len());
         self.metrics.no_local_endpoints(no_local);
     }
 
-    /// Flows were expired: a good moment to try again what could not listen.
-    pub fn swept(&mut self, swept: &Swept) {
-        self.metrics.swept(swept.kept, swept.expired);
-        self.retry();
+    /// These causes of changes are in effect; `rules` are what there are now, if there are any.
+    pub fn programmed(&self, causes: &[(Family, SystemTime)], rules: Option<iptables::Figures>) {
+        self.metrics.programmed(causes);
+        if let Some(rules) = rules {
+            self.metrics.rules(rules);
+        }
+    }
+
+    /// For whoever counts elsewhere.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Dials a virtual IP of our own from now on, and says so in /healthz.
+    pub fn probe(&mut self, dial: Dial) {
+        self.prober = Some(Prober::start(self.health.clone(), health::EVERY, dial));
     }
 
     /// Tries again to open health checks that could not listen.
@@ -131,8 +143,4 @@ impl Monitor {
         self.checks.set_addresses(addresses);
         self.retry();
     }
-}
-
-fn open_maps(pins: &Path) -> Result<KernelReader> {
-    KernelReader::open(pins).with_context(|| format!("open the maps below {}", pins.display()))
 }

@@ -5,26 +5,32 @@ mod links;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
 use thalweg_cluster::{Batch, Dirty, Source};
 use thalweg_loader::{Datapath, Maps};
 use thalweg_proxy::config::{self, Flags, KubeProxyConfiguration, Mode, NodePortAddresses, Settings};
-use thalweg_proxy::iptables::{self, Inside, Programs, Variant};
-use thalweg_proxy::{Backend, EbpfBackend, IptablesBackend, NodeView, Proxy};
+use thalweg_proxy::iptables::{self, Inside};
+use thalweg_proxy::{NodeView, Proxy};
 use tokio::sync::mpsc;
 
 use crate::addresses::NodeAddresses;
+use crate::backend::{self, AnyBackend, ProxyMode};
+use crate::clients::discover::Discovery;
+use crate::datapath::DatapathArgs;
+use crate::handover::{self, Drain};
 use crate::interfaces::{self, Local, Routes};
+use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
+use crate::ports::ReservedPorts;
 use crate::services::{Services, source_ended, until};
 use crate::{datapath, shutdown_signal, views};
 use links::Links;
 
-/// How often flows are expired.
-const SWEEP: Duration = Duration::from_secs(5);
+/// How often what waits or drains is looked after.
+const TEND: Duration = Duration::from_secs(5);
 /// How often the node's interfaces and addresses are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -58,24 +64,40 @@ pub struct ProxyArgs {
     /// `*` (default: those that have an address). The pods' own, when detectLocalMode names them, always belong to them.
     #[arg(long, value_delimiter = ',')]
     uplink: Vec<String>,
-    /// Folder of pinned programs, links and maps; a bpffs is mounted there when it is not on one.
-    #[arg(long, default_value = "/sys/fs/bpf/thalweg")]
-    bpffs: PathBuf,
-    /// Control group whose processes get socket load balancing (default: the root of cgroup2).
-    #[arg(long)]
-    cgroup: Option<PathBuf>,
-    /// Translate at the socket; without it tc does all the work.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    socket_lb: bool,
+    #[command(flatten)]
+    datapath: DatapathArgs,
+    /// When iptables take over from eBPF: how long flows of the eBPF data path may go on, in seconds.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    drain_timeout: u64,
+    /// What is remembered for as long as the machine runs: which ports have been reserved.
+    #[arg(long, default_value = "/run/thalweg")]
+    run: PathBuf,
 }
 
 /// The proxy and what only it follows: the node's addresses, and where the programs are to be attached.
-struct Lone<B> {
-    services: Services<B>,
-    /// `None` in iptables mode.
-    links: Option<Links>,
+struct Lone {
+    services: Services,
+    kernel: Kernel,
+    node: String,
     node_ports: NodePortAddresses,
-    pins: PathBuf,
+    ports: ReservedPorts,
+    /// How often rules are looked after.
+    period: Duration,
+}
+
+/// What goes with the backend.
+enum Kernel {
+    Ebpf {
+        links: Links,
+        /// To take over what iptables began; `None` once the programs are attached.
+        to_attach: Option<Maps>,
+        discovery: Discovery,
+    },
+    Iptables {
+        /// An earlier eBPF data path.
+        drain: Option<Drain>,
+        repaired: Instant,
+    },
 }
 
 /// What both modes start from.
@@ -84,6 +106,7 @@ struct Plan<'a> {
     settings: &'a Settings,
     config: KubeProxyConfiguration,
     node: String,
+    node_addr: NodeAddresses,
     local: Local,
 }
 
@@ -93,7 +116,7 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
         return std::fs::write(path, text).with_context(|| format!("write {}", path.display()));
     }
     if args.cleanup {
-        return views::remove_everything(&args.bpffs);
+        return views::remove_everything(&args.datapath.bpffs, &args.run, None);
     }
     if let Some(master) = &args.master {
         bail!("--master {master}: put the API server's address into a kubeconfig and give that by --kubeconfig");
@@ -115,19 +138,20 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
     let source = datapath::source(args.source.as_deref(), settings.kubeconfig.as_deref(), &node)?;
     let local = interfaces::look()?;
     let node_addr = node_addresses(&args, &settings, &local)?;
-    let plan = Plan { args: &args, settings: &settings, config, node, local };
-    match plan.open(node_addr)? {
-        Some(datapath) => drive(plan.ebpf(datapath)?, source, settings.sync_period, |_| {}).await,
-        None => drive(plan.iptables()?, source, settings.sync_period, repair).await,
-    }
+    let plan = Plan { args: &args, settings: &settings, config, node, node_addr, local };
+    let lone = match plan.open()? {
+        Some(datapath) => plan.ebpf(datapath)?,
+        None => plan.iptables()?,
+    };
+    drive(lone, source).await
 }
 
-/// Follows the source until the end is asked for. `tend` is called every `period`.
-async fn drive<B: Backend>(mut lone: Lone<B>, source: Source, period: Duration, mut tend: impl FnMut(&mut B)) -> Result<()> {
+/// Follows the source until the end is asked for.
+async fn drive(mut lone: Lone, source: Source) -> Result<()> {
     let shutdown = shutdown_signal()?;
     let (sink, mut batches) = mpsc::channel(64);
     let watching = tokio::spawn(source.run(sink));
-    let [mut sweep, mut look, mut tending] = [SWEEP, LOOK, period].map(|period| {
+    let [mut tend, mut look] = [TEND, LOOK].map(|period| {
         let mut interval = tokio::time::interval(period);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         interval
@@ -139,25 +163,15 @@ async fn drive<B: Backend>(mut lone: Lone<B>, source: Source, period: Duration, 
                 Some(batch) => lone.take(batch, &mut batches)?,
                 None => return source_ended(watching).await,
             },
-            () = until(lone.services.next_deadline()) => {
-                lone.services.apply(&Dirty::default(), None);
-            }
-            _ = sweep.tick() => lone.services.sweep(),
-            _ = look.tick() => lone.look(),
-            _ = tending.tick() => tend(lone.services.backend_mut()),
+            () = until(lone.services.next_deadline()) => lone.apply(&Dirty::default(), None)?,
+            _ = look.tick() => lone.look()?,
+            _ = tend.tick() => lone.tend(),
         }
     }
     // What is in the kernel stays: packets do not notice that the proxy is gone.
     tracing::info!("stopping; what is in the kernel stays");
     watching.abort();
     Ok(())
-}
-
-/// Others write rules too, and some flush them all.
-fn repair(backend: &mut IptablesBackend) {
-    if let Err(error) = backend.repair() {
-        tracing::error!("look after the rules: {error}");
-    }
 }
 
 /// The file and the flags, merged and checked.
@@ -185,46 +199,53 @@ fn adjust_oom_score(score: i32) {
 // === impl Plan ===
 
 impl Plan<'_> {
-    /// The data path, or `None` for rules: as configured, or because this kernel cannot do better.
-    fn open(&self, node_addr: NodeAddresses) -> Result<Option<Datapath>> {
-        let Self { args, settings, node, .. } = self;
-        if settings.mode == Mode::Iptables {
-            tracing::info!(node, %node_addr, "service proxy starts with iptables");
-            return Ok(None);
-        }
-        if interfaces::entries(&args.uplink, settings.pod_interfaces.as_deref(), &self.local).is_empty() {
-            bail!(
-                "no Ethernet interface of this node {}",
-                match args.uplink.as_slice() {
-                    [] => "has an address: give --uplink".to_owned(),
-                    names => format!("is called {}: check --uplink", names.join(" or ")),
-                }
-            );
-        }
-        tracing::info!(node, %node_addr, "service proxy starts with eBPF");
-        match datapath::open(&args.bpffs, args.cgroup.as_deref(), node_addr, args.socket_lb) {
-            Ok(datapath) => Ok(Some(datapath)),
-            Err(error) if unable(&error) => {
-                tracing::warn!("eBPF is not possible here, so iptables it is: {error:#}");
-                Ok(None)
+    /// The data path, or `None` for rules: as configured, or because this machine cannot do better.
+    fn open(&self) -> Result<Option<Datapath>> {
+        let Self { args, settings, node, node_addr, .. } = self;
+        tracing::info!(node, %node_addr, "service proxy starts");
+        let mode = match settings.mode {
+            Mode::Ebpf => ProxyMode::Auto,
+            Mode::Iptables => ProxyMode::Iptables,
+        };
+        backend::choose(mode, || {
+            if interfaces::entries(&args.uplink, settings.pod_interfaces.as_deref(), &self.local).is_empty() {
+                bail!(
+                    "no Ethernet interface of this node {}",
+                    match args.uplink.as_slice() {
+                        [] => "has an address: give --uplink".to_owned(),
+                        names => format!("is called {}: check --uplink", names.join(" or ")),
+                    }
+                );
             }
-            Err(error) => Err(error),
-        }
+            args.datapath.open(*node_addr)
+        })
     }
 
-    fn ebpf(self, datapath: Datapath) -> Result<Lone<EbpfBackend>> {
-        let maps = datapath.maps()?;
-        let backend = datapath::backend(&datapath)?;
-        let links = Links::new(datapath, self.args.uplink.clone(), self.settings.pod_interfaces.clone());
-        let mut lone = self.lone(backend, "ebpf", Some(maps), Some(links))?;
+    fn ebpf(self, datapath: Datapath) -> Result<Lone> {
+        let backend = AnyBackend::ebpf(&datapath)?;
+        let (state, keeper, own) = (datapath.maps()?, datapath.maps()?, datapath.maps()?);
+        let discovery = Discovery::start(datapath.maps()?.netns)?;
+        let monitor = self.monitor(backend.mode(), Some(datapath.maps()?))?;
+        let adopted = datapath.adopted();
+        let mut links = Links::new(datapath, self.args.uplink.clone(), self.settings.pod_interfaces.clone());
         // What an earlier proxy filled works on at once, with this build's programs.
-        if let Some(links) = lone.links.as_mut().filter(|links| links.datapath().adopted()) {
+        let to_attach = if adopted {
             links.attach()?;
+            None
+        } else {
+            Some(own)
+        };
+        // Namespaces are found by their processes.
+        let keeper = Keeper::start(keeper, monitor.metrics(), Vec::new)?;
+        let probe = self.args.datapath.probe(self.node_addr)?;
+        let mut lone = self.lone(backend, Kernel::Ebpf { links, to_attach, discovery }, monitor, Some((state, keeper)));
+        if let Some(probe) = probe {
+            lone.services.set_probe(probe);
         }
         Ok(lone)
     }
 
-    fn iptables(self) -> Result<Lone<IptablesBackend>> {
+    fn iptables(self) -> Result<Lone> {
         let settings = self.settings;
         let options = iptables::Options {
             inside: inside(settings, &self.config.detect_local_mode)?,
@@ -233,16 +254,28 @@ impl Plan<'_> {
             // The next one, as far as there is one.
             refuse_bit: (settings.masquerade_bit + 1) % 32,
         };
-        let programs = Programs::new(Variant::Default);
-        if !programs.installed() {
-            bail!("iptables is not installed: install the package `iptables`, or choose the mode ebpf");
-        }
-        let backend = IptablesBackend::new(programs, options)?;
-        self.lone(backend, "iptables", None, None)
+        let backend = AnyBackend::iptables(options)?;
+        let drain = Drain::find(&self.args.datapath.bpffs, Duration::from_secs(self.args.drain_timeout))?;
+        let monitor = self.monitor(backend.mode(), None)?;
+        Ok(self.lone(backend, Kernel::Iptables { drain, repaired: Instant::now() }, monitor, None))
     }
 
-    fn lone<B: Backend>(self, backend: B, mode: &'static str, maps: Option<Maps>, links: Option<Links>) -> Result<Lone<B>> {
-        let Self { args, settings, config, node, local } = self;
+    fn monitor(&self, mode: &'static str, maps: Option<Maps>) -> Result<Monitor> {
+        let Self { settings, config, node, .. } = self;
+        Monitor::start(monitor::Options {
+            node: node.clone(),
+            healthz: settings.healthz,
+            metrics: settings.metrics,
+            hard_fail: settings.hard_fail,
+            health_timeout: settings.health_timeout(),
+            mode,
+            config: config.clone(),
+            maps,
+        })
+    }
+
+    fn lone(self, backend: AnyBackend, kernel: Kernel, monitor: Monitor, maps: Option<(Maps, Keeper)>) -> Lone {
+        let Self { args, settings, config, node, local, .. } = self;
         let addresses = interfaces::node_port_addresses(&settings.node_ports, &local);
         let view = NodeView {
             node: node.as_str().into(),
@@ -255,30 +288,16 @@ impl Plan<'_> {
         if matches!(settings.node_ports, NodePortAddresses::Ranges(_)) {
             proxy = proxy.only_given_addresses();
         }
-        let monitor = Monitor::start(monitor::Options {
-            node,
-            healthz: settings.healthz,
-            metrics: settings.metrics,
-            hard_fail: settings.hard_fail,
-            health_timeout: settings.health_timeout(),
-            mode,
-            config,
-            pins: maps.is_some().then(|| args.bpffs.clone()),
-        })?;
         let services = Services::new(proxy, view, maps, monitor);
-        let mut lone = Lone { services, links, node_ports: settings.node_ports.clone(), pins: args.bpffs.clone() };
+        if let Err(error) = std::fs::create_dir_all(&args.run) {
+            tracing::warn!("{}: {error}", args.run.display());
+        }
+        let ports = ReservedPorts::open(&args.run);
+        let (node_ports, period) = (settings.node_ports.clone(), settings.sync_period);
+        let mut lone = Lone { services, kernel, node, node_ports, ports, period };
         lone.listen_where_node_ports_are();
-        Ok(lone)
+        lone
     }
-}
-
-/// True when this kernel or this build cannot do it at all, so that trying again would not help.
-fn unable(error: &anyhow::Error) -> bool {
-    use thalweg_loader::Error;
-    let cause = error.downcast_ref::<Error>();
-    cause.is_some_and(|cause| {
-        matches!(cause, Error::NoObject | Error::Load { .. } | Error::Program { .. } | Error::Kernel { .. })
-    })
 }
 
 /// How the rules tell the cluster's pods from the outside.
@@ -298,52 +317,77 @@ fn inside(settings: &Settings, mode: &str) -> Result<Inside> {
 
 // === impl Lone ===
 
-impl<B: Backend> Lone<B> {
+impl Lone {
     fn take(&mut self, batch: Batch, waiting: &mut mpsc::Receiver<Batch>) -> Result<()> {
         let Some(taken) = self.services.take(batch, waiting) else { return Ok(()) };
-        self.services.apply(&taken.dirty, Some(taken.received));
+        if let Kernel::Ebpf { discovery, .. } = &self.kernel
+            && (taken.first || !taken.dirty.pods.is_empty())
+        {
+            discovery.pods(&self.services.world, &self.node);
+        }
+        self.ports.follow(&self.services.world, &taken.dirty.services);
+        self.apply(&taken.dirty, Some(taken.received))?;
         if taken.first {
             self.services.mark_synced();
-            // Not before: a program on empty maps would know of no service.
-            if let Some(links) = &mut self.links {
-                links.attach()?;
-            }
-            self.remove_other_mode();
             tracing::info!(services = self.services.world.services().count(), took = ?taken.received.elapsed(), "synced");
         }
         self.services.follow(&taken.dirty);
         Ok(())
     }
 
-    /// What a proxy of the other mode left would translate a second time. Flows that it began and the kernel tracks by
-    /// itself go on; those in its maps do not.
-    fn remove_other_mode(&self) {
-        let removed = match &self.links {
-            Some(_) => iptables::cleanup_installed().map_err(anyhow::Error::from),
-            None => thalweg_loader::cleanup(&self.pins).map(|removed| !removed.is_empty()).map_err(anyhow::Error::from),
-        };
-        match removed {
-            Ok(true) => tracing::info!("removed what the proxy's other mode had left"),
-            Ok(false) => {}
-            Err(error) => tracing::warn!("look for what the proxy's other mode has left: {error:#}"),
+    /// Brings the kernel to the world; `received` is when the cause arrived.
+    fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) -> Result<()> {
+        let outcome = self.services.apply(dirty, received);
+        if !outcome.complete || !self.services.is_synced() {
+            return Ok(());
+        }
+        // Everything is written: it takes effect, and the other mode's flows end in their time.
+        match &mut self.kernel {
+            Kernel::Ebpf { links, to_attach, .. } => match to_attach.take() {
+                Some(mut maps) => handover::take_over(&mut maps, || links.attach())?,
+                None => {}
+            },
+            Kernel::Iptables { drain, .. } => drain.as_mut().map_or(Ok(()), Drain::begin)?,
+        }
+        self.services.serves();
+        Ok(())
+    }
+
+    /// What is done from time to time.
+    fn tend(&mut self) {
+        self.services.tend();
+        let Kernel::Iptables { drain, repaired } = &mut self.kernel else { return };
+        if repaired.elapsed() >= self.period {
+            *repaired = Instant::now();
+            // Others write rules too, and some flush them all.
+            self.services.backend_mut().repair();
+        }
+        match drain.as_mut().map(|drain| drain.tick(&self.services.world)) {
+            Some(Ok(true)) => *drain = None,
+            Some(Err(error)) => tracing::warn!("drain the eBPF data path: {error:#}"),
+            Some(Ok(false)) | None => {}
         }
     }
 
     /// Interfaces and addresses come and go while the proxy runs.
-    fn look(&mut self) {
+    fn look(&mut self) -> Result<()> {
         let local = match interfaces::look() {
             Ok(local) => local,
-            Err(error) => return tracing::warn!("{error:#}"),
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                return Ok(());
+            }
         };
-        if let Some(links) = &mut self.links {
+        if let Kernel::Ebpf { links, .. } = &mut self.kernel {
             links.follow(&local);
         }
         let addresses = interfaces::node_port_addresses(&self.node_ports, &local);
         if self.services.set_view(NodeView { addresses, ..self.services.view().clone() }) {
             tracing::info!(addresses = ?self.services.view().addresses, "the node's addresses changed");
-            self.services.apply(&Dirty::default(), None);
+            self.apply(&Dirty::default(), None)?;
             self.listen_where_node_ports_are();
         }
+        Ok(())
     }
 
     /// Health checks of services answer on the addresses that serve NodePorts, when somebody chose those.

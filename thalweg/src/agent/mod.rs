@@ -1,110 +1,71 @@
 //! `thalweg agent`: one copy of the cluster's state, three consumers: service proxy, DNS, pod network.
 
 pub mod admin;
+mod args;
+mod plain;
 mod pods;
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use thalweg_cluster::{Batch, Dirty, Name};
-use thalweg_network::PodNetwork;
+use thalweg_loader::Maps;
+use thalweg_network::{PodDatapath, PodNetwork};
 use thalweg_proxy::config::KubeProxyConfiguration;
-use thalweg_proxy::{EbpfBackend, NodeView, Proxy, Redirect};
+use thalweg_proxy::iptables::{self, Inside};
+use thalweg_proxy::{NodeView, Proxy, Redirect};
 use tokio::sync::mpsc;
 
 use crate::addresses::NodeAddresses;
+use crate::backend::{self, AnyBackend};
+use crate::handover::{self, Drain};
+use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
+use crate::ports::ReservedPorts;
 use crate::services::{Services, source_ended, until};
 use crate::{datapath, shutdown_signal};
 use admin::Board;
+pub use args::AgentArgs;
+use plain::PlainPods;
 use pods::PodAttacher;
 
 /// How long the address of a removed pod rests before another pod may get it.
 const QUARANTINE: Duration = Duration::from_secs(30);
 /// How long a change of services may wait before the node is unhealthy, as with kube-proxy's defaults.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often flows are expired and freed ranges reused.
-const SWEEP: Duration = Duration::from_secs(5);
-
-#[derive(clap::Args, Debug)]
-pub struct AgentArgs {
-    /// Name of this node in the cluster.
-    #[arg(long, env = "NODE_NAME")]
-    node: String,
-    /// Where the cluster's state comes from: a kubeconfig (without one: the service account of this pod, or $KUBECONFIG).
-    #[arg(long)]
-    kubeconfig: Option<PathBuf>,
-    /// Read the cluster's state from a YAML file or directory instead: `file:PATH`.
-    #[arg(long, conflicts_with = "kubeconfig", value_name = "file:PATH")]
-    source: Option<String>,
-    /// This node's addresses, one or one of each family: NodePorts are served on them, and DNS listens on them.
-    #[arg(long, value_delimiter = ',', required = true)]
-    node_address: Vec<IpAddr>,
-    /// Interface that reaches the other nodes.
-    #[arg(long)]
-    uplink: String,
-    /// MTU of the pods' links (default: that of the uplink).
-    #[arg(long)]
-    mtu: Option<u32>,
-    /// Folder of pinned programs, links and maps; a bpffs is mounted there when it is not on one.
-    #[arg(long, default_value = "/sys/fs/bpf/thalweg")]
-    bpffs: PathBuf,
-    /// Control group whose processes get socket load balancing (default: the root of cgroup2).
-    #[arg(long)]
-    cgroup: Option<PathBuf>,
-    /// What must outlive a restart: the journal of pod addresses.
-    #[arg(long, default_value = "/var/lib/thalweg")]
-    state: PathBuf,
-    /// Unix sockets: cni.sock and agent.sock.
-    #[arg(long, default_value = "/run/thalweg")]
-    run: PathBuf,
-    /// Translate at the socket; without it tc does all the work.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    socket_lb: bool,
-    /// The cluster's DNS domain.
-    #[arg(long, default_value = "cluster.local")]
-    cluster_domain: String,
-    /// Port of DNS on the node's address; 0 leaves DNS to somebody else.
-    #[arg(long, default_value_t = 53)]
-    dns_port: u16,
-    /// Service whose virtual IP is answered by this node's own DNS.
-    #[arg(long, default_value = "kube-system/kube-dns")]
-    dns_service: String,
-    /// Name servers for names outside the cluster; without one they are refused.
-    #[arg(long)]
-    dns_upstream: Vec<SocketAddr>,
-    /// Seconds that clients may keep an answer.
-    #[arg(long, default_value_t = 30)]
-    dns_ttl: u32,
-    /// Address of /healthz and /livez; empty turns them off.
-    #[arg(long, default_value = "0.0.0.0:10256", value_parser = monitor::address)]
-    healthz_bind_address: monitor::Address,
-    /// Address of /metrics; empty turns it off.
-    #[arg(long, default_value = "127.0.0.1:10249", value_parser = monitor::address)]
-    metrics_bind_address: monitor::Address,
-    /// Install the CNI configuration here once the node's network is ready.
-    #[arg(long, requires = "cni_bin_dir")]
-    cni_conf_dir: Option<PathBuf>,
-    /// Install the CNI plugin here.
-    #[arg(long, requires = "cni_plugin")]
-    cni_bin_dir: Option<PathBuf>,
-    /// The thalweg-cni executable to install.
-    #[arg(long)]
-    cni_plugin: Option<PathBuf>,
-}
+/// How often what waits or drains is looked after.
+const TEND: Duration = Duration::from_secs(5);
+/// How often rules are looked after, as with kube-proxy's defaults.
+const REPAIR: Duration = Duration::from_secs(30);
 
 /// Everything that one batch of changes is handed to.
 struct Agent {
     args: AgentArgs,
-    services: Services<EbpfBackend>,
+    services: Services,
+    kernel: Kernel,
     dns: Option<Arc<thalweg_dns::Server>>,
     network: PodNetwork,
+    ports: ReservedPorts,
     board: Board,
     /// The CNI configuration has been installed.
     installed: bool,
+}
+
+/// What goes with the backend.
+enum Kernel {
+    Ebpf {
+        attacher: Arc<PodAttacher>,
+        /// To take over what iptables began; `None` once the programs are attached.
+        to_attach: Option<Maps>,
+    },
+    Iptables {
+        pods: Arc<PlainPods>,
+        /// An earlier eBPF data path.
+        drain: Option<Drain>,
+        repaired: Instant,
+    },
 }
 
 pub async fn run(args: AgentArgs) -> Result<()> {
@@ -117,17 +78,17 @@ pub async fn run(args: AgentArgs) -> Result<()> {
 
     let (sink, mut batches) = mpsc::channel(64);
     let watching = tokio::spawn(source.run(sink));
-    let mut sweep = tokio::time::interval(SWEEP);
-    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tend = tokio::time::interval(TEND);
+    tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
             batch = batches.recv() => match batch {
-                Some(batch) => agent.take(batch, &mut batches),
+                Some(batch) => agent.take(batch, &mut batches)?,
                 None => return source_ended(watching).await,
             },
-            () = until(agent.services.next_deadline()) => { agent.apply(&Dirty::default(), None); }
-            _ = sweep.tick() => agent.sweep(),
+            () = until(agent.services.next_deadline()) => { agent.apply(&Dirty::default(), None)?; }
+            _ = tend.tick() => agent.tend(),
         }
     }
     // Programs, links and maps stay: packets do not notice that the agent is gone.
@@ -145,8 +106,6 @@ pub async fn run(args: AgentArgs) -> Result<()> {
 impl Agent {
     fn start(args: AgentArgs) -> Result<(Self, admin::Socket)> {
         let node = NodeAddresses::new(&args.node_address)?;
-        let mut datapath = datapath::open(&args.bpffs, args.cgroup.as_deref(), node, args.socket_lb)?;
-
         let redirect = (args.dns_port != 0).then(|| Redirect {
             service: parse_name(&args.dns_service),
             to: node.all().into_iter().map(|address| SocketAddr::new(address, args.dns_port)).collect(),
@@ -158,26 +117,11 @@ impl Agent {
             redirect,
             localhost_node_ports: true,
         };
-        let proxy = Proxy::new(datapath::backend(&datapath)?, view.clone());
+        let (backend, kernel, maps) = open(&args, node)?;
+        let mode = backend.mode();
+        let proxy = Proxy::new(backend, view.clone());
+        let dns = start_dns(&args, node)?;
 
-        let dns = match args.dns_port {
-            0 => None,
-            port => {
-                let options = thalweg_dns::Options {
-                    listen: node.all().into_iter().map(|address| SocketAddr::new(address, port)).collect(),
-                    zone: args.cluster_domain.clone(),
-                    ttl: args.dns_ttl,
-                    upstreams: args.dns_upstream.clone(),
-                    workers: 1,
-                };
-                Some(Arc::new(thalweg_dns::Server::start(options)?))
-            }
-        };
-
-        datapath.attach_cgroup().context("attach to the control group")?;
-        datapath.attach_uplink(&args.uplink).context("attach to the uplink")?;
-        let maps = datapath.maps()?;
-        let attacher = Arc::new(PodAttacher::new(datapath)?);
         let network = PodNetwork::start(
             thalweg_network::Options {
                 socket: args.run.join("cni.sock"),
@@ -187,58 +131,49 @@ impl Agent {
                 mtu: args.mtu,
                 quarantine: QUARANTINE,
             },
-            Arc::clone(&attacher) as Arc<dyn thalweg_network::PodDatapath>,
+            kernel.pod_datapath(),
         )
         .context("start the pod network")?;
-        attacher.keep_only(&network.pods());
+        if let Kernel::Ebpf { attacher, .. } = &kernel {
+            attacher.keep_only(&network.pods());
+        }
 
         let board = Board::new()?;
         board.update(|figures| {
-            figures.mode = "ebpf".to_owned();
+            figures.mode = mode.to_owned();
             figures.node_addresses = node.all();
-            figures.socket_lb = Some(args.socket_lb);
+            figures.socket_lb = Some(mode == "ebpf" && args.datapath.socket_lb);
         });
-        let dns_stats = dns.clone();
-        let socket = admin::serve(&args.run.join("agent.sock"), board.clone(), move |figures| {
-            if let Some(dns) = &dns_stats {
-                let stats = dns.stats();
-                figures.dns = admin::DnsFigures {
-                    udp: stats.udp,
-                    tcp: stats.tcp,
-                    answered: stats.answered,
-                    nxdomain: stats.nxdomain,
-                    nodata: stats.nodata,
-                    servfail: stats.servfail,
-                    names: stats.names,
-                };
+        let socket = serve_figures(&args, &board, dns.clone())?;
+        let (for_metrics, for_services) = maps.unzip();
+        let monitor = Monitor::start(monitor_options(&args, node, mode, for_metrics))?;
+        let maps = match (for_services, &kernel) {
+            (Some(maps), Kernel::Ebpf { attacher, .. }) => {
+                let attacher = Arc::clone(attacher);
+                let keeper = Keeper::start(maps.keeper, monitor.metrics(), move || attacher.namespaces())?;
+                Some((maps.state, keeper))
             }
-        })?;
-        let monitor = Monitor::start(monitor::Options {
-            node: args.node.clone(),
-            healthz: args.healthz_bind_address.0,
-            metrics: args.metrics_bind_address.0,
-            hard_fail: false,
-            health_timeout: HEALTH_TIMEOUT,
-            mode: "ebpf",
-            config: KubeProxyConfiguration {
-                hostname_override: args.node.clone(),
-                bind_address: args.node_address.first().map(ToString::to_string).unwrap_or_default(),
-                healthz_bind_address: args.healthz_bind_address.to_string(),
-                metrics_bind_address: args.metrics_bind_address.to_string(),
-                mode: "ebpf".to_owned(),
-                ..KubeProxyConfiguration::defaults()
-            },
-            pins: Some(args.bpffs.clone()),
-        })?;
-        let services = Services::new(proxy, view, Some(maps), monitor);
-        let agent = Self { args, services, dns, network, board, installed: false };
+            _ => None,
+        };
+        let mut services = Services::new(proxy, view, maps, monitor);
+        if let Kernel::Ebpf { .. } = &kernel
+            && let Some(probe) = args.datapath.probe(node)?
+        {
+            services.set_probe(probe);
+        }
+        let ports = ReservedPorts::open(&args.run);
+        let agent = Self { args, services, kernel, dns, network, ports, board, installed: false };
         Ok((agent, socket))
     }
 
     /// Takes in a batch, together with those that wait behind it, and brings everything to it.
-    fn take(&mut self, first: Batch, waiting: &mut mpsc::Receiver<Batch>) {
-        let Some(taken) = self.services.take(first, waiting) else { return };
-        let written = self.apply(&taken.dirty, Some(taken.received));
+    fn take(&mut self, first: Batch, waiting: &mut mpsc::Receiver<Batch>) -> Result<()> {
+        let Some(taken) = self.services.take(first, waiting) else { return Ok(()) };
+        if let Kernel::Ebpf { attacher, .. } = &self.kernel {
+            attacher.follow(&self.services.world, &taken.dirty.pods);
+        }
+        self.ports.follow(&self.services.world, &taken.dirty.services);
+        let written = self.apply(&taken.dirty, Some(taken.received))?;
         // The first sync is a figure of its own.
         if written && !taken.first {
             self.board.changed(taken.received.elapsed());
@@ -257,17 +192,22 @@ impl Agent {
         if !taken.dirty.nodes.is_empty() {
             self.follow_nodes();
         }
+        Ok(())
     }
 
-    /// Brings the maps to the world; `received` is when the cause arrived. True when something was written.
-    fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) -> bool {
+    /// Brings the kernel to the world; `received` is when the cause arrived. True when something was written.
+    fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) -> Result<bool> {
         let outcome = self.services.apply(dirty, received);
         let services = self.services.world.services().count();
         self.board.update(|figures| {
             figures.failures = outcome.failures;
             figures.services = services;
         });
-        outcome.changed
+        if outcome.complete && self.services.is_synced() {
+            self.kernel.serve(&self.args.uplink)?;
+            self.services.serves();
+        }
+        Ok(outcome.changed)
     }
 
     fn first_sync(&mut self, received: Instant) {
@@ -312,11 +252,137 @@ impl Agent {
         Ok(())
     }
 
-    /// Forgets flows that were idle for too long.
-    fn sweep(&mut self) {
-        self.services.sweep();
+    /// What is done from time to time.
+    fn tend(&mut self) {
+        self.services.tend();
+        if let Kernel::Iptables { pods, drain, repaired } = &mut self.kernel {
+            if repaired.elapsed() >= REPAIR {
+                *repaired = Instant::now();
+                self.services.backend_mut().repair();
+            }
+            if let Some(draining) = drain {
+                match draining.tick(&self.services.world) {
+                    Ok(true) => {
+                        *drain = None;
+                        pods.drained();
+                    }
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!("drain the eBPF data path: {error:#}"),
+                }
+            }
+        }
         let pods = self.network.pods().len();
         self.board.update(|figures| figures.pods = pods);
+    }
+}
+
+// === impl Kernel ===
+
+impl Kernel {
+    fn pod_datapath(&self) -> Arc<dyn PodDatapath> {
+        match self {
+            Self::Ebpf { attacher, .. } => Arc::clone(attacher) as Arc<dyn PodDatapath>,
+            Self::Iptables { pods, .. } => Arc::clone(pods) as Arc<dyn PodDatapath>,
+        }
+    }
+
+    /// The backend has written everything: what it wrote takes effect, and the other mode's flows end in their time.
+    fn serve(&mut self, uplink: &str) -> Result<()> {
+        match self {
+            Self::Ebpf { attacher, to_attach } => match to_attach.take() {
+                Some(mut maps) => handover::take_over(&mut maps, || attacher.go_live(uplink)),
+                None => Ok(()),
+            },
+            Self::Iptables { drain, .. } => drain.as_mut().map_or(Ok(()), Drain::begin),
+        }
+    }
+}
+
+/// The maps, for whoever has them to himself.
+struct OwnMaps {
+    state: Maps,
+    keeper: Maps,
+}
+
+/// The backend, as configured or as possible.
+fn open(args: &AgentArgs, node: NodeAddresses) -> Result<(AnyBackend, Kernel, Option<(Maps, OwnMaps)>)> {
+    let Some(datapath) = backend::choose(args.proxy_mode, || args.datapath.open(node))? else {
+        if args.uplink.starts_with("tw") {
+            bail!("--uplink {}: rules tell pods by their links, whose names begin with tw: rename it", args.uplink);
+        }
+        let options = iptables::Options {
+            inside: Inside::Interfaces(vec!["tw+".to_owned()]),
+            masquerade_all: false,
+            masquerade_bit: 14,
+            refuse_bit: 15,
+        };
+        let backend = AnyBackend::iptables(options)?;
+        let drain = Drain::find(&args.datapath.bpffs, Duration::from_secs(args.drain_timeout))?;
+        let pods = Arc::new(PlainPods::beside(drain.as_ref())?);
+        return Ok((backend, Kernel::Iptables { pods, drain, repaired: Instant::now() }, None));
+    };
+    let backend = AnyBackend::ebpf(&datapath)?;
+    let maps = (datapath.maps()?, OwnMaps { state: datapath.maps()?, keeper: datapath.maps()? });
+    let (adopted, own) = (datapath.adopted(), datapath.maps()?);
+    let attacher = Arc::new(PodAttacher::new(datapath)?);
+    let to_attach = if adopted {
+        // What an earlier agent filled works on at once, with this build's programs.
+        attacher.go_live(&args.uplink)?;
+        None
+    } else {
+        Some(own)
+    };
+    Ok((backend, Kernel::Ebpf { attacher, to_attach }, Some(maps)))
+}
+
+fn start_dns(args: &AgentArgs, node: NodeAddresses) -> Result<Option<Arc<thalweg_dns::Server>>> {
+    if args.dns_port == 0 {
+        return Ok(None);
+    }
+    let options = thalweg_dns::Options {
+        listen: node.all().into_iter().map(|address| SocketAddr::new(address, args.dns_port)).collect(),
+        zone: args.cluster_domain.clone(),
+        ttl: args.dns_ttl,
+        upstreams: args.dns_upstream.clone(),
+        workers: 1,
+    };
+    Ok(Some(Arc::new(thalweg_dns::Server::start(options)?)))
+}
+
+fn serve_figures(args: &AgentArgs, board: &Board, dns: Option<Arc<thalweg_dns::Server>>) -> Result<admin::Socket> {
+    admin::serve(&args.run.join("agent.sock"), board.clone(), move |figures| {
+        if let Some(dns) = &dns {
+            let stats = dns.stats();
+            figures.dns = admin::DnsFigures {
+                udp: stats.udp,
+                tcp: stats.tcp,
+                answered: stats.answered,
+                nxdomain: stats.nxdomain,
+                nodata: stats.nodata,
+                servfail: stats.servfail,
+                names: stats.names,
+            };
+        }
+    })
+}
+
+fn monitor_options(args: &AgentArgs, node: NodeAddresses, mode: &'static str, maps: Option<Maps>) -> monitor::Options {
+    monitor::Options {
+        node: args.node.clone(),
+        healthz: args.healthz_bind_address.0,
+        metrics: args.metrics_bind_address.0,
+        hard_fail: false,
+        health_timeout: HEALTH_TIMEOUT,
+        mode,
+        config: KubeProxyConfiguration {
+            hostname_override: args.node.clone(),
+            bind_address: node.all().first().map(ToString::to_string).unwrap_or_default(),
+            healthz_bind_address: args.healthz_bind_address.to_string(),
+            metrics_bind_address: args.metrics_bind_address.to_string(),
+            mode: mode.to_owned(),
+            ..KubeProxyConfiguration::defaults()
+        },
+        maps,
     }
 }
 

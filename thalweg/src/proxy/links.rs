@@ -26,16 +26,13 @@ impl Links {
         Self { datapath, attached: None, uplinks, pod_interfaces, refused: BTreeSet::new() }
     }
 
-    pub fn datapath(&self) -> &Datapath {
-        &self.datapath
-    }
-
     /// Attaches to the control group and to the interfaces that there are; later calls do nothing.
     ///
     /// # Errors
     /// When the kernel refuses the control group, or every interface.
     pub fn attach(&mut self) -> Result<()> {
         if self.attached.is_none() {
+            self.datapath.go_live().context("put the programs into their links")?;
             self.datapath.attach_cgroup().context("attach to the control group")?;
             self.attached = Some(BTreeSet::new());
             self.follow(&interfaces::look()?);

@@ -1,0 +1,176 @@
+//! The service proxy's way to the kernel: one of two, chosen when it starts.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use ipnetwork::IpNetwork;
+use thalweg_cluster::Name;
+use thalweg_loader::{Datapath, Error};
+use thalweg_proxy::iptables::{self, Programs, Variant};
+use thalweg_proxy::plan::ServicePlan;
+use thalweg_proxy::{Applied, Backend, EbpfBackend, IptablesBackend};
+
+/// How services are to be served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ProxyMode {
+    /// eBPF where this machine can do it, else iptables; the log says why
+    Auto,
+    /// eBPF, or not at all
+    Ebpf,
+    /// Rules of iptables
+    Iptables,
+}
+
+/// Either backend.
+pub enum AnyBackend {
+    Ebpf(Box<EbpfBackend>),
+    Iptables(Box<IptablesBackend>),
+}
+
+/// The opened data path; `None` for iptables, as configured or because this machine cannot do better.
+///
+/// # Errors
+/// What `open` said, when falling back would only hide it.
+pub fn choose(mode: ProxyMode, open: impl FnOnce() -> Result<Datapath>) -> Result<Option<Datapath>> {
+    if mode == ProxyMode::Iptables {
+        tracing::info!("services are served by iptables, as configured");
+        return Ok(None);
+    }
+    match open() {
+        Ok(datapath) => {
+            tracing::info!("services are served by eBPF");
+            Ok(Some(datapath))
+        }
+        Err(error) if mode == ProxyMode::Auto && is_unable(&error) => {
+            tracing::warn!("eBPF is not possible here, so iptables it is: {error:#}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// True when this kernel, this process or this build cannot do it at all, so that trying again would not help.
+fn is_unable(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|cause| cause.is_unsupported() || matches!(cause, Error::NoObject))
+}
+
+// === impl AnyBackend ===
+
+impl AnyBackend {
+    /// A backend on the maps, knowing what an earlier process left in them.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn ebpf(datapath: &Datapath) -> Result<Self> {
+        let backend = EbpfBackend::adopt(datapath.maps()?).context("read what an earlier agent left in the maps")?;
+        Ok(Self::Ebpf(Box::new(backend)))
+    }
+
+    /// # Errors
+    /// When iptables is not installed, or the options make no sense.
+    pub fn iptables(options: iptables::Options) -> Result<Self> {
+        let programs = Programs::new(Variant::Default);
+        if !programs.installed() {
+            bail!("iptables is not installed: install the package `iptables`, or choose the mode ebpf");
+        }
+        Ok(Self::Iptables(Box::new(IptablesBackend::new(programs, options)?)))
+    }
+
+    /// Whether backends have become free since this was last asked that sockets may be connected to.
+    pub fn has_lost(&mut self) -> bool {
+        match self {
+            Self::Ebpf(backend) => !backend.take_gone().is_empty(),
+            // It looks after the flows itself, and translates no sockets.
+            Self::Iptables(_) => false,
+        }
+    }
+
+    /// Looks after what others may have changed: rules.
+    pub fn repair(&mut self) {
+        if let Self::Iptables(backend) = self
+            && let Err(error) = backend.repair()
+        {
+            tracing::error!("look after the rules: {error}");
+        }
+    }
+
+    /// As `/proxyMode` and the logs call it.
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Self::Ebpf(_) => "ebpf",
+            Self::Iptables(_) => "iptables",
+        }
+    }
+
+    fn inner(&self) -> &dyn Backend {
+        match self {
+            Self::Ebpf(backend) => &**backend,
+            Self::Iptables(backend) => &**backend,
+        }
+    }
+
+    fn inner_mut(&mut self) -> &mut dyn Backend {
+        match self {
+            Self::Ebpf(backend) => &mut **backend,
+            Self::Iptables(backend) => &mut **backend,
+        }
+    }
+}
+
+impl Backend for AnyBackend {
+    fn set(&mut self, plan: ServicePlan) {
+        self.inner_mut().set(plan);
+    }
+
+    fn remove(&mut self, name: &Name) {
+        self.inner_mut().remove(name);
+    }
+
+    fn set_service_ranges(&mut self, ranges: &[IpNetwork]) {
+        self.inner_mut().set_service_ranges(ranges);
+    }
+
+    fn retain_only_known(&mut self) {
+        self.inner_mut().retain_only_known();
+    }
+
+    fn apply(&mut self, now: Instant) -> Result<Applied, Error> {
+        self.inner_mut().apply(now)
+    }
+
+    fn rules(&self) -> Option<iptables::Figures> {
+        self.inner().rules()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.inner().next_deadline()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn too_old() -> Result<Datapath> {
+        Err(Error::Kernel { what: "tc programs on links (TCX)", needed: "6.6" }).context("load the kernel programs")
+    }
+
+    fn busy() -> Result<Datapath> {
+        Err(Error::Busy { path: "/sys/fs/bpf/thalweg".into() }).context("load the kernel programs")
+    }
+
+    #[test]
+    fn iptables_take_over_only_where_ebpf_is_impossible() {
+        assert!(choose(ProxyMode::Auto, too_old).is_ok_and(|datapath| datapath.is_none()));
+        assert!(choose(ProxyMode::Auto, || Err(Error::NoObject.into())).is_ok_and(|datapath| datapath.is_none()));
+        // Another agent that runs is no reason for a second kind of service proxy beside it.
+        assert!(choose(ProxyMode::Auto, busy).is_err());
+    }
+
+    #[test]
+    fn what_is_said_counts() {
+        assert!(choose(ProxyMode::Ebpf, too_old).is_err());
+        assert!(choose(ProxyMode::Iptables, || panic!("not to be opened")).is_ok_and(|datapath| datapath.is_none()));
+    }
+}

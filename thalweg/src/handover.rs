@@ -1,0 +1,337 @@
+//! The service proxy's mode changes on a live node: flows that the other mode began go on.
+//!
+//! To eBPF: [`import_flows`] writes what the kernel's connection table translates into CONNTRACK, before the programs are
+//! attached and once more after; then the rules go. To iptables: [`Drain`] leaves the tc programs where they are, on
+//! tables without frontends, until their flows have ended or the time is over. `thalweg_proxy::iptables` says why in that
+//! order.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use thalweg_abi::{
+    Backend, BackendState, Be16, Be128, CtDirection, CtEntry, CtFlags, CtState, Frontend, Scope, ServiceRanges, Tuple,
+};
+use thalweg_cluster::World;
+use thalweg_loader::{Error, Maps, Table, conntrack, sockets};
+use thalweg_proxy::inspect::explain::Lookup;
+use thalweg_proxy::iptables::{self, Flow, translated_flows};
+use thalweg_proxy::plan::Key;
+
+use crate::interfaces;
+
+/// Hooks that translate new connections; those that show old ones their peer stay until the end.
+const NEW_CONNECTIONS: [&str; 3] = ["connect", "sendmsg", "post_bind"];
+
+/// A data path without a proxy, whose flows go on.
+pub struct Drain {
+    pins: PathBuf,
+    timeout: Duration,
+    /// `None`: maps of another version, which nobody here can read.
+    maps: Option<Maps>,
+    /// Since iptables serve.
+    deadline: Option<Instant>,
+    /// Nobody else may work on the pins.
+    lock: Option<File>,
+}
+
+/// Attaches the programs, on maps that are complete. Flows that iptables began, ours or another proxy's, stay with their
+/// endpoints; then our rules go.
+///
+/// # Errors
+/// When the programs cannot be attached. What else fails is logged: a flow may break, but no service does.
+pub fn take_over(maps: &mut Maps, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+    let own: HashSet<IpAddr> =
+        interfaces::look().map(|local| local.addresses.into_iter().map(|local| local.address).collect()).unwrap_or_default();
+    let mut import = || {
+        import_flows(maps, &own).unwrap_or_else(|error| {
+            tracing::warn!("flows that iptables began may break: {error:#}");
+            0
+        })
+    };
+    let before = import();
+    attach()?;
+    // What began meanwhile.
+    let meanwhile = import();
+    if before + meanwhile > 0 {
+        tracing::info!(flows = before + meanwhile, "flows that iptables began go on");
+    }
+    match iptables::cleanup_installed() {
+        Ok(true) => tracing::info!("removed the rules that iptables mode had left"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!("look for rules that iptables mode has left: {error}"),
+    }
+    Ok(())
+}
+
+/// Writes the flows that the kernel translates into CONNTRACK, as if tc had begun them, and returns how many. `own`: the
+/// node's addresses; its own connections stay with the kernel, which translates their answers by itself.
+///
+/// # Errors
+/// When the kernel's table or the maps cannot be used.
+pub fn import_flows(maps: &mut Maps, own: &HashSet<IpAddr>) -> Result<usize> {
+    let flows = translated_flows(&|protocol, dialled| {
+        let key = |scope| Key { vip: dialled.ip(), port: dialled.port(), protocol, scope };
+        [Scope::INTERNAL, Scope::EXTERNAL].into_iter().any(|scope| matches!(maps.frontend(&key(scope)), Ok(Some(_))))
+    })?;
+    let mut backends: HashMap<SocketAddr, (u32, Backend)> = HashMap::new();
+    for (id, backend) in maps.backends.entries()? {
+        let at = SocketAddr::new(backend.addr.into(), backend.port.to_host());
+        // One that drains may have the address of one that is ready: flows of either go on.
+        if backend.state == BackendState::READY || !backends.contains_key(&at) {
+            backends.insert(at, (id, backend));
+        }
+    }
+    let (mut v4, mut v6, now) = (Vec::new(), Vec::new(), conntrack::now());
+    let mut imported = 0;
+    for flow in flows.iter().filter(|flow| !own.contains(&flow.original.0.ip())) {
+        let Some((id, backend)) = backends.get(&flow.reply.0) else { continue };
+        let Some((scope, frontend)) = frontend_of(maps, flow)? else { continue };
+        let from = Begun { scope, service: frontend.service, backend: *id, generation: backend.generation, now };
+        match (flow.original.0, flow.original.1) {
+            (SocketAddr::V4(_), SocketAddr::V4(_)) => {
+                let pair = entries(flow, &from, |addr| Be128::from(addr).v4());
+                // tc has begun it again, or had it before.
+                if maps.conntrack.get(&pair[0].0)?.is_none() {
+                    v4.extend(pair);
+                    imported += 1;
+                }
+            }
+            _ => {
+                let pair = entries(flow, &from, Be128::from);
+                if maps.conntrack6.get(&pair[0].0)?.is_none() {
+                    v6.extend(pair);
+                    imported += 1;
+                }
+            }
+        }
+    }
+    maps.conntrack.update(&v4)?;
+    maps.conntrack6.update(&v6)?;
+    Ok(imported)
+}
+
+/// What is known of a flow besides its addresses.
+struct Begun {
+    scope: Scope,
+    service: u32,
+    backend: u32,
+    generation: u32,
+    now: u32,
+}
+
+fn frontend_of(maps: &Maps, flow: &Flow) -> Result<Option<(Scope, Frontend)>, Error> {
+    let dialled = flow.original.1;
+    for scope in [Scope::INTERNAL, Scope::EXTERNAL] {
+        let key = Key { vip: dialled.ip(), port: dialled.port(), protocol: flow.protocol, scope };
+        if let Some(frontend) = maps.frontend(&key)? {
+            return Ok(Some((scope, frontend)));
+        }
+    }
+    Ok(None)
+}
+
+/// Both directions of a flow.
+fn entries<A: Copy + Default>(flow: &Flow, begun: &Begun, addr: impl Fn(IpAddr) -> A) -> [(Tuple<A>, CtEntry<A>); 2] {
+    let tuple = |src: SocketAddr, dst: SocketAddr| Tuple {
+        src: addr(src.ip()),
+        dst: addr(dst.ip()),
+        sport: Be16::from_host(src.port()),
+        dport: Be16::from_host(dst.port()),
+        proto: flow.protocol,
+        pad: [0; 3],
+    };
+    let dialled = tuple(flow.original.0, flow.original.1);
+    let translated = tuple(flow.reply.1, flow.reply.0);
+    // Its beginning was not seen: nothing is concluded from what comes first.
+    let mut flags = CtFlags::PICKED_UP;
+    if flow.reply.1.ip() != flow.original.0.ip() {
+        flags |= CtFlags::SNAT;
+    }
+    if begun.scope == Scope::EXTERNAL {
+        flags |= CtFlags::EXTERNAL;
+    }
+    let forward = CtEntry {
+        to: translated,
+        service: begun.service,
+        backend: begun.backend,
+        generation: begun.generation,
+        last_seen: begun.now,
+        direction: CtDirection::FORWARD,
+        state: CtState::ESTABLISHED,
+        flags: CtFlags(flags),
+        packets: 0,
+        bytes: 0,
+    };
+    let reply = CtEntry { to: dialled.reversed(), direction: CtDirection::REPLY, ..forward };
+    [(dialled, forward), (translated.reversed(), reply)]
+}
+
+// === impl Drain ===
+
+impl Drain {
+    /// The data path that an earlier proxy has left below `pins`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When a proxy that is still running has it.
+    pub fn find(pins: &Path, timeout: Duration) -> Result<Option<Self>> {
+        let has_pins = fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_some());
+        if !has_pins {
+            return Ok(None);
+        }
+        let lock = File::open(pins).with_context(|| format!("open {}", pins.display()))?;
+        if lock.try_lock().is_err() {
+            bail!("{} is in use by another agent: stop it before iptables take over", pins.display());
+        }
+        let maps = match Maps::open_pinned(pins) {
+            Ok(maps) => Some(maps),
+            Err(error) => {
+                tracing::warn!("the flows of an earlier proxy cannot be kept: {error}");
+                None
+            }
+        };
+        Ok(Some(Self { pins: pins.to_owned(), timeout, maps, deadline: None, lock: Some(lock) }))
+    }
+
+    /// For whoever has to keep tables right while flows go on.
+    ///
+    /// # Errors
+    /// When the maps cannot be opened.
+    pub fn open_maps(&self) -> Result<Option<Maps>> {
+        self.maps.as_ref().map(|_| Maps::open_pinned(&self.pins)).transpose().context("open the maps that drain")
+    }
+
+    /// iptables serve now: what tc has no entry for passes it from here on, and sockets connect as they dial. May be
+    /// called again.
+    ///
+    /// # Errors
+    /// When a map cannot be emptied or a program not be detached.
+    pub fn begin(&mut self) -> Result<()> {
+        if self.deadline.is_some() {
+            return Ok(());
+        }
+        if let Some(maps) = &mut self.maps {
+            // The ranges first: an address in them without a frontend would be nobody's.
+            maps.service_ranges.update(&[(0, ServiceRanges::default())])?;
+            empty(&mut maps.frontends)?;
+            empty(&mut maps.frontends6)?;
+        }
+        let links = self.pins.join("links");
+        for link in fs::read_dir(&links).into_iter().flatten().flatten() {
+            let name = link.file_name();
+            if NEW_CONNECTIONS.iter().any(|hook| name.to_string_lossy().starts_with(hook)) {
+                fs::remove_file(link.path()).with_context(|| format!("detach {}", link.path().display()))?;
+            }
+        }
+        self.deadline = Some(Instant::now() + self.timeout);
+        tracing::info!(timeout = ?self.timeout, "iptables serve; flows of the eBPF data path go on until they end");
+        Ok(())
+    }
+
+    /// To be called every few seconds once it has begun: true when all is over, and nothing is left.
+    ///
+    /// # Errors
+    /// When the maps cannot be read, or what is left not be removed; the next call tries again.
+    pub fn tick(&mut self, world: &World) -> Result<bool> {
+        let Some(deadline) = self.deadline else { return Ok(false) };
+        let flows = match &mut self.maps {
+            Some(maps) => {
+                if forget_gone(maps, &endpoints(world))? {
+                    sockets::destroy_gone(maps, &[])?;
+                }
+                conntrack::sweep(maps, conntrack::now())?.kept
+            }
+            None => 0,
+        };
+        if flows > 0 && Instant::now() < deadline {
+            return Ok(false);
+        }
+        if flows > 0 {
+            tracing::warn!(flows, "the time to drain is over: these flows of the eBPF data path break");
+        }
+        // Cleaning up takes the lock itself.
+        self.lock = None;
+        let removed = thalweg_loader::cleanup(&self.pins)?;
+        tracing::info!(pins = removed.len(), "the eBPF data path is drained and removed");
+        Ok(true)
+    }
+}
+
+fn empty<K: Copy, V>(table: &mut impl Table<K, V>) -> Result<(), Error> {
+    let keys: Vec<K> = table.entries()?.into_iter().map(|(key, _)| key).collect();
+    table.delete(&keys)
+}
+
+/// Whoever may still answer.
+fn endpoints(world: &World) -> BTreeSet<SocketAddr> {
+    let mut endpoints = BTreeSet::new();
+    for service in world.services() {
+        for slice in world.slices(&service.name) {
+            let serving = slice.endpoints.iter().filter(|endpoint| endpoint.condition.ready || endpoint.condition.serving);
+            for address in serving.flat_map(|endpoint| &endpoint.addresses) {
+                endpoints.extend(slice.ports.iter().map(|port| SocketAddr::new(*address, port.port)));
+            }
+        }
+    }
+    endpoints
+}
+
+/// Marks backends that are no endpoints any more as gone, so that their flows end with a reset; true when there were some.
+fn forget_gone(maps: &mut Maps, endpoints: &BTreeSet<SocketAddr>) -> Result<bool, Error> {
+    let gone: Vec<(u32, Backend)> = maps
+        .backends
+        .entries()?
+        .into_iter()
+        .filter(|(_, backend)| backend.state != BackendState::FREE)
+        .filter(|(_, backend)| !endpoints.contains(&SocketAddr::new(backend.addr.into(), backend.port.to_host())))
+        .map(|(id, backend)| (id, Backend { state: BackendState::FREE, ..backend }))
+        .collect();
+    maps.backends.update(&gone)?;
+    Ok(!gone.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_abi::{Be32, Proto};
+
+    use super::*;
+
+    fn flow(client: &str, dialled: &str, endpoint: &str, source: &str) -> Flow {
+        let at = |text: &str| text.parse().expect(text);
+        Flow { protocol: Proto::TCP, original: (at(client), at(dialled)), reply: (at(endpoint), at(source)) }
+    }
+
+    const BEGUN: Begun = Begun { scope: Scope::INTERNAL, service: 7, backend: 3, generation: 2, now: 99 };
+
+    #[test]
+    fn a_flow_of_the_kernel_is_written_as_tc_would() {
+        let flow = flow("10.244.0.5:40000", "10.96.0.7:80", "10.244.1.6:8080", "10.244.0.5:40000");
+        let [(dialled, forward), (answer, reply)] = entries(&flow, &BEGUN, |addr| Be128::from(addr).v4());
+        assert_eq!(forward.to.reversed(), answer);
+        assert_eq!(reply.to.reversed(), dialled);
+        assert_eq!((forward.direction, reply.direction), (CtDirection::FORWARD, CtDirection::REPLY));
+        assert_eq!((dialled.dst, dialled.dport.to_host()), (Be32::from_octets([10, 96, 0, 7]), 80));
+        assert_eq!((forward.to.dst, forward.to.dport.to_host()), (Be32::from_octets([10, 244, 1, 6]), 8080));
+        assert_eq!((forward.service, forward.backend, forward.generation, forward.last_seen), (7, 3, 2, 99));
+        assert!(!forward.flags.has(CtFlags::SNAT) && forward.state == CtState::ESTABLISHED);
+    }
+
+    #[test]
+    fn a_masqueraded_flow_keeps_its_translated_source() {
+        let flow = flow("198.51.100.7:40000", "172.30.0.11:30080", "10.244.1.6:8080", "172.30.0.11:61000");
+        let begun = Begun { scope: Scope::EXTERNAL, ..BEGUN };
+        let [(_, forward), _] = entries(&flow, &begun, Be128::from);
+        assert!(forward.flags.has(CtFlags::SNAT) && forward.flags.has(CtFlags::EXTERNAL));
+        assert_eq!(IpAddr::from(forward.to.src), IpAddr::from([172, 30, 0, 11]));
+        assert_eq!(forward.to.sport.to_host(), 61_000);
+    }
+
+    #[test]
+    fn nothing_is_drained_where_nothing_is() {
+        let nowhere = std::env::temp_dir().join(format!("tw-no-pins-{}", std::process::id()));
+        assert!(Drain::find(&nowhere, Duration::from_secs(1)).is_ok_and(|drain| drain.is_none()));
+    }
+}
