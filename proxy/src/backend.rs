@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use ipnetwork::IpNetwork;
 use thalweg_cluster::Name;
 
+use crate::iptables::Figures;
 use crate::plan::ServicePlan;
 
 /// Holds the desired state and brings the kernel to it.
@@ -35,6 +36,11 @@ pub trait Backend {
     /// # Errors
     /// Something that belongs to no single service failed; all else has been done, and the next apply tries again.
     fn apply(&mut self, now: Instant) -> Result<Applied, thalweg_loader::Error>;
+
+    /// What the rules are, where there are rules; for metrics.
+    fn rules(&self) -> Option<Figures> {
+        None
+    }
 
     /// When `apply` should be called again although nothing new was set: something waits for its grace period, or
     /// for another try.

@@ -116,9 +116,12 @@ pub(super) fn jumps(family: Family) -> impl Iterator<Item = Jump> {
     .filter(move |jump| family == Family::V4 || jump.only != Only::Localnet)
 }
 
+/// What stays while flows drain: see `drain`.
+pub(super) const KEEPER: &str = "TW-KEEP";
+
 /// True for a chain that this version or an earlier one made. Names are only ever added here.
 pub(super) fn is_ours(name: &str) -> bool {
-    const FIXED: [&str; 14] = [
+    const FIXED: [&str; 15] = [
         "PREROUTING",
         "INSIDE",
         "OUTPUT",
@@ -132,6 +135,7 @@ pub(super) fn is_ours(name: &str) -> bool {
         "FORWARD",
         "INVALID",
         "LOCALNET",
+        "KEEP",
         "PROBE",
     ];
     let hex = |text: &str, most: usize| {

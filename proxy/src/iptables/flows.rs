@@ -62,13 +62,12 @@ type Destinations = HashMap<(Proto, SocketAddr), Vec<SocketAddr>>;
 pub(super) fn stale<'a>(family: Family, changes: impl Iterator<Item = (&'a Compiled, &'a Compiled)>) -> Option<Stale> {
     let mut stale = Stale { filters: BTreeSet::new(), allowed: HashMap::new() };
     for (old, new) in changes {
-        let (before, mut after) = (destinations(old), destinations(new));
-        for (key, was) in before {
-            let is = after.remove(&key).unwrap_or_default();
-            stale.compare(family, key, &was, is, &new.draining);
-        }
+        let (mut before, after) = (destinations(old), destinations(new));
         for (key, is) in after {
-            stale.compare(family, key, &[], is, &new.draining);
+            stale.compare(family, key, &before.remove(&key).unwrap_or_default(), is, (&old.draining, &new.draining));
+        }
+        for (key, was) in before {
+            stale.compare(family, key, &was, Vec::new(), (&old.draining, &new.draining));
         }
     }
     stale.narrowed()
@@ -120,11 +119,12 @@ impl Stale {
         key: (Proto, SocketAddr),
         was: &[SocketAddr],
         is: Vec<SocketAddr>,
-        draining: &[SocketAddr],
+        (drained, draining): (&[SocketAddr], &[SocketAddr]),
     ) {
         let (protocol, dialled) = key;
         let kept = |gone: &SocketAddr| is.binary_search(gone).is_ok() || draining.binary_search(gone).is_ok();
-        let mut narrows: Vec<Narrow> = was.iter().filter(|gone| !kept(gone)).map(|gone| Narrow::Endpoint(*gone)).collect();
+        let gone = was.iter().chain(drained).filter(|endpoint| !kept(endpoint));
+        let mut narrows: Vec<Narrow> = gone.map(|gone| Narrow::Endpoint(*gone)).collect();
         if was.is_empty() && !is.is_empty() && protocol != Proto::TCP {
             narrows.push(Narrow::Dialled(dialled));
         }

@@ -76,7 +76,7 @@ use address::FAMILIES;
 use save::removal;
 use side::{Side, Work};
 
-pub use drain::{Draining, translated_flows};
+pub use drain::{Draining, drain, drain_installed, translated_flows};
 pub use error::Error;
 pub use exec::{Executor, Programs, Variant};
 pub use flows::{Filter, Flow, Narrow};
@@ -94,7 +94,8 @@ pub struct IptablesBackend {
     sides: [Side; 2],
     /// Every service has been heard of. Chains are shared, so nothing is written before.
     complete: bool,
-    /// Services that the last sync failed for.
+    /// Services that could not be brought to their plan. They are tried again together, after a while: one that cannot be
+    /// written must not make every other change look for the culprit again.
     failing: BTreeSet<Name>,
     retry: Option<Instant>,
 }
@@ -160,7 +161,10 @@ impl IptablesBackend {
         if !self.complete {
             return Ok(applied);
         }
-        self.retry = None;
+        if self.retry.is_some_and(|at| at <= now) {
+            self.retry = None;
+            self.sides.iter_mut().for_each(Side::retry);
+        }
         applied.services = self.sides.iter().flat_map(Side::dirty).collect::<BTreeSet<_>>().len();
         let mut result = Ok(());
         for side in &mut self.sides {
@@ -170,11 +174,14 @@ impl IptablesBackend {
         if self.sides.iter().all(|side| side.missing().is_some()) {
             result = result.and(self.sides[0].missing().map_or(Ok(()), Err));
         }
-        if result.is_err() || !applied.failed.is_empty() {
-            self.retry = Some(now + RETRY);
+        let failing: BTreeSet<Name> = self.sides.iter().flat_map(Side::waiting).cloned().collect();
+        if result.is_err() || !failing.is_empty() {
+            self.retry.get_or_insert(now + RETRY);
+        } else {
+            self.retry = None;
         }
-        let failing = applied.failed.iter().map(|failure| failure.service.clone()).collect();
-        applied.recovered = std::mem::replace(&mut self.failing, failing).difference(&self.failing).cloned().collect();
+        applied.recovered = self.failing.difference(&failing).cloned().collect();
+        self.failing = failing;
         applied.took = started.elapsed();
         result.map(|()| applied)
     }
@@ -189,6 +196,7 @@ impl IptablesBackend {
         let mut repaired = Repaired::default();
         let mut result = Ok(());
         for side in &mut self.sides {
+            side.retry();
             match side.repair(&mut *self.executor) {
                 Ok(one) => repaired += one,
                 Err(error) => result = result.and(Err(error)),
@@ -243,6 +251,10 @@ impl Backend for IptablesBackend {
         self.sync(now).map_err(|error| error.to_loader())
     }
 
+    fn rules(&self) -> Option<Figures> {
+        Some(self.figures())
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         self.retry
     }
@@ -257,35 +269,24 @@ impl std::ops::AddAssign for Repaired {
     }
 }
 
-/// Removes every chain of ours, of any version and both families, and the jumps into them. The system's own chains stay,
-/// and with them what the kernel translates for flows that it knows. True when there was something.
+/// Removes every chain of ours, of any version and both families, and the jumps into them. True when there was something.
+/// Flows that the kernel translates for services may end by it: see [`drain`] for who does not want that.
 ///
 /// # Errors
 /// When the programs fail; what could be removed has been.
 pub fn cleanup(executor: &mut dyn Executor) -> Result<bool, Error> {
-    let mut found = false;
-    let mut result = Ok(());
-    for family in FAMILIES {
-        match cleanup_family(executor, family) {
-            Ok(had) => found |= had,
-            Err(Error::Missing { .. }) => {}
-            Err(error) => result = result.and(Err(error)),
+    each_family(|family| {
+        let listing = executor.save(family)?;
+        // Only we had it switched on then: nobody may be left who would keep the wire out.
+        if save::serves_localnet(&listing) {
+            executor.route_localnet(false)?;
         }
-    }
-    result.map(|()| found)
-}
-
-fn cleanup_family(executor: &mut dyn Executor, family: Family) -> Result<bool, Error> {
-    let listing = executor.save(family)?;
-    let scripts = removal(&listing, executor.script_lines());
-    // Only we had it switched on then: nobody may be left who would keep the wire out.
-    if save::serves_localnet(&listing) {
-        executor.route_localnet(false)?;
-    }
-    for script in &scripts {
-        executor.restore(family, script)?;
-    }
-    Ok(!scripts.is_empty())
+        let scripts = removal(&listing, None, executor.script_lines());
+        for script in &scripts {
+            executor.restore(family, script)?;
+        }
+        Ok(!scripts.is_empty())
+    })
 }
 
 /// [`cleanup`] for whichever kinds of iptables are installed: an earlier agent may have used another one than today's
@@ -294,10 +295,27 @@ fn cleanup_family(executor: &mut dyn Executor, family: Family) -> Result<bool, E
 /// # Errors
 /// As [`cleanup`].
 pub fn cleanup_installed() -> Result<bool, Error> {
+    each_variant(cleanup)
+}
+
+fn each_variant(mut work: impl FnMut(&mut dyn Executor) -> Result<bool, Error>) -> Result<bool, Error> {
+    any([Variant::Nft, Variant::Legacy, Variant::Default], |variant| work(&mut Programs::new(variant)))
+}
+
+/// A family without programs has nothing.
+fn each_family(mut work: impl FnMut(Family) -> Result<bool, Error>) -> Result<bool, Error> {
+    any(FAMILIES, |family| match work(family) {
+        Err(Error::Missing { .. }) => Ok(false),
+        done => done,
+    })
+}
+
+/// Does all, whatever fails, and returns the first failure.
+fn any<T>(all: impl IntoIterator<Item = T>, mut work: impl FnMut(T) -> Result<bool, Error>) -> Result<bool, Error> {
     let mut found = false;
     let mut result = Ok(());
-    for variant in [Variant::Nft, Variant::Legacy, Variant::Default] {
-        match cleanup(&mut Programs::new(variant)) {
+    for one in all {
+        match work(one) {
             Ok(had) => found |= had,
             Err(error) => result = result.and(Err(error)),
         }

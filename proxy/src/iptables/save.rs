@@ -45,11 +45,12 @@ impl Saved {
     }
 }
 
-/// Scripts, of at most about `lines` lines each, that take everything of ours out of what is listed and nothing else.
-/// Jumps go first, then every chain is emptied, then the chains go: none is referred to any more by then.
-pub(super) fn removal(text: &str, lines: usize) -> Vec<String> {
+/// Scripts, of at most about `lines` lines each, that take everything of ours out of what is listed, but for one chain,
+/// and nothing else. Jumps go first, then every chain is emptied, then the chains go: none is referred to any more by then.
+pub(super) fn removal(text: &str, but: Option<&str>, lines: usize) -> Vec<String> {
     let mut scripts = Vec::new();
-    for (table, ours) in tables(text, &mut |_, _| {}) {
+    for (table, mut ours) in tables(text, &mut |_, _| {}) {
+        ours.chains.retain(|chain| Some(*chain) != but);
         let jumps = ours.jumps.iter().map(|jump| (None, Some(format!("-D {jump}"))));
         let empty = ours.chains.iter().map(|chain| (Some(*chain), None));
         let delete = ours.chains.iter().map(|chain| (Some(*chain), Some(format!("-X {chain}"))));
@@ -174,11 +175,14 @@ COMMIT
             "*mangle\n:TW-MASQ - [0:0]\n-X TW-MASQ\nCOMMIT\n",
             "*nat\n:TW-SERVICES - [0:0]\n-D PREROUTING -s 10.0.0.0/8 -g TW-SERVICES\n-X TW-SERVICES\nCOMMIT\n",
         ];
-        assert_eq!(removal(LISTING, 100), expected);
-        assert_eq!(removal(LISTING, 1).len(), 3 + 2 + 3, "one step each");
+        assert_eq!(removal(LISTING, None, 100), expected);
+        assert_eq!(removal(LISTING, None, 1).len(), 3 + 2 + 3, "one step each");
         assert!(
-            removal("*nat\n:PREROUTING ACCEPT [0:0]\n:TW-MINE - [0:0]\n-A PREROUTING -j TW-MINE\nCOMMIT\n", 100).is_empty()
+            removal("*nat\n:PREROUTING ACCEPT [0:0]\n:TW-MINE - [0:0]\n-A PREROUTING -j TW-MINE\nCOMMIT\n", None, 100)
+                .is_empty()
         );
-        assert!(removal("", 100).is_empty());
+        assert!(removal("", None, 100).is_empty());
+        let kept = removal(LISTING, Some("TW-SERVICES"), 100).concat();
+        assert!(kept.contains("-D PREROUTING") && !kept.contains("-X TW-SERVICES"), "{kept}");
     }
 }

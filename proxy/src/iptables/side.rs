@@ -27,6 +27,8 @@ pub(super) struct Side {
     /// What is in the rule set.
     staged: BTreeMap<Name, Compiled>,
     dirty: BTreeSet<Name>,
+    /// Services that failed, until it is time to try them again.
+    waiting: BTreeSet<Name>,
     ability: Ability,
     /// What the kernel held at the start is known.
     adopted: bool,
@@ -83,6 +85,7 @@ impl Side {
             ruleset: Ruleset::new(family, options),
             staged: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             ability: Ability::Unknown,
             adopted: false,
             synced: false,
@@ -96,11 +99,21 @@ impl Side {
 
     /// This service is not what it was.
     pub fn mark(&mut self, name: &Name) {
+        self.waiting.remove(name);
         self.dirty.insert(name.clone());
     }
 
     pub fn dirty(&self) -> &BTreeSet<Name> {
         &self.dirty
+    }
+
+    pub fn waiting(&self) -> &BTreeSet<Name> {
+        &self.waiting
+    }
+
+    /// It is time to try again what failed.
+    pub fn retry(&mut self) {
+        self.dirty.append(&mut self.waiting);
     }
 
     pub fn set_service_ranges(&mut self, ranges: &[IpNetwork]) {
@@ -129,7 +142,7 @@ impl Side {
         })
     }
 
-    /// Brings the kernel to what is desired. Services that fail are named and stay dirty.
+    /// Brings the kernel to what is desired. Services that fail are named and wait.
     ///
     /// # Errors
     /// When the programs cannot do anything at all.
@@ -325,7 +338,7 @@ impl Side {
         if !applied.failed.iter().any(|failure| failure.service == name) {
             applied.failed.push(Failure { service: name.clone(), error: error.to_loader() });
         }
-        self.dirty.insert(name);
+        self.waiting.insert(name);
     }
 
     fn write(&mut self, executor: &mut dyn Executor, written: &mut Written) -> Result<(), Error> {

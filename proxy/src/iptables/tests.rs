@@ -34,8 +34,14 @@ fn backend_with(kernel: &Kernel, options: Options) -> IptablesBackend {
     backend
 }
 
+/// As soon as there is something to do, or to try again.
+fn sync(backend: &mut IptablesBackend) -> Applied {
+    let now = backend.next_deadline().unwrap_or_else(Instant::now);
+    backend.sync(now).expect("applies")
+}
+
 fn apply(backend: &mut IptablesBackend) -> Applied {
-    let applied = backend.sync(Instant::now()).expect("applies");
+    let applied = sync(backend);
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);
     applied
 }

@@ -28,7 +28,7 @@ pub fn of(family: Family, text: &str) -> String {
             continue;
         };
         let [a, b, c, d] = address.octets();
-        let groups = [0xfd00, 0, 0, 0].into_iter().chain([a, b, c, d].map(|octet| hexadecimal(octet)));
+        let groups = [0xfd00, 0, 0, 0].into_iter().chain([a, b, c, d].map(hexadecimal));
         let groups: Vec<u16> = groups.collect();
         let address = std::net::Ipv6Addr::from(<[u16; 8]>::try_from(groups).expect("eight groups"));
         if rest.starts_with(':') {

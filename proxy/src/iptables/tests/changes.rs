@@ -60,7 +60,7 @@ fn affinity_needs_the_kernel_to_remember() {
     let sticky = service(Family::V4, "shop/sticky", &["10.96.0.9:80/tcp affinity -> 10.244.0.5:80 10.244.1.6:80"]);
     backend.set(sticky.clone());
     backend.set(service(Family::V4, "shop/web", &WEB));
-    let applied = backend.sync(Instant::now()).expect("applies");
+    let applied = sync(&mut backend);
     let [failure] = &applied.failed[..] else { panic!("{:?}", applied.failed) };
     assert!(failure.service == name("shop/sticky") && failure.error.to_string().contains("xt_recent"), "{failure}");
     check(&kernel, Family::V4, &[("10.244.0.9 > 10.96.0.9:80/tcp", "passed"), ("10.244.0.9 > 10.96.0.7:81/tcp", "refused")]);
@@ -87,7 +87,7 @@ fn one_bad_service_does_not_hold_up_the_others() {
         backend.set(service(Family::V4, &format!("s{index}"), &[&format!("10.96.0.{index}:80/tcp -> 10.244.0.{index}:80")]));
     }
     backend.set(service(Family::V4, "bad", &["10.96.0.66:80/tcp -> 10.244.6.7:80"]));
-    let applied = backend.sync(Instant::now()).expect("applies");
+    let applied = sync(&mut backend);
     let [failure] = &applied.failed[..] else { panic!("{:?}", applied.failed) };
     assert_eq!(failure.service, name("bad"));
     assert!(failure.error.to_string().contains("-s 10.244.6.7/32 -j MARK"), "the rule is named: {failure}");
@@ -103,6 +103,26 @@ fn one_bad_service_does_not_hold_up_the_others() {
     kernel.refuse("");
     apply(&mut backend);
     check(&kernel, Family::V4, &[("10.244.0.9 > 10.96.0.66:80/tcp", "10.244.6.7:80")]);
+}
+
+#[test]
+fn what_failed_waits_while_others_change() {
+    let kernel = Kernel::default();
+    let mut backend = backend(&kernel);
+    kernel.refuse("10.244.6.7");
+    backend.set(service(Family::V4, "bad", &["10.96.0.66:80/tcp -> 10.244.6.7:80"]));
+    let now = Instant::now();
+    assert_eq!(backend.sync(now).expect("applies").failed.len(), 1);
+    kernel.forget_scripts();
+    backend.set(service(Family::V4, "good", &["10.96.0.1:80/tcp -> 10.244.0.1:80"]));
+    let applied = backend.sync(now).expect("applies");
+    assert!(applied.failed.is_empty() && applied.recovered.is_empty() && kernel.scripts().len() == 1, "{applied:?}");
+    let later = backend.next_deadline().expect("it is tried again");
+    assert!(later > now && backend.sync(later).expect("applies").failed.len() == 1, "still");
+    kernel.refuse("");
+    let at = backend.next_deadline().expect("and again");
+    assert_eq!(backend.sync(at).expect("applies").recovered, [name("bad")]);
+    assert!(backend.next_deadline().is_none());
 }
 
 #[test]
@@ -137,7 +157,7 @@ fn a_family_that_this_machine_cannot_do_is_left_out() {
     backend.set(service(Family::V6, "shop/new", &["10.96.0.8:80/tcp -> 10.244.0.5:80"]));
     let both = ["10.96.0.9:80/tcp -> 10.244.0.5:80", "[fd00::9]:80/tcp -> [fd00::5]:80"];
     backend.set(words::service("shop/both", &both));
-    let applied = backend.sync(Instant::now()).expect("one family works");
+    let applied = sync(&mut backend);
     let failed: Vec<String> = applied.failed.iter().map(|failure| failure.service.to_string()).collect();
     assert_eq!(failed, ["shop/both", "shop/new"]);
     let said = applied.failed[0].error.to_string();
@@ -151,7 +171,7 @@ fn a_family_that_this_machine_cannot_do_is_left_out() {
 
     // Somebody installs it.
     kernel.lack(None);
-    assert_eq!(backend.sync(Instant::now()).expect("works").failed.len(), 2, "not asked again with every apply");
+    assert_eq!(sync(&mut backend).failed.len(), 2, "not asked again with every apply");
     backend.repair().expect("asks again");
     apply(&mut backend);
     check(&kernel, Family::V6, &[("node > 10.96.0.8:80/tcp", "10.244.0.5:80/masquerade")]);
@@ -169,13 +189,13 @@ fn failures_are_counted() {
     kernel.refuse("10.244.6.7");
     let bad = |port: u16| service(Family::V4, "shop/bad", &[&format!("10.96.0.7:{port}/tcp -> 10.244.6.7:80")]);
     backend.set(bad(80));
-    assert_eq!(backend.sync(Instant::now()).expect("applies").failed.len(), 1);
+    assert_eq!(sync(&mut backend).failed.len(), 1);
     assert_eq!(counts(&backend), (1, 0));
     // The first sync is over, though one service failed: what somebody breaks is repaired.
     kernel.clone().restore(Family::V4, "*nat\n:TW-OUTPUT - [0:0]\nCOMMIT\n").expect("breaks");
     assert_eq!(backend.repair().expect("repairs").chains, 1);
     backend.set(bad(81));
-    assert_eq!(backend.sync(Instant::now()).expect("applies").failed.len(), 1);
+    assert_eq!(sync(&mut backend).failed.len(), 1);
     assert_eq!(counts(&backend), (2, 1));
     kernel.refuse("");
     apply(&mut backend);

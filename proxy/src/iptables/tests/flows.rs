@@ -100,8 +100,11 @@ fn from_none_to_some() {
 fn who_drains_keeps_his_flows() {
     let flows = ["tcp 10.96.0.10:80 > 10.244.0.1:80", "tcp 10.96.0.10:80 > 10.244.0.2:80"];
     let after = ["10.96.0.10:80/tcp -> 10.244.0.2:80", "draining -> 10.244.0.1:80"];
-    let (left, walks) = left(Family::V4, &["10.96.0.10:80/tcp -> 10.244.0.1:80 10.244.0.2:80"], &flows, &after);
-    assert_eq!((left, walks.len()), (flows.map(str::to_owned).to_vec(), 0));
+    let (left_all, walks) = left(Family::V4, &["10.96.0.10:80/tcp -> 10.244.0.1:80 10.244.0.2:80"], &flows, &after);
+    assert_eq!((left_all, walks.len()), (flows.map(str::to_owned).to_vec(), 0));
+    // Until he is gone.
+    let (left_one, walks) = left(Family::V4, &after, &flows, &after[..1]);
+    assert_eq!((left_one, walks.len()), (vec![flows[1].to_owned()], 1));
 }
 
 #[test]

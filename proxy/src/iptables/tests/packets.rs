@@ -310,10 +310,21 @@ fn no_tree_is_too_deep() {
 
 /// Jumps in a row below a chain.
 fn depth(rules: &[String], chain: &str) -> usize {
-    let below = rules.iter().filter_map(|rule| {
-        let rule = rule.strip_prefix("-A ")?.strip_prefix(chain)?.strip_prefix(' ')?;
-        let target = rule.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g")).nth(1)?;
-        target.starts_with("TW-").then(|| 1 + depth(rules, target))
-    });
-    below.max().unwrap_or(0)
+    let mut leads: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for rule in rules {
+        let words: Vec<&str> = rule.split(' ').collect();
+        let target = words.windows(2).find(|pair| matches!(pair[0], "-j" | "-g")).map(|pair| pair[1]);
+        if let (["-A", chain, ..], Some(target)) = (words.as_slice(), target) {
+            leads.entry(chain).or_default().insert(target);
+        }
+    }
+    let (mut depth, mut level) = (0, BTreeSet::from([chain]));
+    loop {
+        level =
+            level.iter().filter_map(|chain| leads.get(chain)).flatten().filter(|to| to.starts_with("TW-")).copied().collect();
+        if level.is_empty() {
+            return depth;
+        }
+        depth += 1;
+    }
 }

@@ -71,6 +71,13 @@ fn drained_rules_are_gone_and_come_back() {
     }
     apply(&mut backend);
     backend.drain().expect("drains");
+    for family in FAMILIES {
+        let left: Vec<String> = kernel.rules(family, "nat").into_iter().filter(|line| line.contains("TW-")).collect();
+        assert_eq!(left, [":TW-KEEP", "-A TW-KEEP -j MASQUERADE"], "what keeps the kernel translating");
+        assert!(!kernel.rules(family, "filter").iter().any(|line| line.contains("TW-")));
+    }
+    assert!(!drain(&mut kernel.clone()).expect("drains"), "nothing is left to remove");
+    assert!(cleanup(&mut kernel.clone()).expect("cleans up"), "but for what keeps");
     assert_eq!(FAMILIES.map(|family| kernel.clone().save(family).expect("saves")), untouched);
     backend.set(service(Family::V6, "shop/V6", &WEB));
     assert_eq!(apply(&mut backend).services, 0, "nothing is known of the cluster any more");
