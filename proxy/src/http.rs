@@ -1,7 +1,8 @@
 //! The smallest HTTP server that health and metrics need: a function from a path to an answer.
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -32,9 +34,13 @@ pub struct Answer {
 /// From the path of a request to the answer. Runs where it may block.
 pub type Handler = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 
-/// A server that runs until it is dropped; its connections end with it.
+/// A server that runs until it is dropped; its connections end with it, and its port is free at once.
 #[derive(Debug)]
-pub struct Server(JoinHandle<()>);
+pub struct Server {
+    tasks: Vec<JoinHandle<()>>,
+    /// The tasks' own, for the end.
+    listeners: Vec<TcpListener>,
+}
 
 // === impl Answer ===
 
@@ -69,38 +75,45 @@ impl Answer {
 // === impl Server ===
 
 impl Server {
-    /// Serves on a listener that is open. Call it inside the runtime.
+    /// Serves on listeners that are open. Call it inside the runtime.
     ///
     /// # Errors
-    /// When the runtime cannot take the listener.
-    pub fn start(listener: TcpListener, handler: Handler) -> std::io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(Self(tokio::spawn(accept(listener, handler))))
+    /// When the runtime cannot take a listener.
+    pub fn start(listeners: impl IntoIterator<Item = TcpListener>, handler: &Handler) -> io::Result<Self> {
+        let mut server = Self { tasks: Vec::new(), listeners: listeners.into_iter().collect() };
+        for listener in &server.listeners {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+            server.tasks.push(tokio::spawn(accept(listener, Arc::clone(handler))));
+        }
+        Ok(server)
     }
 
-    /// Opens a listener and serves. When it cannot: an error with `hard_fail`, else it tries again every 5 seconds.
+    /// Listens as [`listen`] does, and serves. When it cannot: an error with `hard_fail`, else it tries again every 5
+    /// seconds.
     ///
     /// # Errors
     /// Only with `hard_fail`.
-    pub fn listen(what: &'static str, address: SocketAddr, hard_fail: bool, handler: Handler) -> std::io::Result<Self> {
-        match TcpListener::bind(address) {
-            Ok(listener) => Self::start(listener, handler),
+    pub fn listen(what: &'static str, address: SocketAddr, hard_fail: bool, handler: Handler) -> io::Result<Self> {
+        match listen(address) {
+            Ok(listeners) => Self::start(listeners, &handler),
             Err(error) if hard_fail => {
-                Err(std::io::Error::new(error.kind(), format!("the {what} server cannot listen on {address}: {error}")))
+                Err(io::Error::new(error.kind(), format!("the {what} server cannot listen on {address}: {error}")))
             }
             Err(error) => {
                 tracing::error!("the {what} server cannot listen on {address}: {error}; trying again every {RETRY:?}");
-                Ok(Self(tokio::spawn(async move {
-                    let listener = loop {
+                let retry = tokio::spawn(async move {
+                    // Held until this task is aborted.
+                    let _server = loop {
                         tokio::time::sleep(RETRY).await;
-                        if let Ok(listener) = tokio::net::TcpListener::bind(address).await {
-                            break listener;
+                        if let Ok(server) = listen(address).and_then(|listeners| Self::start(listeners, &handler)) {
+                            break server;
                         }
                     };
                     tracing::info!("the {what} server listens on {address} after all");
-                    accept(listener, handler).await;
-                })))
+                    std::future::pending::<()>().await;
+                });
+                Ok(Self { tasks: vec![retry], listeners: Vec::new() })
             }
         }
     }
@@ -108,7 +121,37 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.0.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
+        // The tasks end a moment later; nobody must be let in meanwhile, and the port is somebody else's now.
+        for listener in &self.listeners {
+            if let Err(error) = SockRef::from(listener).shutdown(Shutdown::Both) {
+                tracing::debug!("close a listener: {error}");
+            }
+        }
+    }
+}
+
+/// Opens listeners on an address. Every address of the machine, however that is written, is those of both families, as it
+/// is for kube-proxy: whoever asks may come by either.
+///
+/// # Errors
+/// When the address is taken, or is none of this machine's.
+pub fn listen(address: SocketAddr) -> io::Result<Vec<TcpListener>> {
+    if !address.ip().is_unspecified() {
+        return Ok(vec![TcpListener::bind(address)?]);
+    }
+    let every = |ip: IpAddr| TcpListener::bind(SocketAddr::new(ip, address.port()));
+    let v6 = match every(Ipv6Addr::UNSPECIFIED.into()) {
+        Ok(listener) => listener,
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        // A machine without IPv6.
+        Err(_) => return Ok(vec![every(Ipv4Addr::UNSPECIFIED.into())?]),
+    };
+    match every(Ipv4Addr::UNSPECIFIED.into()) {
+        Ok(v4) => Ok(vec![v6, v4]),
+        // The first one took both families, as it does unless net.ipv6.bindv6only says otherwise.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(vec![v6]),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Health, for kubelets and load balancers: of the proxy, and of each service with an external traffic policy Local.
 //!
 //! - [`HealthState`]: whether the proxy works and the node may get traffic. Pure. [`Health`] shares one.
+//! - [`DataPath`]: whether packets flow. Pure. [`Prober`] finds out.
 //! - [`check`], [`diff`]: which health checks services want. Pure. [`ServiceChecks`] serves them.
 //! - [`handler`]: `/healthz` and `/livez`.
 
 mod checks;
+mod data_path;
 mod servers;
 mod state;
 #[cfg(test)]
@@ -16,6 +18,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 pub use checks::{Changes, Check, check, diff};
+pub use data_path::{DataPath, Dial, EVERY, Prober};
 pub use servers::ServiceChecks;
 pub use state::{FamilyReport, HealthState, Moment, Probe, Report};
 

@@ -1,7 +1,7 @@
 //! The health checks of services, served: one listener per healthCheckNodePort, opened and closed as services change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +11,7 @@ use thalweg_cluster::{Name, World};
 
 use super::checks::{Body, BodyName, Check, check, diff};
 use super::{Health, Moment};
-use crate::http::{Answer, Handler, Server};
+use crate::http::{Answer, Handler, Server, listen};
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
@@ -19,7 +19,7 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 pub struct ServiceChecks {
     node: Arc<str>,
     health: Health,
-    /// Where to listen: every address, or those that serve NodePorts.
+    /// Where to listen: every address, of either family, or those that serve NodePorts.
     addresses: Vec<IpAddr>,
     wanted: BTreeMap<Name, Check>,
     open: BTreeMap<Name, Open>,
@@ -30,8 +30,8 @@ pub struct ServiceChecks {
 struct Open {
     port: u16,
     endpoints: Arc<AtomicUsize>,
-    /// Live as long as this does.
-    _servers: Vec<Server>,
+    /// Lives as long as this does.
+    _server: Server,
 }
 
 // === impl ServiceChecks ===
@@ -50,7 +50,12 @@ impl ServiceChecks {
 
     /// The addresses to listen on from now on; empty: all of them. Call [`ServiceChecks::sync`] afterwards.
     pub fn set_addresses(&mut self, addresses: &[IpAddr]) {
-        let addresses = if addresses.is_empty() { vec![Ipv4Addr::UNSPECIFIED.into()] } else { addresses.to_vec() };
+        // Who is on the same link needs a scope to be reached, and no load balancer has one.
+        let scoped = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let mut addresses: Vec<IpAddr> = addresses.iter().copied().filter(|ip| !scoped(ip)).collect();
+        if addresses.is_empty() {
+            addresses.push(Ipv4Addr::UNSPECIFIED.into());
+        }
         if addresses != self.addresses {
             self.addresses = addresses;
             self.open.clear();
@@ -111,17 +116,16 @@ impl ServiceChecks {
     fn listen(&self, name: &Name, port: u16) -> std::io::Result<Open> {
         let endpoints = Arc::new(AtomicUsize::new(0));
         let handler = handler(name.clone(), self.health.clone(), Arc::clone(&endpoints));
-        let listeners: Vec<TcpListener> =
-            self.addresses.iter().map(|ip| TcpListener::bind(SocketAddr::new(*ip, port))).collect::<Result<_, _>>()?;
-        let servers = listeners.into_iter().map(|listener| Server::start(listener, Arc::clone(&handler)));
-        Ok(Open { port, endpoints, _servers: servers.collect::<Result<_, _>>()? })
+        let listeners = self.addresses.iter().map(|ip| listen(SocketAddr::new(*ip, port)));
+        let listeners = listeners.collect::<std::io::Result<Vec<_>>>()?;
+        Ok(Open { port, endpoints, _server: Server::start(listeners.into_iter().flatten(), &handler)? })
     }
 }
 
 fn handler(name: Name, health: Health, endpoints: Arc<AtomicUsize>) -> Handler {
     Arc::new(move |_| {
         let local_endpoints = endpoints.load(Ordering::Relaxed);
-        let healthy = health.read(|state| state.is_healthy(Moment::now()));
+        let healthy = health.read(|state| state.serves(Moment::now()));
         let status = if local_endpoints > 0 && healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let service = BodyName { namespace: &name.namespace, name: &name.name };
         let mut answer = Answer::json(status, &Body { service, local_endpoints, service_proxy_healthy: healthy });

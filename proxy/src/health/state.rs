@@ -1,11 +1,16 @@
 //! Whether the proxy is healthy, decided from what happened to it. Pure: the time comes from outside.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use thalweg_cluster::Node;
+
+use super::data_path::DataPath;
 
 /// The cluster autoscaler puts this taint on a node that it is about to delete.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -24,15 +29,28 @@ pub struct HealthState {
     last_updated: Option<Timestamp>,
     /// Since when a change waits.
     oldest_queued: Option<Instant>,
-    node_eligible: bool,
+    node: Eligibility,
+    /// What dialling a VIP of our own has found.
+    pub data_path: DataPath,
+}
+
+/// May this node get traffic from outside?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Eligibility {
+    /// Nothing has been heard of the node: it may.
+    Unknown,
+    Eligible,
+    Deleted,
+    ToBeDeleted,
 }
 
 /// What a probe asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Probe {
     /// May load balancers send traffic to this node?
     Healthz,
-    /// Does the proxy work? What becomes of the node does not matter.
+    /// Does the proxy work? What becomes of the node does not matter, nor whether packets flow, which starting the proxy
+    /// again would not mend.
     Livez,
 }
 
@@ -45,6 +63,9 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_eligible: Option<bool>,
     pub healthy: bool,
+    /// What is wrong, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// By address family; none before the first update.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub status: BTreeMap<&'static str, FamilyReport>,
@@ -70,7 +91,7 @@ impl Moment {
 impl HealthState {
     /// `timeout`: how long a change may wait. A node is eligible until something else is heard of it.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, last_updated: None, oldest_queued: None, node_eligible: true }
+        Self { timeout, last_updated: None, oldest_queued: None, node: Eligibility::Unknown, data_path: DataPath::default() }
     }
 
     /// A change arrived that is not in the kernel yet.
@@ -84,136 +105,63 @@ impl HealthState {
         self.last_updated = Some(now.timestamp);
     }
 
-    /// What this node's own object says of its future.
-    pub fn sync_node(&mut self, node: &Node) {
+    /// What this node's own object says of its future; `None` when there is no such object (any more).
+    pub fn sync_node(&mut self, node: Option<&Node>) {
         let doomed = |taint: &str| taint.split(':').next().is_some_and(|key| key.split('=').next() == Some(TO_BE_DELETED));
-        self.node_eligible = !node.deleting && !node.taints.iter().any(|taint| doomed(taint));
+        self.node = match node {
+            None if self.node == Eligibility::Unknown => Eligibility::Unknown,
+            None => Eligibility::Deleted,
+            Some(node) if node.deleting => Eligibility::Deleted,
+            Some(node) if node.taints.iter().any(|taint| doomed(taint)) => Eligibility::ToBeDeleted,
+            Some(_) => Eligibility::Eligible,
+        };
     }
 
-    /// Whether the proxy works, whatever becomes of the node.
-    pub fn is_healthy(&self, now: Moment) -> bool {
-        self.oldest_queued.is_none_or(|since| now.instant.saturating_duration_since(since) < self.timeout)
+    /// Whether the proxy works and packets flow, whatever becomes of the node: what a service's health check says.
+    pub fn serves(&self, now: Moment) -> bool {
+        self.late(now).is_none() && self.data_path.fault(now.instant).is_none()
     }
 
     pub fn report(&self, probe: Probe, now: Moment) -> Report {
-        let works = self.is_healthy(now);
-        let healthy = works && (probe == Probe::Livez || self.node_eligible);
+        let late = self.late(now);
+        let works = late.is_none();
+        let reason = match probe {
+            Probe::Healthz => late.or_else(|| self.data_path.fault(now.instant)).or_else(|| self.node.fault()),
+            Probe::Livez => late,
+        };
         // A proxy without anything to do is up to date: "last updated" is now, as old probes expect.
         let shown = |healthy: bool| match self.last_updated {
             _ if healthy => now.timestamp,
             Some(timestamp) => timestamp,
             None => Timestamp::UNIX_EPOCH,
         };
-        let family = |_| ("IPv4", FamilyReport { last_updated: shown(works), healthy: works });
+        let family = |name| (name, FamilyReport { last_updated: shown(works), healthy: works });
         Report {
-            last_updated: shown(healthy),
+            last_updated: shown(reason.is_none()),
             current_time: now.timestamp,
-            node_eligible: (probe == Probe::Healthz).then_some(self.node_eligible),
-            healthy,
-            status: self.last_updated.map(family).into_iter().collect(),
+            node_eligible: (probe == Probe::Healthz).then_some(self.node.fault().is_none()),
+            healthy: reason.is_none(),
+            reason,
+            // Both are programmed together.
+            status: self.last_updated.iter().flat_map(|_| ["IPv4", "IPv6"]).map(family).collect(),
         }
+    }
+
+    /// What to say when a change has waited for too long.
+    fn late(&self, now: Moment) -> Option<String> {
+        let waited = now.instant.saturating_duration_since(self.oldest_queued?);
+        (waited >= self.timeout).then(|| format!("a change has been waiting for {} s", waited.as_secs()))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+// === impl Eligibility ===
 
-    const TIMEOUT: Duration = Duration::from_secs(60);
-
-    fn at(start: Moment, seconds: u64) -> Moment {
-        let after = Duration::from_secs(seconds);
-        Moment {
-            instant: start.instant + after,
-            timestamp: Timestamp::UNIX_EPOCH
-                + jiff::SignedDuration::from_secs(1_000 + i64::try_from(seconds).expect("seconds")),
+impl Eligibility {
+    fn fault(self) -> Option<String> {
+        match self {
+            Self::Unknown | Self::Eligible => None,
+            Self::Deleted => Some("this node is being deleted".to_owned()),
+            Self::ToBeDeleted => Some(format!("this node has the taint {TO_BE_DELETED}")),
         }
-    }
-
-    fn node(deleting: bool, taints: &[&str]) -> Node {
-        Node {
-            name: "a".into(),
-            addresses: Vec::new(),
-            pod_cidrs: Vec::new(),
-            zone: None,
-            deleting,
-            taints: taints.iter().map(|taint| (*taint).into()).collect(),
-        }
-    }
-
-    /// After `events`, at second `when`: healthz and livez are as wanted.
-    #[track_caller]
-    fn check(events: impl FnOnce(&mut HealthState, &dyn Fn(u64) -> Moment), when: u64, healthz: bool, livez: bool) {
-        let start = Moment::now();
-        let clock = |seconds| at(start, seconds);
-        let mut state = HealthState::new(TIMEOUT);
-        events(&mut state, &clock);
-        assert_eq!(state.report(Probe::Healthz, clock(when)).healthy, healthz, "healthz: {state:?}");
-        assert_eq!(state.report(Probe::Livez, clock(when)).healthy, livez, "livez: {state:?}");
-        assert_eq!(state.is_healthy(clock(when)), livez);
-    }
-
-    #[test]
-    fn healthy_while_it_starts() {
-        check(|_, _| {}, 1000, true, true);
-    }
-
-    #[test]
-    fn healthy_while_a_change_is_not_late() {
-        check(|state, at| state.queued(at(0)), 59, true, true);
-    }
-
-    #[test]
-    fn a_late_change_is_unhealthy_even_before_the_first_update() {
-        check(|state, at| state.queued(at(0)), 60, false, false);
-    }
-
-    #[test]
-    fn the_oldest_change_counts() {
-        let events = |state: &mut HealthState, at: &dyn Fn(u64) -> Moment| {
-            state.updated(at(0));
-            state.queued(at(1));
-            state.queued(at(50));
-        };
-        check(events, 61, false, false);
-    }
-
-    #[test]
-    fn an_update_takes_all_that_waits() {
-        let events = |state: &mut HealthState, at: &dyn Fn(u64) -> Moment| {
-            state.queued(at(1));
-            state.updated(at(100));
-        };
-        check(events, 1000, true, true);
-    }
-
-    #[test]
-    fn a_node_that_goes_is_not_for_load_balancers() {
-        check(|state, _| state.sync_node(&node(true, &[])), 0, false, true);
-        check(|state, _| state.sync_node(&node(false, &["ToBeDeletedByClusterAutoscaler:NoSchedule"])), 0, false, true);
-        check(|state, _| state.sync_node(&node(false, &["ToBeDeletedByClusterAutoscaler=1:NoSchedule"])), 0, false, true);
-        check(|state, _| state.sync_node(&node(false, &["other:NoSchedule"])), 0, true, true);
-        let returns = |state: &mut HealthState, _: &dyn Fn(u64) -> Moment| {
-            state.sync_node(&node(true, &[]));
-            state.sync_node(&node(false, &[]));
-        };
-        check(returns, 0, true, true);
-    }
-
-    #[test]
-    fn the_body_is_that_of_kube_proxy() {
-        let start = Moment::now();
-        let mut state = HealthState::new(TIMEOUT);
-        state.updated(at(start, 0));
-        state.queued(at(start, 10));
-        let json = |probe, seconds| serde_json::to_string(&state.report(probe, at(start, seconds))).expect("JSON");
-        assert_eq!(
-            json(Probe::Healthz, 70),
-            r#"{"lastUpdated":"1970-01-01T00:16:40Z","currentTime":"1970-01-01T00:17:50Z","nodeEligible":true,"healthy":false,"status":{"IPv4":{"lastUpdated":"1970-01-01T00:16:40Z","healthy":false}}}"#
-        );
-        assert_eq!(
-            json(Probe::Livez, 20),
-            r#"{"lastUpdated":"1970-01-01T00:17:00Z","currentTime":"1970-01-01T00:17:00Z","healthy":true,"status":{"IPv4":{"lastUpdated":"1970-01-01T00:17:00Z","healthy":true}}}"#
-        );
     }
 }

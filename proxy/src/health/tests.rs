@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use thalweg_cluster::{
     Change, Condition, Dirty, Endpoint, EndpointPort, EndpointSlice, Family, Name, Node, Protocol, Service, ServiceType,
@@ -14,7 +14,8 @@ use thalweg_cluster::{
 use super::*;
 use crate::config::KubeProxyConfiguration;
 use crate::http::Server;
-use crate::metrics::{self, Round};
+use crate::iptables::{Figures, TableFigures};
+use crate::metrics::{self, KernelFigures, MapFigure, NoLocal, Round};
 
 const READY: Condition = Condition { ready: true, serving: true, terminating: false };
 const TERMINATING: Condition = Condition { ready: false, serving: true, terminating: true };
@@ -142,7 +143,10 @@ fn listeners_follow_by_the_smallest_difference() {
 
 /// GET by a bare socket; returns head and body.
 fn get(port: u16, path: &str) -> (String, String) {
-    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    get_at(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port), path)
+}
+
+fn get_at(address: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).expect("connect");
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("time-out");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("send");
@@ -166,7 +170,7 @@ fn refused(port: u16) -> bool {
 async fn the_health_server_answers_as_kube_proxy_does() {
     let (health, metrics) = (Health::new(Duration::from_millis(50)), Metrics::default());
     let (listener, port) = free_port();
-    let server = Server::start(listener, handler(health.clone(), metrics.clone())).expect("server");
+    let server = Server::start([listener], &handler(health.clone(), metrics.clone())).expect("server");
     let ask = async |path: &'static str| tokio::task::spawn_blocking(move || get(port, path)).await.expect("ask");
 
     let (head, body) = ask("/healthz").await;
@@ -183,7 +187,7 @@ async fn the_health_server_answers_as_kube_proxy_does() {
             deleting: true,
             taints: Vec::new(),
         };
-        state.sync_node(&node);
+        state.sync_node(Some(&node));
     });
     assert!(ask("/healthz").await.0.starts_with("http/1.1 503"));
     let (head, body) = ask("/livez").await;
@@ -203,28 +207,37 @@ async fn the_health_server_answers_as_kube_proxy_does() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     drop(server);
-    let end = Instant::now() + Duration::from_secs(5);
-    while !refused(port) {
-        assert!(Instant::now() < end, "a dropped server still listens");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    assert!(refused(port), "a dropped server still listens");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_metrics_server_shows_what_happened() {
     let metrics = Metrics::default();
     metrics.queued(&[Change::Service(web(), None), Change::EndpointSlice(web(), None), Change::Node("a".into(), None)]);
-    let round = Round { took: Duration::from_millis(3), apply: Duration::from_millis(1), complete: true, ..Round::default() };
+    let stages =
+        vec![("plan", Duration::from_millis(2)), ("slots", Duration::from_millis(1)), ("total", Duration::from_millis(3))];
+    let round = Round { took: Duration::from_millis(3), stages, complete: true, ..Round::default() };
     metrics.synced(&round, 7);
     metrics.queued(&[Change::Service(web(), None)]);
     metrics.swept(11, 2);
-    let kernel = || {
-        let maps = [("FRONTENDS", 3, 8)];
-        Some(crate::inspect::status(&[], &maps, &[], &[(thalweg_abi::DropReason::ConntrackFull, 5)]))
-    };
+    metrics.maps([
+        MapFigure { map: "FRONTENDS", entries: Some(3), capacity: 8 },
+        MapFigure { map: "HELD", entries: None, capacity: 4 },
+    ]);
+    metrics.no_local_endpoints(NoLocal { internal: [0, 2], external: [1, 0] });
+    let now = SystemTime::now();
+    // Before this process, a moment ago, and by a clock that is ahead.
+    metrics.programmed(&[(Family::V4, SystemTime::UNIX_EPOCH), (Family::V4, now), (Family::V6, now + Duration::from_secs(60))]);
+    let table = |family, table, rules| TableFigures { family, table, rules, last_written: 2 };
+    metrics.rules(Figures {
+        tables: vec![table(Family::V4, "nat", 7), table(Family::V6, "filter", 3)],
+        restore_failures: 2,
+        partial_restore_failures: 1,
+    });
+    let kernel = || Some(KernelFigures { drops: vec![("conntrack_full", 5)], events: vec![("lookup", 6)], adoptions: 1 });
     let config = KubeProxyConfiguration { cluster_cidr: "10.0.0.0/8".into(), ..KubeProxyConfiguration::defaults() };
     let (listener, port) = free_port();
-    let _server = Server::start(listener, metrics::handler(metrics, "ebpf", config, kernel)).expect("server");
+    let _server = Server::start([listener], &metrics::handler(metrics, "ebpf", config, kernel)).expect("server");
     let ask = async |path: &'static str| tokio::task::spawn_blocking(move || get(port, path)).await.expect("ask");
 
     let (head, body) = ask("/metrics").await;
@@ -235,22 +248,47 @@ async fn the_metrics_server_shows_what_happened() {
         "kubeproxy_sync_proxy_rules_endpoint_changes_total 1",
         "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
         "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.004\"} 1",
-        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 0",
+        "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.004\"} 1",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 1",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv6\",traffic_policy=\"internal\"} 2",
+        "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.25\"} 1",
+        "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv4\",le=\"300\"} 1",
+        "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 1",
+        "kubeproxy_network_programming_duration_seconds_sum{ip_family=\"IPv6\"} 0",
+        "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"} 7",
+        "kubeproxy_sync_proxy_rules_iptables_last{ip_family=\"IPv6\",table=\"filter\"} 2",
+        "kubeproxy_sync_proxy_rules_iptables_restore_failures_total 2",
+        "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total 1",
         "thalweg_sync_stage_seconds_count{stage=\"plan\"} 1",
+        "thalweg_sync_stage_seconds_sum{stage=\"total\"} 0.003",
+        "thalweg_sync_stage_seconds_count{stage=\"frontends\"} 0",
         "thalweg_services 7",
         "thalweg_conntrack_flows 11",
         "thalweg_map_entries{map=\"frontends\"} 3",
         "thalweg_map_capacity{map=\"frontends\"} 8",
+        "thalweg_map_capacity{map=\"held\"} 4",
+        "thalweg_events_total{event=\"lookup\"} 6",
+        "thalweg_adoptions_total 1",
         "thalweg_drops_total{reason=\"conntrack_full\"} 5",
         "# TYPE process_resident_memory_bytes gauge",
     ] {
         assert!(body.lines().any(|found| found == line), "{line} is not in\n{body}");
     }
+    assert!(!body.contains("thalweg_map_entries{map=\"held\"}"), "not counted yet is not 0");
     well_formed(&body);
     assert_eq!(ask("/proxyMode").await.1, "ebpf");
     assert_eq!(ask("/healthz").await.1, "ok");
     let configz: serde_json::Value = serde_json::from_str(&ask("/configz").await.1).expect("JSON");
     assert_eq!(configz["kubeproxy.config.k8s.io"]["clusterCIDR"], "10.0.0.0/8");
+}
+
+#[test]
+fn what_is_not_there_has_no_figures() {
+    let text = Metrics::default().render(None);
+    for word in ["iptables", "thalweg_map_", "thalweg_drops"] {
+        assert!(!text.contains(word), "{word} is in\n{text}");
+    }
+    well_formed(&text);
 }
 
 /// Every family once, with HELP, TYPE and samples of its own, in this order.
@@ -303,6 +341,17 @@ async fn a_service_s_health_check_opens_answers_and_closes() {
     assert!(head.starts_with("http/1.1 503") && head.contains("endpoint-weight: 0"), "{head}");
     assert!(body.contains(r#""localEndpoints":0,"serviceProxyHealthy":true"#), "{body}");
 
+    // Packets that do not flow: 503, although there are endpoints.
+    checks.update(&world(service(port), std::slice::from_ref(&one)), &[web()]);
+    health.update(|state| (0..3).for_each(|_| state.data_path.failed(Instant::now(), "refused")));
+    let (head, body) = ask().await;
+    assert!(
+        head.starts_with("http/1.1 503") && body.contains(r#""localEndpoints":2,"serviceProxyHealthy":false"#),
+        "{head} {body}"
+    );
+    health.update(|state| state.data_path.passed(Instant::now()));
+    assert!(ask().await.0.starts_with("http/1.1 200"));
+
     // A proxy that is late: 503, although there are endpoints.
     checks.update(&world(service(port), std::slice::from_ref(&one)), &[web()]);
     health.update(|state| state.queued(Moment::now()));
@@ -314,9 +363,36 @@ async fn a_service_s_health_check_opens_answers_and_closes() {
     let cluster = Service { external_policy: TrafficPolicy::Cluster, ..service(port) };
     checks.update(&world(cluster, &[one]), &[web()]);
     assert!(checks.is_empty());
-    let end = Instant::now() + Duration::from_secs(5);
-    while !refused(port) {
-        assert!(Instant::now() < end, "still open");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    assert!(refused(port), "still open");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_health_check_answers_in_both_families() {
+    let mut checks = ServiceChecks::new("a", Health::new(Duration::from_secs(60)));
+    let port = crate::http::listen("0.0.0.0:0".parse().expect("address"))
+        .and_then(|listeners| listeners[0].local_addr())
+        .expect("a free port")
+        .port();
+    let one = slice("1", &[("10.1.0.1", "a", READY)]);
+    checks.update(&world(service(port), std::slice::from_ref(&one)), &[web()]);
+    assert_eq!(checks.len(), 1);
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let answer = tokio::task::spawn_blocking(move || get_at(SocketAddr::new(ip, port), "/")).await.expect("ask");
+        assert!(answer.0.starts_with("http/1.1 200"), "{ip}: {answer:?}");
     }
+    // The port of a service that goes is free for one that comes.
+    let mut swapped = world(service(port), std::slice::from_ref(&one));
+    let other = Service { name: Name::new("shop", "other"), ..service(port) };
+    let dirty = &mut Dirty::default();
+    swapped.apply(Change::Service(web(), None), dirty);
+    swapped.apply(Change::Service(other.name.clone(), Some(Arc::new(other))), dirty);
+    checks.update(&swapped, &dirty.services);
+    assert_eq!(checks.len(), 1);
+    // An address of the link is left out, and the others are listened on.
+    checks.set_addresses(&["fe80::1".parse().expect("address"), Ipv6Addr::LOCALHOST.into()]);
+    checks.sync();
+    assert_eq!(checks.len(), 1);
+    let answer = tokio::task::spawn_blocking(move || get_at(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port), "/"));
+    assert!(answer.await.expect("ask").1.contains(r#""name":"other""#));
+    assert!(refused(port), "IPv4 is not listened on any more");
 }

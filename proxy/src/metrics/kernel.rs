@@ -1,49 +1,55 @@
-//! What is in the maps, for metrics and views: read when asked, and not more often than is useful.
+//! What the kernel knows, for metrics, as plain numbers. Counters are read when somebody asks, a few look-ups each time;
+//! how full maps are, which only a walk over them tells, is handed in by whoever walks them anyway.
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use thalweg_abi::StateKey;
+use thalweg_loader::{Error, Maps, Pressure};
 
-use thalweg_loader::{Error, Maps};
+/// What the data path counts.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct KernelFigures {
+    pub drops: Vec<(&'static str, u64)>,
+    pub events: Vec<(&'static str, u64)>,
+    /// How often the maps were taken over from an earlier process.
+    pub adoptions: u64,
+}
 
-use crate::inspect::Status;
-pub use crate::inspect::live::read_status;
+/// How full a map is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapFigure {
+    pub map: &'static str,
+    /// `None` before it was counted for the first time.
+    pub entries: Option<u64>,
+    pub capacity: u64,
+}
 
-/// Counting the entries of a map reads all of it, so that many scrapers must not read many times.
-const FRESH: Duration = Duration::from_secs(5);
+/// Reads the counters of one node.
+pub struct KernelReader(Maps);
 
-/// Reads the maps of one node; the last result serves for five seconds.
-pub struct KernelReader {
-    maps: Maps,
-    last: Mutex<Option<(Instant, Status)>>,
+// === impl MapFigure ===
+
+impl From<Pressure> for MapFigure {
+    fn from(pressure: Pressure) -> Self {
+        Self { map: pressure.table, entries: pressure.entries.map(u64::from), capacity: u64::from(pressure.capacity) }
+    }
 }
 
 // === impl KernelReader ===
 
 impl KernelReader {
-    /// # Errors
-    /// As [`Maps::open_pinned`].
-    pub fn open(pin_root: &Path) -> Result<Self, Error> {
-        Ok(Self { maps: Maps::open_pinned(pin_root)?, last: Mutex::new(None) })
+    pub fn new(maps: Maps) -> Self {
+        Self(maps)
     }
 
     /// `None` when the kernel refuses, which is logged.
-    pub fn status(&self) -> Option<Status> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, status)) = &*last
-            && at.elapsed() < FRESH
-        {
-            return Some(status.clone());
-        }
-        match read_status(&self.maps) {
-            Ok(status) => {
-                *last = Some((Instant::now(), status.clone()));
-                Some(status)
-            }
-            Err(error) => {
-                tracing::warn!("metrics of the maps: {error}");
-                None
-            }
-        }
+    pub fn figures(&self) -> Option<KernelFigures> {
+        self.read().map_err(|error| tracing::warn!("metrics of the data path: {error}")).ok()
+    }
+
+    fn read(&self) -> Result<KernelFigures, Error> {
+        Ok(KernelFigures {
+            drops: self.0.drops()?.into_iter().map(|(reason, count)| (reason.name(), count)).collect(),
+            events: self.0.counters()?.into_iter().map(|(counter, count)| (counter.name(), count)).collect(),
+            adoptions: self.0.state(StateKey::Adoptions)?,
+        })
     }
 }

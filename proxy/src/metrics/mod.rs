@@ -1,11 +1,12 @@
 //! Metrics, for Prometheus, and the small pages that live beside them.
 //!
-//! - [`Metrics`]: what the proxy counts. [`KernelReader`]: what is in the maps, read when somebody asks.
+//! - [`Metrics`]: what the proxy counts. [`KernelReader`]: what the data path counts, read when somebody asks.
 //! - [`handler`]: `/metrics`, `/configz`, `/proxyMode`, `/healthz`.
 
 mod kernel;
 mod process;
 mod registry;
+mod render;
 mod text;
 
 use std::sync::Arc;
@@ -13,20 +14,19 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::json;
 
-pub use kernel::{KernelReader, read_status};
+pub use kernel::{KernelFigures, KernelReader, MapFigure};
 pub use registry::{Metrics, NoLocal, Round};
 pub use text::{Exposition, Histogram, Kind};
 
 use crate::config::KubeProxyConfiguration;
 use crate::http::{Answer, Handler};
-use crate::inspect::Status;
 
-/// Answers of the metrics server. `kernel` reads what is in the maps, `None` when it cannot.
+/// Answers of the metrics server. `kernel` reads what the data path counts, `None` when it cannot.
 pub fn handler(
     metrics: Metrics,
     mode: &'static str,
     config: KubeProxyConfiguration,
-    kernel: impl Fn() -> Option<Status> + Send + Sync + 'static,
+    kernel: impl Fn() -> Option<KernelFigures> + Send + Sync + 'static,
 ) -> Handler {
     Arc::new(move |path| match path {
         "/metrics" => Answer {

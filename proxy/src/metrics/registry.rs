@@ -1,31 +1,28 @@
-//! What the proxy counts about itself. kube-proxy's names are kept where they mean the same.
-//!
-//! Left out because they would not be true here: network_programming_duration_seconds (the watch does not carry the
-//! trigger time), and whatever counts rules while there are none.
+//! What the proxy counts about itself. kube-proxy's names are kept where they mean the same; what counts rules is shown
+//! only where there are rules.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use thalweg_cluster::Change;
+use thalweg_cluster::{Change, Family};
 
+use super::kernel::{KernelFigures, MapFigure};
 use super::process;
-use super::text::{Exposition, Histogram, Kind};
+use super::render::{render_kernel, render_maps};
+use super::text::{Exposition, Histogram};
+use crate::STAGES;
 use crate::health::Probe;
-use crate::inspect::Status;
-
-const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
-/// Both families are programmed in one go: what is about that has one figure, under the name of the first.
-const FAMILY: (&str, &str) = ("ip_family", FAMILIES[0]);
+use crate::iptables::Figures;
 
 /// One round of bringing the kernel to the world.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Round {
     /// Planning and applying together.
     pub took: Duration,
-    /// Of that, applying.
-    pub apply: Duration,
+    /// As [`Applied::stages`](crate::Applied): of those, whatever was done.
+    pub stages: Vec<(&'static str, Duration)>,
     /// From the arrival of the change to its effect, when the kernel was changed because of one.
     pub latency: Option<Duration>,
     /// Nothing but single services failed.
@@ -39,30 +36,33 @@ pub struct Round {
 pub struct Metrics(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
-struct Inner {
-    started: Timestamp,
-    service_changes: Changes,
-    endpoint_changes: Changes,
-    last_queued: Option<Timestamp>,
-    last_synced: Option<Timestamp>,
-    sync: Histogram,
-    plan: Histogram,
-    apply: Histogram,
-    latency: Histogram,
-    failed_rounds: u64,
-    services: usize,
-    failing: usize,
-    no_local: NoLocal,
-    probes: BTreeMap<(&'static str, u16), u64>,
-    flows: usize,
-    expired: u64,
-    health_checks: usize,
+pub(super) struct Inner {
+    pub started: Timestamp,
+    pub service_changes: Changes,
+    pub endpoint_changes: Changes,
+    pub last_queued: Option<Timestamp>,
+    pub last_synced: Option<Timestamp>,
+    pub sync: Histogram,
+    pub stages: BTreeMap<&'static str, Histogram>,
+    pub latency: Histogram,
+    /// From the cause of a change to its effect, in IPv4 and in IPv6.
+    pub programming: [Histogram; 2],
+    pub failed_rounds: u64,
+    pub services: usize,
+    pub failing: usize,
+    pub no_local: NoLocal,
+    pub probes: BTreeMap<(Probe, u16), u64>,
+    pub flows: usize,
+    pub expired: u64,
+    pub health_checks: usize,
+    maps: Vec<MapFigure>,
+    pub rules: Option<Figures>,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
-struct Changes {
-    total: u64,
-    pending: u64,
+pub(super) struct Changes {
+    pub total: u64,
+    pub pending: u64,
 }
 
 /// How many services have endpoints, but by a Local policy none on this node; each in IPv4 and in IPv6.
@@ -85,9 +85,9 @@ impl Default for Metrics {
             last_queued: None,
             last_synced: None,
             sync: Histogram::exponential(0.001, 2.0, 15),
-            plan: fine(),
-            apply: fine(),
+            stages: STAGES.into_iter().map(|stage| (stage, fine())).collect(),
             latency: fine(),
+            programming: [programming(), programming()],
             failed_rounds: 0,
             services: 0,
             failing: 0,
@@ -96,6 +96,8 @@ impl Default for Metrics {
             flows: 0,
             expired: 0,
             health_checks: 0,
+            maps: Vec::new(),
+            rules: None,
         })))
     }
 }
@@ -118,8 +120,11 @@ impl Metrics {
     pub fn synced(&self, round: &Round, services: usize) {
         let mut inner = self.lock();
         inner.sync.observe(round.took);
-        inner.apply.observe(round.apply);
-        inner.plan.observe(round.took.saturating_sub(round.apply));
+        for (stage, took) in &round.stages {
+            if let Some(histogram) = inner.stages.get_mut(stage) {
+                histogram.observe(*took);
+            }
+        }
         if let Some(latency) = round.latency {
             inner.latency.observe(latency);
         }
@@ -134,17 +139,37 @@ impl Metrics {
         }
     }
 
+    /// These causes of changes are in effect now: [`Dirty::triggered`](thalweg_cluster::Dirty). What was caused before
+    /// this process started is left out, because the wait was not for it.
+    pub fn programmed(&self, causes: &[(Family, SystemTime)]) {
+        let now = SystemTime::now();
+        let mut inner = self.lock();
+        let started = SystemTime::from(inner.started);
+        for (family, cause) in causes.iter().filter(|(_, cause)| *cause >= started) {
+            // Clocks differ: what is caused in the future took no time.
+            let took = now.duration_since(*cause).unwrap_or_default();
+            inner.programming[usize::from(*family == Family::V6)].observe(took);
+        }
+    }
+
     pub fn no_local_endpoints(&self, counts: NoLocal) {
         self.lock().no_local = counts;
     }
 
     /// A probe was answered.
     pub fn probed(&self, probe: Probe, code: u16) {
-        let name = match probe {
-            Probe::Healthz => "kubeproxy_proxy_healthz_total",
-            Probe::Livez => "kubeproxy_proxy_livez_total",
-        };
-        *self.lock().probes.entry((name, code)).or_default() += 1;
+        *self.lock().probes.entry((probe, code)).or_default() += 1;
+    }
+
+    /// How full the maps were when they were counted last.
+    pub fn maps(&self, maps: impl IntoIterator<Item = impl Into<MapFigure>>) {
+        let maps = maps.into_iter().map(Into::into).collect();
+        self.lock().maps = maps;
+    }
+
+    /// What the rules are, in iptables mode.
+    pub fn rules(&self, figures: Figures) {
+        self.lock().rules = Some(figures);
     }
 
     /// One expiry of flows: how many stay, how many went.
@@ -159,12 +184,17 @@ impl Metrics {
         self.lock().health_checks = open;
     }
 
-    /// The whole page; without `kernel` (it could not be read) what is in the maps is left out.
-    pub fn render(&self, kernel: Option<&Status>) -> String {
+    /// The whole page; without `kernel` (it could not be read) what the data path counts is left out. Costs in proportion
+    /// to its length: no map is walked for it.
+    pub fn render(&self, kernel: Option<&KernelFigures>) -> String {
         let mut text = Exposition::default();
-        self.lock().render(&mut text);
-        if let Some(status) = kernel {
-            render_kernel(&mut text, status);
+        {
+            let inner = self.lock();
+            inner.render(&mut text);
+            render_maps(&mut text, &inner.maps);
+        }
+        if let Some(figures) = kernel {
+            render_kernel(&mut text, figures);
         }
         process::render(&mut text);
         text.finish()
@@ -184,90 +214,9 @@ impl Changes {
     }
 }
 
-// === impl Inner ===
-
-impl Inner {
-    fn render(&self, text: &mut Exposition) {
-        use Kind::{Counter, Gauge};
-        text.family("kubeproxy_sync_proxy_rules_duration_seconds", Kind::Histogram, "Time of one sync, planning included.")
-            .histogram(&[FAMILY], &self.sync);
-        for (name, help, at) in [
-            ("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "When a change was last queued.", self.last_queued),
-            (
-                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "When everything queued was last in effect.",
-                self.last_synced,
-            ),
-        ] {
-            text.family(name, Gauge, help).sample(&[FAMILY], at.map_or(0.0, seconds));
-        }
-        for (what, changes) in [("service", self.service_changes), ("endpoint", self.endpoint_changes)] {
-            let prefix = format!("kubeproxy_sync_proxy_rules_{what}_changes");
-            text.family(&format!("{prefix}_total"), Counter, &format!("Changes of {what}s received."))
-                .count(&[], changes.total);
-            text.family(&format!("{prefix}_pending"), Gauge, &format!("Changes of {what}s that are not in effect yet."))
-                .count(&[], changes.pending);
-        }
-        text.family(
-            "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-            Gauge,
-            "Services with a Local traffic policy and no endpoint on this node.",
-        );
-        for (policy, count) in [("internal", self.no_local.internal), ("external", self.no_local.external)] {
-            for (family, count) in FAMILIES.into_iter().zip(count) {
-                text.count(&[("ip_family", family), ("traffic_policy", policy)], count as u64);
-            }
-        }
-        for name in ["kubeproxy_proxy_healthz_total", "kubeproxy_proxy_livez_total"] {
-            text.family(name, Counter, "Answers to probes by status code.");
-            for ((_, code), count) in self.probes.iter().filter(|((probe, _), _)| *probe == name) {
-                text.count(&[("code", &code.to_string())], *count);
-            }
-        }
-        text.family("thalweg_sync_stage_seconds", Kind::Histogram, "Time of one sync by stage.")
-            .histogram(&[("stage", "plan")], &self.plan)
-            .histogram(&[("stage", "apply")], &self.apply);
-        text.family("thalweg_change_to_map_seconds", Kind::Histogram, "From the arrival of a change to its effect.")
-            .histogram(&[], &self.latency);
-        text.family("thalweg_sync_failures_total", Counter, "Syncs of which something failed that belongs to no service.")
-            .count(&[], self.failed_rounds);
-        text.family("thalweg_services", Gauge, "Services known.").count(&[], self.services as u64);
-        text.family("thalweg_services_failing", Gauge, "Services that keep their old state because of an error.")
-            .count(&[], self.failing as u64);
-        text.family("thalweg_health_checks", Gauge, "Health checks of services open on this node.")
-            .count(&[], self.health_checks as u64);
-        text.family("thalweg_conntrack_flows", Gauge, "Translated flows at the last expiry.").count(&[], self.flows as u64);
-        text.family("thalweg_conntrack_expired_total", Counter, "Translated flows that were idle for too long.")
-            .count(&[], self.expired);
-        text.family("thalweg_build_info", Gauge, "The version that runs.").count(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-        text.family("process_start_time_seconds", Gauge, "When the process started, since the epoch.")
-            .sample(&[], seconds(self.started));
-    }
-}
-
-fn render_kernel(text: &mut Exposition, status: &Status) {
-    let maps = || status.maps.iter().map(|row| (row.map.to_lowercase(), row));
-    text.family("thalweg_map_entries", Kind::Gauge, "Entries in use by map.");
-    for (map, row) in maps() {
-        text.count(&[("map", &map)], row.used);
-    }
-    text.family("thalweg_map_capacity", Kind::Gauge, "Entries that fit by map.");
-    for (map, row) in maps() {
-        text.count(&[("map", &map)], row.capacity);
-    }
-    text.family("thalweg_drops_total", Kind::Counter, "Packets dropped by the data path, by reason.");
-    for row in &status.drops {
-        text.count(&[("reason", row.name)], row.count);
-    }
-    text.family("thalweg_events_total", Kind::Counter, "What the data path did, by event.");
-    for row in &status.counters {
-        text.count(&[("event", row.name)], row.count);
-    }
-    text.family("thalweg_adoptions_total", Kind::Counter, "How often the maps were taken over from an earlier process.")
-        .count(&[], status.adoptions);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "milliseconds since the epoch fit")]
-fn seconds(timestamp: Timestamp) -> f64 {
-    timestamp.as_millisecond() as f64 / 1000.0
+/// kube-proxy's bounds: a quarter and half a second, every second of a minute, then wider up to five minutes.
+fn programming() -> Histogram {
+    let seconds = |first: u32, step: u32, count: u32| (0..count).map(move |index| f64::from(first + step * index));
+    let bounds = [0.25, 0.5].into_iter().chain(seconds(1, 1, 59)).chain(seconds(60, 5, 12)).chain(seconds(120, 30, 7));
+    Histogram::new(bounds.collect())
 }

@@ -103,10 +103,14 @@ impl Exposition {
 // === impl Histogram ===
 
 impl Histogram {
+    /// `bounds` in ascending order.
+    pub fn new(bounds: Vec<f64>) -> Self {
+        Self { counts: vec![0; bounds.len() + 1], bounds, sum: 0.0 }
+    }
+
     /// `count` bounds: `first`, `first * factor`, and so on.
     pub fn exponential(first: f64, factor: f64, count: usize) -> Self {
-        let bounds: Vec<f64> = std::iter::successors(Some(first), |bound| Some(bound * factor)).take(count).collect();
-        Self { counts: vec![0; bounds.len() + 1], bounds, sum: 0.0 }
+        Self::new(std::iter::successors(Some(first), |bound| Some(bound * factor)).take(count).collect())
     }
 
     pub fn observe(&mut self, value: std::time::Duration) {

@@ -220,9 +220,8 @@ fn service_ranges_are_told_when_they_change() {
     case.range("kubernetes", &[]);
     case.update();
     let told: Vec<String> = case.proxy.backend().ranges.iter().map(|ranges| format!("{ranges:?}")).collect();
-    let list = |ranges: &[&str]| {
-        format!("{:?}", ranges.iter().map(|range| range.parse().expect("range")).collect::<Vec<IpNetwork>>())
-    };
+    let list =
+        |ranges: &[&str]| format!("{:?}", ranges.iter().map(|range| range.parse().expect("range")).collect::<Vec<IpNetwork>>());
     assert_eq!(told, [list(&["10.96.0.0/12", "10.200.0.0/16", "fd00:96::/112"]), list(&["10.200.0.0/16"])]);
 }
 
