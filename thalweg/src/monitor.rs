@@ -2,15 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use thalweg_cluster::{Change, Family, Name, World};
-use thalweg_loader::conntrack::Swept;
-use thalweg_loader::{Maps, Pressure};
+use thalweg_loader::Maps;
 use thalweg_proxy::config::KubeProxyConfiguration;
-use thalweg_proxy::health::{self, Health, Moment, ServiceChecks};
+use thalweg_proxy::health::{self, Dial, Health, Moment, Prober, ServiceChecks};
 use thalweg_proxy::http::Server;
 use thalweg_proxy::iptables;
 use thalweg_proxy::metrics::{self, KernelReader, Metrics, NoLocal, Round};
@@ -33,8 +31,8 @@ pub struct Options {
     pub mode: &'static str,
     /// Shown by /configz.
     pub config: KubeProxyConfiguration,
-    /// Pins of the maps whose figures are shown; `None` when there are none.
-    pub pins: Option<PathBuf>,
+    /// Whose figures are shown; `None` when there are none.
+    pub maps: Option<Maps>,
 }
 
 /// Told by the loop what happens; the servers tell everybody else.
@@ -43,6 +41,7 @@ pub struct Monitor {
     health: Health,
     metrics: Metrics,
     checks: ServiceChecks,
+    prober: Option<Prober>,
     _servers: Vec<Server>,
 }
 
@@ -68,12 +67,12 @@ pub fn address(text: &str) -> Result<Address, String> {
 // === impl Monitor ===
 
 impl Monitor {
-    /// Starts the servers. Call it inside the runtime, with the maps already made.
+    /// Starts the servers. Call it inside the runtime.
     ///
     /// # Errors
-    /// When the maps cannot be opened, or, with `hard_fail`, a server cannot listen.
+    /// With `hard_fail`, when a server cannot listen.
     pub fn start(options: Options) -> Result<Self> {
-        let Options { node, healthz, metrics: metrics_address, hard_fail, health_timeout, mode, config, pins } = options;
+        let Options { node, healthz, metrics: metrics_address, hard_fail, health_timeout, mode, config, maps } = options;
         let (health, metrics) = (Health::new(health_timeout), Metrics::default());
         let mut servers = Vec::new();
         if let Some(address) = healthz {
@@ -81,13 +80,13 @@ impl Monitor {
             servers.push(Server::listen("health", address, hard_fail, handler)?);
         }
         if let Some(address) = metrics_address {
-            let reader = pins.as_deref().map(open_maps).transpose()?;
+            let reader = maps.map(KernelReader::new);
             let kernel = move || reader.as_ref().and_then(KernelReader::figures);
             let handler = metrics::handler(metrics.clone(), mode, config, kernel);
             servers.push(Server::listen("metrics", address, hard_fail, handler)?);
         }
         let checks = ServiceChecks::new(node.as_str(), health.clone());
-        Ok(Self { node, health, metrics, checks, _servers: servers })
+        Ok(Self { node, health, metrics, checks, prober: None, _servers: servers })
     }
 
     /// Changes arrived that are not in the kernel yet.
@@ -123,11 +122,14 @@ impl Monitor {
         }
     }
 
-    /// Flows were expired, and what is in the maps was counted: a good moment to try again what could not listen.
-    pub fn swept(&mut self, swept: &Swept, pressure: Vec<Pressure>) {
-        self.metrics.swept(swept.kept, swept.expired);
-        self.metrics.maps(pressure);
-        self.retry();
+    /// For whoever counts elsewhere.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Dials a virtual IP of our own from now on, and says so in /healthz.
+    pub fn probe(&mut self, dial: Dial) {
+        self.prober = Some(Prober::start(self.health.clone(), health::EVERY, dial));
     }
 
     /// Tries again to open health checks that could not listen.
@@ -141,9 +143,4 @@ impl Monitor {
         self.checks.set_addresses(addresses);
         self.retry();
     }
-}
-
-fn open_maps(pins: &Path) -> Result<KernelReader> {
-    let maps = Maps::open_pinned(pins).with_context(|| format!("open the maps below {}", pins.display()))?;
-    Ok(KernelReader::new(maps))
 }

@@ -5,21 +5,27 @@ use std::time::Instant;
 use anyhow::Result;
 use thalweg_abi::StateKey;
 use thalweg_cluster::{Batch, Dirty, World};
-use thalweg_loader::{Maps, conntrack};
+use thalweg_loader::Maps;
 use thalweg_proxy::metrics::Round;
 use thalweg_proxy::{Backend, NodeView, Proxy};
 use tokio::sync::mpsc;
 
+use crate::backend::AnyBackend;
+use crate::keeper::Keeper;
 use crate::monitor::Monitor;
+use crate::probe::Probe;
 
 /// The cluster's state, the proxy that follows it, and what watches both.
-pub struct Services<B> {
+pub struct Services {
     pub world: World,
     pub monitor: Monitor,
-    proxy: Proxy<B>,
+    proxy: Proxy<AnyBackend>,
     view: NodeView,
-    /// For expiry and for the STATE map; `None` when the backend has no maps.
+    /// For the STATE map; `None` when the backend has no maps.
     maps: Option<Maps>,
+    keeper: Option<Keeper>,
+    /// Until it dials.
+    probe: Option<Probe>,
     /// What became dirty before the first complete listing.
     dirty: Dirty,
     synced: bool,
@@ -37,15 +43,42 @@ pub struct Taken {
 /// How an apply went.
 pub struct Outcome {
     pub changed: bool,
+    /// Nothing failed but single services, which keep their old state.
+    pub complete: bool,
     /// One text each.
     pub failures: Vec<String>,
 }
 
 // === impl Services ===
 
-impl<B: Backend> Services<B> {
-    pub fn new(proxy: Proxy<B>, view: NodeView, maps: Option<Maps>, monitor: Monitor) -> Self {
-        Self { world: World::default(), monitor, proxy, view, maps, dirty: Dirty::default(), synced: false }
+impl Services {
+    /// A service of our own is dialled, once everything is in effect, to see whether packets flow.
+    pub fn set_probe(&mut self, probe: Probe) {
+        self.proxy.backend_mut().set(probe.plan());
+        self.probe = Some(probe);
+    }
+
+    /// Everything is in effect.
+    pub fn serves(&mut self) {
+        if let Some(probe) = self.probe.take() {
+            self.monitor.probe(probe.dial());
+        }
+    }
+
+    /// `keeper` looks after the maps.
+    pub fn new(proxy: Proxy<AnyBackend>, view: NodeView, maps: Option<(Maps, Keeper)>, monitor: Monitor) -> Self {
+        let (maps, keeper) = maps.unzip();
+        Self {
+            world: World::default(),
+            monitor,
+            proxy,
+            view,
+            maps,
+            keeper,
+            probe: None,
+            dirty: Dirty::default(),
+            synced: false,
+        }
     }
 
     /// Takes in a batch, together with those that wait behind it. `None` until everything has been listed: the first
@@ -80,14 +113,23 @@ impl<B: Backend> Services<B> {
         let mut round = Round { took: started.elapsed(), ..Round::default() };
         let outcome = match result {
             Ok(mut applied) => {
-                round = Round { stages: std::mem::take(&mut applied.stages), complete: true, failing: applied.failed.len(), ..round };
+                round = Round {
+                    stages: std::mem::take(&mut applied.stages),
+                    complete: true,
+                    failing: applied.failed.len(),
+                    ..round
+                };
                 if applied.changed() {
                     round.latency = received.map(|received| received.elapsed());
                     self.raise(StateKey::Applies);
                 }
-                Outcome { changed: applied.changed(), failures: applied.failed.iter().map(ToString::to_string).collect() }
+                Outcome {
+                    changed: applied.changed(),
+                    complete: true,
+                    failures: applied.failed.iter().map(ToString::to_string).collect(),
+                }
             }
-            Err(error) => Outcome { changed: false, failures: vec![error.to_string()] },
+            Err(error) => Outcome { changed: false, complete: false, failures: vec![error.to_string()] },
         };
         for failure in &outcome.failures {
             tracing::error!("service proxy: {failure}");
@@ -95,6 +137,11 @@ impl<B: Backend> Services<B> {
         self.monitor.synced(&round, self.world.services().count());
         if round.complete {
             self.monitor.programmed(&dirty.triggered, self.proxy.backend().rules());
+        }
+        if self.proxy.backend_mut().has_lost()
+            && let Some(keeper) = &self.keeper
+        {
+            keeper.backends_gone();
         }
         outcome
     }
@@ -106,24 +153,19 @@ impl<B: Backend> Services<B> {
 
     /// The kernel holds a complete snapshot.
     pub fn mark_synced(&mut self) {
+        if let Some(keeper) = &self.keeper {
+            // What an earlier agent has missed.
+            keeper.backends_gone();
+        }
         let Some(maps) = &mut self.maps else { return };
         if let Err(error) = maps.set_state(StateKey::Synced, 1) {
             tracing::warn!("mark the maps as synced: {error}");
         }
     }
 
-    /// Forgets flows that were idle for too long.
-    pub fn sweep(&mut self) {
-        let Some(maps) = &mut self.maps else { return self.monitor.retry() };
-        match conntrack::sweep(maps, conntrack::now()) {
-            Ok(swept) => {
-                if swept.expired + swept.strays > 0 {
-                    tracing::debug!(?swept, "flows expired");
-                }
-                self.monitor.swept(&swept, maps.pressure());
-            }
-            Err(error) => tracing::warn!("expire flows: {error}"),
-        }
+    /// From time to time: what could not be done before is tried again.
+    pub fn tend(&mut self) {
+        self.monitor.retry();
     }
 
     /// The node's addresses are these from now on; true when that is news, and an apply is due.
@@ -136,7 +178,12 @@ impl<B: Backend> Services<B> {
         news && self.synced
     }
 
-    pub fn backend_mut(&mut self) -> &mut B {
+    /// Every source has been listed.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    pub fn backend_mut(&mut self) -> &mut AnyBackend {
         self.proxy.backend_mut()
     }
 
