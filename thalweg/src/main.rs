@@ -39,7 +39,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// The node agent: service proxy, cluster DNS and pod network in one process
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     /// The service proxy alone, by kube-proxy's flags and configuration file
     Proxy(Box<proxy::ProxyArgs>),
     /// The control plane: API server, controllers and scheduler in one process
@@ -112,7 +112,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Status(args) => views::status(&args),
         Verb::Cleanup(args) => views::cleanup(&args),
         Verb::Kubeconfig(args) => server::kubeconfig(&args),
-        Verb::Agent(args) => daemon(agent::run(args)),
+        Verb::Agent(args) => daemon(agent::run(*args)),
         Verb::Proxy(args) => daemon(proxy::run(*args)),
         Verb::Server(args) => daemon(server::run(args)),
         Verb::Kubelet(args) => daemon(kubelet::run(args)),

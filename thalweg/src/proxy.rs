@@ -88,14 +88,14 @@ struct Lone {
 /// What goes with the backend.
 enum Kernel {
     Ebpf {
-        links: Links,
+        links: Box<Links>,
         /// To take over what iptables began; `None` once the programs are attached.
-        to_attach: Option<Maps>,
+        to_attach: Option<Box<Maps>>,
         discovery: Discovery,
     },
     Iptables {
         /// An earlier eBPF data path.
-        drain: Option<Drain>,
+        drain: Option<Box<Drain>>,
         repaired: Instant,
     },
 }
@@ -233,12 +233,13 @@ impl Plan<'_> {
             links.attach()?;
             None
         } else {
-            Some(own)
+            Some(Box::new(own))
         };
         // Namespaces are found by their processes.
         let keeper = Keeper::start(keeper, monitor.metrics(), Vec::new)?;
         let probe = self.args.datapath.probe(self.node_addr)?;
-        let mut lone = self.lone(backend, Kernel::Ebpf { links, to_attach, discovery }, monitor, Some((state, keeper)));
+        let mut lone =
+            self.lone(backend, Kernel::Ebpf { links: Box::new(links), to_attach, discovery }, monitor, Some((state, keeper)));
         if let Some(probe) = probe {
             lone.services.set_probe(probe);
         }
@@ -257,7 +258,7 @@ impl Plan<'_> {
         let backend = AnyBackend::iptables(options)?;
         let drain = Drain::find(&self.args.datapath.bpffs, Duration::from_secs(self.args.drain_timeout))?;
         let monitor = self.monitor(backend.mode(), None)?;
-        Ok(self.lone(backend, Kernel::Iptables { drain, repaired: Instant::now() }, monitor, None))
+        Ok(self.lone(backend, Kernel::Iptables { drain: drain.map(Box::new), repaired: Instant::now() }, monitor, None))
     }
 
     fn monitor(&self, mode: &'static str, maps: Option<Maps>) -> Result<Monitor> {
@@ -343,11 +344,12 @@ impl Lone {
         }
         // Everything is written: it takes effect, and the other mode's flows end in their time.
         match &mut self.kernel {
-            Kernel::Ebpf { links, to_attach, .. } => match to_attach.take() {
-                Some(mut maps) => handover::take_over(&mut maps, || links.attach())?,
-                None => {}
-            },
-            Kernel::Iptables { drain, .. } => drain.as_mut().map_or(Ok(()), Drain::begin)?,
+            Kernel::Ebpf { links, to_attach, .. } => {
+                if let Some(mut maps) = to_attach.take() {
+                    handover::take_over(&mut maps, || links.attach())?;
+                }
+            }
+            Kernel::Iptables { drain, .. } => drain.as_mut().map_or(Ok(()), |drain| drain.begin())?,
         }
         self.services.serves();
         Ok(())

@@ -58,12 +58,12 @@ enum Kernel {
     Ebpf {
         attacher: Arc<PodAttacher>,
         /// To take over what iptables began; `None` once the programs are attached.
-        to_attach: Option<Maps>,
+        to_attach: Option<Box<Maps>>,
     },
     Iptables {
         pods: Arc<PlainPods>,
         /// An earlier eBPF data path.
-        drain: Option<Drain>,
+        drain: Option<Box<Drain>>,
         repaired: Instant,
     },
 }
@@ -293,7 +293,7 @@ impl Kernel {
                 Some(mut maps) => handover::take_over(&mut maps, || attacher.go_live(uplink)),
                 None => Ok(()),
             },
-            Self::Iptables { drain, .. } => drain.as_mut().map_or(Ok(()), Drain::begin),
+            Self::Iptables { drain, .. } => drain.as_mut().map_or(Ok(()), |drain| drain.begin()),
         }
     }
 }
@@ -304,8 +304,11 @@ struct OwnMaps {
     keeper: Maps,
 }
 
+/// A backend, what goes with it, and the maps for metrics and for the rest.
+type Opened = (AnyBackend, Kernel, Option<(Maps, OwnMaps)>);
+
 /// The backend, as configured or as possible.
-fn open(args: &AgentArgs, node: NodeAddresses) -> Result<(AnyBackend, Kernel, Option<(Maps, OwnMaps)>)> {
+fn open(args: &AgentArgs, node: NodeAddresses) -> Result<Opened> {
     let Some(datapath) = backend::choose(args.proxy_mode, || args.datapath.open(node))? else {
         if args.uplink.starts_with("tw") {
             bail!("--uplink {}: rules tell pods by their links, whose names begin with tw: rename it", args.uplink);
@@ -319,7 +322,7 @@ fn open(args: &AgentArgs, node: NodeAddresses) -> Result<(AnyBackend, Kernel, Op
         let backend = AnyBackend::iptables(options)?;
         let drain = Drain::find(&args.datapath.bpffs, Duration::from_secs(args.drain_timeout))?;
         let pods = Arc::new(PlainPods::beside(drain.as_ref())?);
-        return Ok((backend, Kernel::Iptables { pods, drain, repaired: Instant::now() }, None));
+        return Ok((backend, Kernel::Iptables { pods, drain: drain.map(Box::new), repaired: Instant::now() }, None));
     };
     let backend = AnyBackend::ebpf(&datapath)?;
     let maps = (datapath.maps()?, OwnMaps { state: datapath.maps()?, keeper: datapath.maps()? });
@@ -330,7 +333,7 @@ fn open(args: &AgentArgs, node: NodeAddresses) -> Result<(AnyBackend, Kernel, Op
         attacher.go_live(&args.uplink)?;
         None
     } else {
-        Some(own)
+        Some(Box::new(own))
     };
     Ok((backend, Kernel::Ebpf { attacher, to_attach }, Some(maps)))
 }
