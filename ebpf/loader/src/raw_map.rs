@@ -153,7 +153,8 @@ impl RawMap {
 
     fn error(&self, source: io::Error) -> Error {
         match source.raw_os_error() {
-            Some(libc::E2BIG) => Error::TableFull { table: self.name, capacity: self.shape.max_entries },
+            // Hashes say the first, tries the second.
+            Some(libc::E2BIG | libc::ENOSPC) => Error::TableFull { table: self.name, capacity: self.shape.max_entries },
             _ => Error::Table { table: self.name, source },
         }
     }

@@ -2,6 +2,8 @@
 
 use std::{fs, io};
 
+use crate::Maps;
+
 /// Entries that each map can hold.
 ///
 /// What each costs: a map of configuration takes 16 bytes for an entry that it could hold, and 100 to 200 more for one that
@@ -80,6 +82,16 @@ impl Sizes {
             Some(bytes) => Ok(Self::for_memory(bytes, has_v4, has_v6)),
             None => Err(io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo has no MemTotal")),
         }
+    }
+
+    /// No smaller than the maps that are pinned: for sizes that nobody has asked for. A machine may have less memory than at
+    /// the last start, and maps that are in use must not be too small for what they hold.
+    #[must_use]
+    pub fn no_smaller_than(mut self, pinned: &Maps) -> Self {
+        for ((name, wanted), (_, found)) in self.by_map().into_iter().zip(pinned.capacities()) {
+            self.set(name, wanted.max(found));
+        }
+        self
     }
 
     /// The same room everywhere, for laboratories and tests.

@@ -29,7 +29,8 @@ pub struct Destroyed {
 /// do it costs a walk over SOCK_BACKENDS; else every network namespace of the machine's processes is entered once, and
 /// those of `namespaces`, paths such as CNI_NETNS, for pods that have no process at this moment.
 ///
-/// Needs CAP_SYS_ADMIN and CAP_NET_ADMIN, and a kernel with CONFIG_INET_DIAG_DESTROY.
+/// Needs CAP_SYS_ADMIN and CAP_NET_ADMIN, and a kernel with CONFIG_INET_DIAG_DESTROY; in a container also the host's
+/// processes (hostPID) and CAP_SYS_PTRACE, or paths for all namespaces.
 ///
 /// # Errors
 /// [`Error::Table`] when a map cannot be read, [`Error::Sockets`] when the kernel ends no sockets.

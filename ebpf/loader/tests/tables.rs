@@ -11,9 +11,11 @@ use thalweg_abi::{
     Affinity, AffinityKey, Backend, Be16, Be32, Be128, Counter, CtDirection, CtEntry, CtState, DropReason, FRAGMENT_SECONDS,
     Fragment, FragmentKey, Frontend, FrontendKey, HELD_BYTES, Held, HeldKey, Proto, Scope, ServiceName, Slot, StateKey, Tuple,
 };
+use thalweg_lab::netns::Netns;
 use thalweg_loader::{
-    Datapath, Error, HashTable, Maps, Pressure, Table,
+    Datapath, Error, HashTable, Maps, Pressure, Sizes, Table,
     conntrack::{self, Swept},
+    netns,
 };
 
 fn key(number: u32) -> FrontendKey {
@@ -89,6 +91,30 @@ fn a_full_map_says_which_and_how_big() {
     let error =
         maps.backends.update(&[(999, Backend::default()), (1_000, Backend::default())]).expect_err("index 1000 of 1000");
     assert!(matches!(error, Error::TableFull { table: "BACKENDS", capacity: 1_000 }), "{error}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn sizes_by_memory_do_not_shrink_what_is_pinned() {
+    let pins = kit::Pins::new("no-smaller");
+    let options = pins.options();
+    let maps = Datapath::open(&options).expect("open").maps().expect("maps");
+    let wanted = Sizes { slots: 50_000, ..Sizes::uniform(16) }.no_smaller_than(&maps);
+    assert_eq!(wanted, Sizes { slots: 50_000, ..options.sizes });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_namespace_is_known_by_its_cookie_from_outside() {
+    let ns = Netns::create("tw-cookie").expect("a namespace");
+    ns.ip("link set lo down").expect("as a pod's before it is set up");
+    let inside = ns.enter(netns::own_cookie).expect("enter").expect("its own");
+    assert_eq!(netns::cookie_at(ns.path()).expect("by path"), inside);
+    assert_eq!(netns::cookie_of(std::fs::File::open(ns.path()).expect("open")).expect("by descriptor"), inside);
+    let ours = netns::own_cookie().expect("ours");
+    assert_ne!(ours, inside);
+    let error = netns::cookie_at(std::path::Path::new("/run/netns/tw-none")).expect_err("no such namespace");
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
 }
 
 #[test]
