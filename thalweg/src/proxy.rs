@@ -276,14 +276,14 @@ impl Plan<'_> {
     }
 
     fn lone(self, backend: AnyBackend, kernel: Kernel, monitor: Monitor, maps: Option<(Maps, Keeper)>) -> Lone {
-        let Self { args, settings, config, node, local, .. } = self;
+        let Self { args, settings, node, local, .. } = self;
         let addresses = interfaces::node_port_addresses(&settings.node_ports, &local);
         let view = NodeView {
             node: node.as_str().into(),
             addresses,
             zone: None,
             redirect: None,
-            localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true),
+            localhost_node_ports: settings.localhost_node_ports,
         };
         let mut proxy = Proxy::new(backend, view.clone());
         if matches!(settings.node_ports, NodePortAddresses::Ranges(_)) {

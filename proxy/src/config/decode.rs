@@ -5,6 +5,9 @@ use serde_json::Value;
 use super::error::{ConfigError, FieldError};
 use super::model::{API_VERSION, KIND, KubeProxyConfiguration, Linux};
 
+/// So many letters may be wrong in a name that is still recognised.
+const SLIPS: usize = 3;
+
 /// Reads YAML or JSON. Defaults are not filled in.
 ///
 /// # Errors
@@ -62,10 +65,26 @@ fn compare(value: &Value, template: &Value, path: &str, unknown: &mut Vec<FieldE
         match known.get(name) {
             Some(template) => compare(value, template, &path, unknown),
             None => {
-                let near = known.keys().find(|known| known.eq_ignore_ascii_case(name));
-                let hint = near.map(|near| format!(": did you mean {near}?")).unwrap_or_default();
+                let near = known.keys().map(|known| (distance(known, name), known)).min();
+                let near = near.filter(|(distance, known)| *distance <= SLIPS.min(known.len() / 3));
+                let hint = near.map(|(_, near)| format!(": did you mean {near}?")).unwrap_or_default();
                 unknown.push(FieldError::new(path, format!("there is no such field{hint}")));
             }
         }
     }
+}
+
+/// How many letters have to be put in, left out or changed to make one name of the other; case does not count.
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other) = (one.to_ascii_lowercase().into_bytes(), other.to_ascii_lowercase().into_bytes());
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, letter) in one.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
+        for (column, there) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != there);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
 }

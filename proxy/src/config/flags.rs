@@ -1,9 +1,7 @@
 //! kube-proxy's command line, by its own names, and how it merges with a configuration file.
 
-use std::net::IpAddr;
-
 use super::GoDuration;
-use super::model::{HEALTHZ_PORT, KubeProxyConfiguration, METRICS_PORT};
+use super::model::{HEALTHZ_PORT, KubeProxyConfiguration, METRICS_PORT, bare};
 
 macro_rules! flags {
     ($($(#[$meta:meta])* $field:ident: $type:ty = $flag:literal => |$config:ident, $value:ident| $set:expr,)*) => {
@@ -141,10 +139,7 @@ pub fn merge(file: Option<KubeProxyConfiguration>, mut flags: Flags) -> (KubePro
 }
 
 fn port(address: String, port: u16) -> String {
-    match address.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(address) => std::net::SocketAddr::new(address, port).to_string(),
-        Err(_) => address,
-    }
+    bare(&address).map_or(address, |address| std::net::SocketAddr::new(address, port).to_string())
 }
 
 fn gate(text: &str) -> Result<(String, bool), String> {

@@ -257,7 +257,12 @@ fn text(field: &mut String, default: &str) {
 fn address(field: &mut String, default: &str, port: u16) {
     if field.is_empty() {
         *field = format!("{default}:{port}");
-    } else if let Ok(address) = field.trim_matches(['[', ']']).parse::<IpAddr>() {
+    } else if let Some(address) = bare(field) {
         *field = std::net::SocketAddr::new(address, port).to_string();
     }
+}
+
+/// An address without a port, with or without brackets.
+pub(super) fn bare(text: &str) -> Option<IpAddr> {
+    text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).parse().ok()
 }

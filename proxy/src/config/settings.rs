@@ -1,6 +1,6 @@
 //! What the proxy needs of a configuration, checked; and what of it means nothing here, said.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub enum Mode {
 /// Which of the node's addresses serve NodePorts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NodePortAddresses {
-    /// All but loopback.
+    /// All.
     All,
     /// Those of the Node object.
     Primary,
@@ -39,6 +39,9 @@ pub struct Settings {
     /// End when a server cannot listen.
     pub hard_fail: bool,
     pub node_ports: NodePortAddresses,
+    /// NodePorts are served on 127.0.0.1 too: by wish, and because the addresses above contain it.
+    pub localhost_node_ports: bool,
+    /// Of either family.
     pub cluster_cidrs: Vec<IpNetwork>,
     /// Interfaces that pods are behind, as far as detectLocalMode says: a name, or the start of names with a `*`.
     pub pod_interfaces: Option<String>,
@@ -67,6 +70,7 @@ impl Settings {
         let mut notes = Vec::new();
         let mode = check.mode(&config.mode, &mut notes);
         let bind_address: Option<IpAddr> = check.parse("bindAddress", &config.bind_address);
+        let node_ports = check.node_ports(&config.node_port_addresses);
         let settings = Self {
             mode,
             hostname_override: match config.hostname_override.trim() {
@@ -78,7 +82,8 @@ impl Settings {
             healthz: check.address("healthzBindAddress", &config.healthz_bind_address),
             metrics: check.address("metricsBindAddress", &config.metrics_bind_address),
             hard_fail: config.bind_address_hard_fail,
-            node_ports: check.node_ports(&config.node_port_addresses),
+            localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true) && node_ports.contain_localhost(),
+            node_ports,
             cluster_cidrs: check.cidrs(&config.cluster_cidr),
             pod_interfaces: match config.detect_local_mode.as_str() {
                 "BridgeInterface" => Some(config.detect_local.bridge_interface.clone()),
@@ -104,6 +109,19 @@ impl Settings {
     }
 }
 
+// === impl NodePortAddresses ===
+
+impl NodePortAddresses {
+    /// Loopback of IPv4; that of IPv6 serves no NodePorts anywhere.
+    fn contain_localhost(&self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Primary => false,
+            Self::Ranges(ranges) => ranges.iter().any(|range| range.contains(Ipv4Addr::LOCALHOST.into())),
+        }
+    }
+}
+
 /// What differs from the defaults and has no meaning in this mode.
 fn idle(config: &KubeProxyConfiguration, mode: Mode) -> Vec<String> {
     let default = KubeProxyConfiguration::defaults();
@@ -123,8 +141,6 @@ fn idle(config: &KubeProxyConfiguration, mode: Mode) -> Vec<String> {
         note(config.detect_local_mode == "NodeCIDR", "detectLocalMode", reason);
     }
     let (ours, theirs) = (&config.iptables, &default.iptables);
-    let said = ours.localhost_node_ports != theirs.localhost_node_ports;
-    note(said, "iptables.localhostNodePorts", "NodePorts are not served on loopback");
     let said = ours.snat_node_internal_ip != theirs.snat_node_internal_ip;
     note(said, "iptables.snatNodeInternalIP", "not chosen by this: translated sources are the node's own address");
     note(ours.min_sync_period != theirs.min_sync_period, "iptables.minSyncPeriod", "every change takes effect at once");

@@ -62,6 +62,60 @@ fn the_file_of_a_kubeadm_cluster_is_accepted_unchanged() {
     assert_eq!(fields, ["mode", "clusterCIDR"]);
 }
 
+/// As kubeadm writes them into the ConfigMap kube-proxy: nothing defaulted, null for what is not said. The fields differ
+/// from release to release, the subnets from cluster to cluster.
+#[test]
+fn files_of_kubeadm_from_1_29_to_1_36_are_accepted_unchanged() {
+    let check = |text: &str, cidrs: &[&str], healthz: &str, metrics: &str, fields: &[&str]| {
+        let (config, _) = merge(Some(decode(text).unwrap_or_else(|error| panic!("{error}\n{text}"))), Flags::default());
+        let settings = Settings::new(&config).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let ranges: Vec<ipnetwork::IpNetwork> = cidrs.iter().map(|cidr| cidr.parse().expect("range")).collect();
+        assert_eq!(settings.cluster_cidrs, ranges);
+        assert_eq!((settings.healthz, settings.metrics), (address(healthz), address(metrics)));
+        assert_eq!((settings.mode, &settings.node_ports), (Mode::Ebpf, &NodePortAddresses::All));
+        assert!(settings.localhost_node_ports && settings.node_address.is_none());
+        let noted: Vec<&str> = settings.notes.iter().filter_map(|note| note.split(':').next()).collect();
+        assert_eq!(noted, fields, "{text}");
+    };
+    let (v4, v6) = (["0.0.0.0:10256", "127.0.0.1:10249"], ["[::]:10256", "[::1]:10249"]);
+    let said = ["mode", "clusterCIDR"];
+    check(include_str!("tests/kubeadm-1.29.yaml"), &["10.244.0.0/16"], v4[0], v4[1], &said);
+    check(include_str!("tests/kubeadm-1.31.yaml"), &["fd00:10:244::/56"], v6[0], v6[1], &said);
+    check(include_str!("tests/kubeadm-1.33.yaml"), &["10.244.0.0/16", "fd00:10:244::/56"], v4[0], v4[1], &said);
+    check(include_str!("tests/kubeadm-1.36.yaml"), &[], v4[0], v4[1], &["mode"]);
+}
+
+#[test]
+fn node_ports_on_localhost_need_the_wish_and_the_address() {
+    check("mode: ''", |s| s.localhost_node_ports);
+    check("iptables: {localhostNodePorts: false}", |s| !s.localhost_node_ports);
+    check("nodePortAddresses: [primary]", |s| !s.localhost_node_ports);
+    check("nodePortAddresses: [10.0.0.0/8]", |s| !s.localhost_node_ports);
+    check("nodePortAddresses: [10.0.0.0/8, 127.0.0.0/8]", |s| s.localhost_node_ports);
+    check("nodePortAddresses: [localhost]\niptables: {localhostNodePorts: false}", |s| !s.localhost_node_ports);
+    check("nodePortAddresses: ['::/0']", |s| !s.localhost_node_ports);
+    check("nodePortAddresses: [0.0.0.0/0]", |s| s.localhost_node_ports);
+}
+
+#[test]
+fn both_families_are_configured_alike() {
+    check("bindAddress: 2001:db8::7", |s| s.node_address == Some("2001:db8::7".parse().expect("address")));
+    check("bindAddress: 2001:db8::7", |s| s.healthz == address("[::]:10256") && s.metrics == address("[::1]:10249"));
+    check("clusterCIDR: 'fd00::/8, 10.0.0.0/8'", |s| s.cluster_cidrs.len() == 2 && s.cluster_cidrs[0].is_ipv6());
+    check(
+        "nodePortAddresses: [10.0.0.0/8, 'fd00::/8']",
+        |s| matches!(&s.node_ports, NodePortAddresses::Ranges(ranges) if ranges[0].is_ipv4() && ranges[1].is_ipv6()),
+    );
+    for mode in ["NodeCIDR", "ClusterCIDR"] {
+        check(&format!("mode: iptables\ndetectLocalMode: {mode}\nclusterCIDR: '10.0.0.0/8,fd00::/8'"), |s| {
+            s.cluster_cidrs.len() == 2
+        });
+    }
+    refused("clusterCIDR: fd00::/8,fd01::/16", &["clusterCIDR", "two address families"]);
+    refused("nodePortAddresses: ['fd00::1']", &["nodePortAddresses[0]"]);
+    refused("healthzBindAddress: '[::1'", &["healthzBindAddress"]);
+}
+
 #[test]
 fn defaults_are_those_of_kube_proxy() {
     let config = KubeProxyConfiguration::defaults();
@@ -136,6 +190,11 @@ fn a_field_that_does_not_exist_is_named_with_its_path() {
     refused("modes: ebpf\nlinux: {conntrack: {max: 1}}", &["modes: there", "linux.conntrack.max: there"]);
     refused("logging: {options: {text: {colour: true}}}", &["logging.options.text.colour"]);
     refused("clientConnection: {timeout: 5s}", &["clientConnection.timeout"]);
+    refused("nodePortAddreses: []", &["nodePortAddreses", "did you mean nodePortAddresses?"]);
+    refused("iptables: {syncPeriods: 1s}", &["iptables.syncPeriods", "did you mean syncPeriod?"]);
+    refused("iptables: {localhostNodeport: true}", &["did you mean localhostNodePorts?"]);
+    let error = settings("nodes: 1").expect_err("unknown").to_string();
+    assert!(!error.contains("did you mean"), "{error}");
 }
 
 #[test]
