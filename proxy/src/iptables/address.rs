@@ -32,6 +32,12 @@ pub(super) fn last(address: IpAddr, count: u8) -> IpAddr {
     from_bits(family_of(address), bits(address) | !mask(count))
 }
 
+/// How many digits two different addresses of one family share at the front.
+pub(super) fn common(one: IpAddr, other: IpAddr) -> u8 {
+    // At most 31: less than a byte.
+    ((bits(one) ^ bits(other)).leading_zeros() / DIGIT) as u8
+}
+
 /// A prefix of `count` digits with one digit more.
 pub(super) fn child(prefix: IpAddr, count: u8, digit: u8) -> IpAddr {
     from_bits(family_of(prefix), bits(prefix) | (u128::from(digit) << (124 - DIGIT * u32::from(count))))
@@ -95,6 +101,10 @@ mod tests {
         check("10.96.0.7", 7, ["10.96.0.0/28", "10.96.0.15", "10.96.0.10"]);
         check("fd00:10:96::7", 0, ["::/0", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "a000::"]);
         check("fd00:10:96::7", 31, ["fd00:10:96::/124", "fd00:10:96::f", "fd00:10:96::a"]);
+        let address = |text: &str| text.parse().expect("an address");
+        assert_eq!(common(address("10.96.0.7"), address("10.97.0.7")), 3);
+        assert_eq!(common(address("fd00::7"), address("fd00::8")), 31);
+        assert_eq!(common(address("10.0.0.0"), address("192.0.0.0")), 0);
         assert_eq!(host("fd00::1".parse().expect("an address")), "fd00::1/128");
         assert_eq!(text(Ipv4Addr::new(10, 96, 0, 7), 8), "0a600007");
         assert_eq!(text(Ipv4Addr::new(10, 96, 0, 0), 1), "0");

@@ -168,7 +168,8 @@ fn request(filter: &Filter) -> Vec<u8> {
             put(&mut ip, if source { 1 } else { 2 }, &address.octets());
             put(&mut parts, CTA_TUPLE_IP | NESTED, &ip);
         } else {
-            // Kernels compare addresses of IPv6 the wrong way round here, and hand out all others: ports alone will do.
+            // Linux (seen on 6.18) takes an equal address of IPv6 for a different one here, and hands out all others: ports
+            // alone will do.
             flags &= !(FILTER_SOURCE | FILTER_DESTINATION);
         }
     }

@@ -242,16 +242,12 @@ impl Dispatch {
     }
 
     /// The node that really splits, or is a leaf, at or below this one.
-    fn descend(&self, mut node: Node) -> Node {
-        while !self.few(node) {
-            let (Some((first, _)), Some((last, _))) = (self.range(node).next(), self.range(node).next_back()) else { break };
-            let (low, high) = (Node::holding(*first, node.digits + 1), Node::holding(*last, node.digits + 1));
-            if low != high {
-                break;
-            }
-            node = low;
+    fn descend(&self, node: Node) -> Node {
+        let (first, last) = (self.range(node).next(), self.range(node).next_back());
+        match (first, last) {
+            (Some((first, _)), Some((last, _))) if !self.few(node) => Node::holding(*first, address::common(*first, *last)),
+            _ => node,
         }
-        node
     }
 }
 
