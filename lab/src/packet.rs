@@ -20,6 +20,7 @@ pub const PROTO_TCP: u8 = 6;
 pub const PROTO_UDP: u8 = 17;
 pub const PROTO_FRAGMENT: u8 = 44;
 pub const PROTO_ICMPV6: u8 = 58;
+pub const PROTO_SCTP: u8 = 132;
 
 /// An Ethernet frame with an IP packet of either family.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +46,7 @@ pub struct Packet {
 pub enum Body {
     Tcp(Tcp),
     Udp(Udp),
+    Sctp(Sctp),
     Icmp(Icmp),
     Raw { proto: u8, payload: Vec<u8> },
 }
@@ -65,6 +67,18 @@ pub struct Udp {
     pub sport: u16,
     pub dport: u16,
     /// `false`: sent with checksum 0, "none".
+    pub checksum: bool,
+    pub payload: Vec<u8>,
+}
+
+/// With one chunk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sctp {
+    pub sport: u16,
+    pub dport: u16,
+    pub tag: u32,
+    pub chunk: u8,
+    /// `false`: sent with checksum 0, as it stands in a packet whose checksum is left to the hardware.
     pub checksum: bool,
     pub payload: Vec<u8>,
 }
@@ -90,6 +104,12 @@ impl Packet {
     pub fn udp(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Self {
         let udp = Udp { sport: src.port(), dport: dst.port(), checksum: true, payload: payload.to_vec() };
         Self::ip(src.ip(), dst.ip(), Body::Udp(udp))
+    }
+
+    /// With one chunk of type `chunk`.
+    pub fn sctp(src: SocketAddr, dst: SocketAddr, chunk: u8, payload: &[u8]) -> Self {
+        let (sport, dport, payload) = (src.port(), dst.port(), payload.to_vec());
+        Self::ip(src.ip(), dst.ip(), Body::Sctp(Sctp { sport, dport, tag: 0x0102_0304, chunk, checksum: true, payload }))
     }
 
     /// ICMP, or ICMPv6.
@@ -178,6 +198,7 @@ impl Packet {
         match &mut self.body {
             Body::Tcp(tcp) => tcp.sport = src.port(),
             Body::Udp(udp) => udp.sport = src.port(),
+            Body::Sctp(sctp) => sctp.sport = src.port(),
             Body::Icmp(_) | Body::Raw { .. } => {}
         }
         self
@@ -190,6 +211,7 @@ impl Packet {
         match &mut self.body {
             Body::Tcp(tcp) => tcp.dport = dst.port(),
             Body::Udp(udp) => udp.dport = dst.port(),
+            Body::Sctp(sctp) => sctp.dport = dst.port(),
             Body::Icmp(_) | Body::Raw { .. } => {}
         }
         self
@@ -217,17 +239,20 @@ impl Packet {
         match &mut self.body {
             Body::Tcp(Tcp { payload, .. })
             | Body::Udp(Udp { payload, .. })
+            | Body::Sctp(Sctp { payload, .. })
             | Body::Icmp(Icmp { payload, .. })
             | Body::Raw { payload, .. } => *payload = bytes.to_vec(),
         }
         self
     }
 
-    /// A UDP datagram without a checksum.
+    /// A UDP datagram, or an SCTP packet, without a checksum.
     #[must_use]
     pub fn without_checksum(mut self) -> Self {
-        if let Body::Udp(udp) = &mut self.body {
-            udp.checksum = false;
+        match &mut self.body {
+            Body::Udp(udp) => udp.checksum = false,
+            Body::Sctp(sctp) => sctp.checksum = false,
+            Body::Tcp(_) | Body::Icmp(_) | Body::Raw { .. } => {}
         }
         self
     }
@@ -313,6 +338,7 @@ impl Packet {
         match &self.body {
             Body::Tcp(_) => PROTO_TCP,
             Body::Udp(_) => PROTO_UDP,
+            Body::Sctp(_) => PROTO_SCTP,
             Body::Icmp(_) if self.src.is_ipv6() => PROTO_ICMPV6,
             Body::Icmp(_) => PROTO_ICMP,
             Body::Raw { proto, .. } => *proto,
@@ -351,6 +377,18 @@ impl Body {
                     out[6..8].copy_from_slice(&sum.to_be_bytes());
                 }
             }
+            Self::Sctp(sctp) => {
+                out.extend(sctp.sport.to_be_bytes());
+                out.extend(sctp.dport.to_be_bytes());
+                out.extend(sctp.tag.to_be_bytes());
+                out.extend([0, 0, 0, 0, sctp.chunk, 0]);
+                out.extend(((4 + sctp.payload.len()) as u16).to_be_bytes());
+                out.extend(&sctp.payload);
+                if sctp.checksum {
+                    let sum = crc32c(&out);
+                    out[8..12].copy_from_slice(&sum.to_le_bytes());
+                }
+            }
             Self::Icmp(icmp) => {
                 out.extend([icmp.kind, icmp.code, 0, 0]);
                 out.extend(icmp.rest);
@@ -385,6 +423,13 @@ pub fn checksum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
+}
+
+/// The checksum of SCTP.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 })
+    })
 }
 
 /// A frame in words, for a failed comparison: the fields that a translation may touch, then all bytes.
@@ -430,74 +475,4 @@ pub fn assert_frame(what: &str, got: &[u8], expected: &Packet) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(addr: impl Into<IpAddr>, port: u16) -> SocketAddr {
-        SocketAddr::new(addr.into(), port)
-    }
-
-    /// A SYN as a real stack sent it, without its TCP options.
-    #[test]
-    fn a_known_frame() {
-        let packet = Packet::tcp(at([10, 0, 0, 1], 40_000), at([10, 0, 0, 2], 80), SYN).numbers(1, 0).window(1024);
-        let frame = packet.bytes();
-        assert_eq!(frame.len(), 54);
-        assert_eq!(frame[12..24], [8, 0, 0x45, 0, 0, 40, 0x12, 0x34, 0, 0, 64, 6]);
-        // Worked out by hand: 0x4500 + 0x0028 + 0x1234 + 0x4006 + 0x0a00 + 0x0001 + 0x0a00 + 0x0002, complemented.
-        assert_eq!(frame[24..26], 0x549a_u16.to_be_bytes());
-        // 0x0a00 + 1 + 0x0a00 + 2 + 6 + 20 + 40000 + 80 + 1 + 0x5002 + 1024, complemented.
-        assert_eq!(frame[50..52], 0xfb4e_u16.to_be_bytes());
-    }
-
-    /// One that a real stack sent: `ping -6`, without its payload.
-    #[test]
-    fn a_known_frame_of_ipv6() {
-        let (src, dst): (IpAddr, IpAddr) = ("fe80::1".parse().expect("address"), "ff02::2".parse().expect("address"));
-        // A router solicitation.
-        let frame = Packet::icmp(src, dst, 133, 0, [0; 4], b"").ttl(255).bytes();
-        assert_eq!(frame[12..22], [0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 58, 255]);
-        // 0xfe80 + 1 + 0xff02 + 2 + 8 + 58 + 0x8500, complemented.
-        assert_eq!(frame[54..58], [133, 0, 0x7d, 0x36]);
-    }
-
-    #[test]
-    fn every_checksum_closes() {
-        let v4 = (at([10, 0, 0, 1], 1), at([10, 0, 0, 2], 2));
-        let v6 = (at([0xfd00, 0, 0, 0, 0, 0, 0, 1], 1), at([0xfd00, 0, 0, 0, 0, 0, 0, 2], 2));
-        for ((a, b), payload) in [v4, v6].into_iter().flat_map(|ends| [&b""[..], b"x", b"xy", b"odd"].map(|text| (ends, text)))
-        {
-            let frames = [
-                Packet::tcp(a, b, ACK).payload(payload),
-                Packet::udp(a, b, payload),
-                Packet::udp(a, b, payload).quoted_by(b.ip(), 3, 3, [0; 4], 8),
-            ];
-            for packet in frames {
-                let packet = if a.is_ipv4() { packet.options(&[1; 8]) } else { packet.extension(60, 16) };
-                let frame = packet.bytes();
-                let transport = packet.transport();
-                if a.is_ipv4() {
-                    assert_eq!(checksum(&frame[14..transport]), 0, "{packet:?}");
-                }
-                let body = &frame[transport..];
-                let head = match packet.body {
-                    Body::Icmp(_) if a.is_ipv4() => Vec::new(),
-                    _ => pseudo(packet.src, packet.dst, packet.proto(), body.len()),
-                };
-                assert_eq!(checksum(&[head, body.to_vec()].concat()), 0, "{packet:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn pieces_are_the_whole_in_order() {
-        let payload: Vec<u8> = (0..60).collect();
-        for (a, b, header) in [(at([10, 0, 0, 1], 1), at([10, 0, 0, 2], 2), 34), (at([0xfd; 16], 1), at([0xfe; 16], 2), 62)] {
-            let whole = Packet::udp(a, b, &payload);
-            let pieces = whole.pieces(&[16, 24]);
-            assert_eq!(pieces.iter().map(|frame| frame.len() - header).collect::<Vec<_>>(), [16, 24, 28]);
-            let body = pieces.iter().flat_map(|frame| frame[header..].to_vec()).collect::<Vec<_>>();
-            assert_eq!(body, whole.bytes()[whole.transport()..]);
-        }
-    }
-}
+mod tests;

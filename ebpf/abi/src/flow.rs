@@ -1,11 +1,13 @@
 //! How a translated flow advances with each packet, and how its source port is chosen: rules without I/O.
 
 use crate::{
-    CtDirection, CtEntry, CtFlags, CtState, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN, TCP_CLOSED_SECONDS, TCP_CLOSING_SECONDS,
-    TCP_ESTABLISHED_SECONDS, TCP_NEW_SECONDS, UDP_NEW_SECONDS, UDP_STREAM_SECONDS, header::TcpFlags,
+    CtDirection, CtEntry, CtFlags, CtState, Proto, SCTP_ESTABLISHED_SECONDS, SCTP_NEW_SECONDS, SNAT_PORT_MAX, SNAT_PORT_MIN,
+    TCP_CLOSED_SECONDS, TCP_CLOSING_SECONDS, TCP_ESTABLISHED_SECONDS, TCP_NEW_SECONDS, UDP_NEW_SECONDS, UDP_STREAM_SECONDS,
+    header::TcpFlags,
 };
 
-/// State and flags of a flow after a packet of `proto` in `direction`. States only go forward: a flow that is over
+/// State and flags of a flow after a packet of `proto` in `direction`; `tcp` is what a segment says, or in terms of TCP what
+/// an SCTP packet says (see [`crate::header::sctp_signals`]). States only go forward: a flow that is over
 /// starts again as a new one (see [`restarts`]).
 #[inline(always)]
 pub const fn advance(
@@ -17,7 +19,7 @@ pub const fn advance(
 ) -> (CtState, CtFlags) {
     let is_reply = direction.0 == CtDirection::REPLY.0;
     let answered = if is_reply && state.0 == CtState::NEW.0 { CtState::ESTABLISHED } else { state };
-    if proto.0 != Proto::TCP.0 {
+    if !matches!(proto, Proto::TCP | Proto::SCTP) {
         return (answered, flags);
     }
     if tcp.has(TcpFlags::RST) {
@@ -46,6 +48,9 @@ pub const fn idle_limit(proto: Proto, state: CtState) -> u32 {
         (Proto::TCP, CtState::ESTABLISHED) => TCP_ESTABLISHED_SECONDS,
         (Proto::TCP, CtState::CLOSING) => TCP_CLOSING_SECONDS,
         (Proto::TCP, _) => TCP_CLOSED_SECONDS,
+        (Proto::SCTP, CtState::NEW) => SCTP_NEW_SECONDS,
+        (Proto::SCTP, CtState::CLOSED) => TCP_CLOSED_SECONDS,
+        (Proto::SCTP, _) => SCTP_ESTABLISHED_SECONDS,
         (_, CtState::NEW) => UDP_NEW_SECONDS,
         (_, _) => UDP_STREAM_SECONDS,
     }
@@ -90,6 +95,7 @@ pub const fn source_port(random: u32, attempt: u32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::header::sctp_signals;
 
     const FORWARD: CtDirection = CtDirection::FORWARD;
     const REPLY: CtDirection = CtDirection::REPLY;
@@ -130,6 +136,27 @@ mod tests {
         check(CtState::NEW, FORWARD, CtState::NEW);
         check(CtState::NEW, REPLY, CtState::ESTABLISHED);
         check(CtState::ESTABLISHED, FORWARD, CtState::ESTABLISHED);
+    }
+
+    #[test]
+    fn an_sctp_association_is_over_with_an_abort_from_either_side() {
+        fn check(state: CtState, direction: CtDirection, chunk: u8, expect: CtState) {
+            let (after, flags) = advance(state, CtFlags(0), direction, Proto::SCTP, sctp_signals(chunk));
+            assert_eq!((after, flags), (expect, CtFlags(0)), "{state:?} {direction:?} {chunk}");
+        }
+        const INIT: u8 = 1;
+        const ABORT: u8 = 6;
+        const SHUTDOWN_COMPLETE: u8 = 14;
+        check(CtState::NEW, FORWARD, INIT, CtState::NEW);
+        check(CtState::NEW, REPLY, INIT + 1, CtState::ESTABLISHED);
+        check(CtState::ESTABLISHED, FORWARD, 0, CtState::ESTABLISHED);
+        check(CtState::ESTABLISHED, FORWARD, ABORT, CtState::CLOSED);
+        check(CtState::NEW, REPLY, ABORT, CtState::CLOSED);
+        check(CtState::ESTABLISHED, REPLY, SHUTDOWN_COMPLETE, CtState::CLOSED);
+        check(CtState::CLOSED, FORWARD, 0, CtState::CLOSED);
+        assert_eq!(idle_limit(Proto::SCTP, CtState::NEW), SCTP_NEW_SECONDS);
+        assert_eq!(idle_limit(Proto::SCTP, CtState::ESTABLISHED), SCTP_ESTABLISHED_SECONDS);
+        assert_eq!(idle_limit(Proto::SCTP, CtState::CLOSED), TCP_CLOSED_SECONDS);
     }
 
     #[test]

@@ -7,6 +7,9 @@ pub const IPV4_LEN: usize = 20;
 pub const TCP_LEN: usize = 20;
 pub const UDP_LEN: usize = 8;
 pub const ICMP_LEN: usize = 8;
+pub const SCTP_LEN: usize = 12;
+/// The head of a chunk, of which every SCTP packet has one.
+pub const CHUNK_LEN: usize = 4;
 
 pub const ETH_P_IPV4: Be16 = Be16::from_host(0x0800);
 
@@ -106,6 +109,18 @@ impl TcpFlags {
     pub const fn opens(self) -> bool {
         self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
     }
+}
+
+/// What the first chunk of an SCTP packet says, in terms of TCP: INIT and INIT ACK open an association as SYN and its answer
+/// do, ABORT and SHUTDOWN COMPLETE are the last of it and not answered, as RST.
+#[inline(always)]
+pub const fn sctp_signals(chunk: u8) -> TcpFlags {
+    TcpFlags(match chunk {
+        1 => TcpFlags::SYN,
+        2 => TcpFlags::SYN | TcpFlags::ACK,
+        6 | 14 => TcpFlags::RST,
+        _ => TcpFlags::ACK,
+    })
 }
 
 /// A TCP header without options.

@@ -11,6 +11,7 @@ mod backend;
 pub mod checksum;
 mod conntrack;
 mod counters;
+pub mod crc32c;
 pub mod driver;
 pub mod flow;
 mod fragment;

@@ -13,4 +13,5 @@ mod node_port;
 mod policy;
 mod real;
 mod refusal;
+mod sctp;
 mod tables;

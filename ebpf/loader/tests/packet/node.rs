@@ -80,6 +80,7 @@ pub fn tuple_of(packet: &Packet) -> Key {
     let (proto, sport, dport) = match &packet.body {
         Body::Tcp(tcp) => (Proto::TCP, tcp.sport, tcp.dport),
         Body::Udp(udp) => (Proto::UDP, udp.sport, udp.dport),
+        Body::Sctp(sctp) => (Proto::SCTP, sctp.sport, sctp.dport),
         Body::Icmp(_) => (Proto::ICMP, 0, 0),
         Body::Raw { proto, .. } => (Proto(*proto), 0, 0),
     };

@@ -100,8 +100,8 @@ fn what_a_service_address_cannot_serve_is_told_protocol_unreachable() -> Result<
     let mut node = Node::new()?;
     node.serve(served(Proto::TCP, VIP, 80), &[at(POD_B, 8080)])?;
     let ping = Packet::icmp(POD_A, VIP, 8, 0, [0, 1, 0, 1], b"ping");
-    let sctp = Packet::ip(POD_A, VIP, Body::Raw { proto: 132, payload: vec![3; 32] });
-    for packet in [ping, sctp] {
+    let tunnel = Packet::ip(POD_A, VIP, Body::Raw { proto: 47, payload: vec![3; 32] });
+    for packet in [ping, tunnel] {
         let out = node.pod_sends(&packet)?;
         assert_eq!(out.verdict, REDIRECT, "{packet:?}");
         assert_frame("protocol unreachable", &out.packet, &unreachable(&packet, 2));

@@ -15,7 +15,8 @@ use aya_ebpf::{
 use thalweg_abi::{
     Be16, Counter, DropReason, Proto,
     checksum::Sum,
-    header::{ETH_LEN, ICMP_LEN, IcmpHeader, TCP_LEN, TcpFlags, TcpHeader, UDP_LEN},
+    crc32c,
+    header::{ETH_LEN, ICMP_LEN, IcmpHeader, SCTP_LEN, TCP_LEN, TcpFlags, TcpHeader, UDP_LEN},
 };
 
 use super::{
@@ -137,15 +138,7 @@ fn complete(ctx: &TcContext, offset: usize, written: u16, whole: Sum) -> Option<
 /// the packet drops the message.
 #[inline(always)]
 fn error<F: Family>(ctx: &TcContext, packet: &Packet<F>, src: &F::Addr, message: Message, mtu: u16) -> Option<()> {
-    // All of a TCP header, because its checksum field must stay in the packet.
-    let (quoted, part, if_offloaded) = if packet.is_tcp() {
-        let header: TcpHeader = load(ctx, packet.transport)?;
-        (TCP_LEN, header.sum(), header.checksum)
-    } else {
-        let words: [u16; UDP_LEN / 2] = load(ctx, packet.transport)?;
-        let part = Sum::ZERO.add(words[0].into()).add(words[1].into()).add(words[2].into()).add(words[3].into());
-        (UDP_LEN, part, words[3])
-    };
+    let (quoted, part, if_completed) = quote(ctx, packet)?;
     let payload = ICMP_LEN as u16 + packet.ip_len() as u16 + quoted as u16;
     let before = F::sum_of_quoted(ctx, packet, src, payload)?;
     cut(ctx, packet.transport + quoted as u32)?;
@@ -155,9 +148,29 @@ fn error<F: Family>(ctx: &TcContext, packet: &Packet<F>, src: &F::Addr, message:
     let Message { kind, code } = message;
     let mut icmp = IcmpHeader { kind, code, checksum: 0, unused: Be16::ZERO, mtu: Be16::from_host(mtu) };
     let head = icmp.sum().plus(before);
-    // The quoted transport's sum once its checksum, now a partial one, has been completed over what is left of it.
-    let if_completed = !if_offloaded;
-    icmp.checksum = head.add(u32::from(if_completed)).checksum();
+    icmp.checksum = head.plus(if_completed).checksum();
     ctx.skb.store(ETH_LEN + F::IP_LEN, &icmp, 0).ok()?;
     complete(ctx, ETH_LEN + F::IP_LEN + ICMP_CHECKSUM, icmp.checksum, head.plus(part))
+}
+
+/// How much of the transport header is quoted, its sum, and what that will be once a checksum that was left to the hardware
+/// has been completed over what is left of the packet. The field of the checksum must stay in the packet.
+#[inline(always)]
+fn quote<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> Option<(usize, Sum, Sum)> {
+    Some(match packet.tuple.proto {
+        Proto::TCP => {
+            let header: TcpHeader = load(ctx, packet.transport)?;
+            (TCP_LEN, header.sum(), Sum((!header.checksum).into()))
+        }
+        Proto::SCTP => {
+            let [ports, tag, checksum]: [u32; SCTP_LEN / 4] = load(ctx, packet.transport)?;
+            let sum = Sum::ZERO.add(ports).add(tag);
+            (SCTP_LEN, sum.add(checksum), sum.add(crc32c::of(&[ports, tag, 0])))
+        }
+        _ => {
+            let [ports, length_checksum]: [u32; UDP_LEN / 4] = load(ctx, packet.transport)?;
+            let checksum = (u32::from_le(length_checksum) >> 16) as u16;
+            (UDP_LEN, Sum::ZERO.add(ports).add(length_checksum), Sum((!checksum).into()))
+        }
+    })
 }

@@ -20,7 +20,7 @@
 //! datagrams are not looked up at all: every answer to a pod's socket would pay.
 
 use thalweg_abi::{
-    Counter, CtDirection, CtEntry, CtFlags, CtState, TCP_CLOSED_SECONDS, Tuple,
+    Counter, CtDirection, CtEntry, CtFlags, CtState, Proto, TCP_CLOSED_SECONDS, Tuple,
     flow::{idle, idle_limit, is_anothers},
     header::TcpFlags,
 };
@@ -36,7 +36,7 @@ use crate::count::count;
 #[inline(always)]
 pub fn beside_a_flow<F: Family>(work: &mut Work<F>, from_wire: bool, now: u32) -> bool {
     let packet = &work.packet;
-    let looks = if packet.is_tcp() { packet.tcp.opens() } else { !from_wire };
+    let looks = if packet.tuple.proto == Proto::UDP { !from_wire } else { packet.tcp.opens() };
     if !looks {
         return false;
     }

@@ -262,7 +262,7 @@ fn track<F: Family>(ctx: &TcContext, work: &mut Work<F>, entry: *mut CtEntry<F::
 #[inline(always)]
 fn end<F: Family>(work: &Work<F>, seen: &CtEntry<F::Addr>, is_direct: bool) -> Tracked {
     count(Counter::TcTracked);
-    if !work.packet.is_tcp() {
+    if !work.packet.is_tcp() && !work.packet.tcp.opens() {
         count(Counter::TcReselected);
     }
     // A flow whose SYN met somebody else's connection would meet it again.

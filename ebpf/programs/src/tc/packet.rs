@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use thalweg_abi::{
     Be16, Counter, Proto, Tuple,
-    header::{ETH_LEN, ICMP_LEN, TCP_LEN, TcpFlags, UDP_LEN},
+    header::{CHUNK_LEN, ETH_LEN, ICMP_LEN, SCTP_LEN, TCP_LEN, TcpFlags, UDP_LEN, sctp_signals},
 };
 
 use super::family::Family;
@@ -11,6 +11,9 @@ use crate::count::count;
 
 /// The longest that an IP packet can say it is; a larger one (BIG TCP) says 0.
 pub const IP_MAX: u32 = 65_535;
+
+/// Segments of SCTP have no one size.
+const GSO_BY_FRAGS: u32 = 0xffff;
 
 /// An IP packet whose headers have been checked as far as its protocol is known.
 #[repr(C)]
@@ -26,6 +29,7 @@ pub struct Packet<F: Family> {
     pub header: u32,
     /// Time to live, or hop limit.
     pub ttl: u8,
+    /// For SCTP, what comes near them.
     pub tcp: TcpFlags,
     pub piece: Piece,
 }
@@ -78,7 +82,7 @@ impl<F: Family> Packet<F> {
 /// The protocols that are balanced.
 #[inline(always)]
 pub fn has_ports(proto: Proto) -> bool {
-    matches!(proto, Proto::TCP | Proto::UDP)
+    matches!(proto, Proto::TCP | Proto::UDP | Proto::SCTP)
 }
 
 /// The length that the packet will have on a link: several segments that travel as one count as one of them.
@@ -87,6 +91,8 @@ pub fn length_on_link<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> u16 {
     // SAFETY: the context is valid for the whole program.
     let payload = match unsafe { (*ctx.skb.skb).gso_size } {
         0 => packet.payload,
+        // Segments as they were sent, which took care of their length. 0 is for the kernel to find out.
+        GSO_BY_FRAGS => return 0,
         segment => segment.wrapping_add(packet.header),
     };
     let len = packet.ip_len().wrapping_add(payload);
@@ -169,6 +175,7 @@ fn parse_transport<F: Family>(ctx: &TcContext, packet: &mut Packet<F>) -> Option
     match packet.tuple.proto {
         Proto::TCP => parse_tcp(ctx, packet),
         Proto::UDP => parse_udp(ctx, packet),
+        Proto::SCTP => parse_sctp(ctx, packet),
         proto if proto == F::ICMP && packet.payload < ICMP_LEN as u32 => None,
         _ => Some(()),
     }
@@ -217,4 +224,17 @@ fn parse_udp<F: Family>(ctx: &TcContext, packet: &mut Packet<F>) -> Option<()> {
     packet.header = UDP_LEN as u32;
     // The first fragment of a datagram is shorter than the datagram.
     (len >= UDP_LEN as u32 && (packet.piece != Piece::WHOLE || len <= packet.payload)).then_some(())
+}
+
+#[inline(always)]
+fn parse_sctp<F: Family>(ctx: &TcContext, packet: &mut Packet<F>) -> Option<()> {
+    if packet.payload < (SCTP_LEN + CHUNK_LEN) as u32 {
+        return None;
+    }
+    parse_ports(ctx, packet)?;
+    let [kind_flags, _len] = transport_word(ctx, packet, SCTP_LEN)?;
+    let [kind, _flags] = kind_flags.to_ne_bytes();
+    packet.header = SCTP_LEN as u32;
+    packet.tcp = sctp_signals(kind);
+    Some(())
 }

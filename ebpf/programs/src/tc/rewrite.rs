@@ -5,21 +5,27 @@
 //! offload stay right.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     programs::TcContext,
 };
 use thalweg_abi::{
     Proto, Tuple,
     checksum::{self, Sum},
+    crc32c,
     header::ICMP_LEN,
 };
 
-use super::{family::Family, packet::load, work::Work};
+use super::{
+    family::Family,
+    packet::{Packet, Piece, load},
+    work::Work,
+};
 
 /// Offsets within headers.
 const TCP_CHECKSUM: u32 = 16;
 const UDP_CHECKSUM: u32 = 6;
 const ICMP_CHECKSUM: u32 = 2;
+const SCTP_CHECKSUM: u32 = 8;
 const _: () = assert!(ICMP_LEN > ICMP_CHECKSUM as usize);
 
 /// Turns the packet into `work.to`. `None` when a helper fails.
@@ -56,6 +62,9 @@ fn ports<A>(tuple: &Tuple<A>) -> u32 {
 #[inline(always)]
 fn transport<F: Family>(ctx: &TcContext, work: &Work<F>) -> Option<()> {
     let (packet, from, to) = (&work.packet, &work.packet.tuple, &work.to);
+    if from.proto == Proto::SCTP {
+        return sctp(ctx, packet, ports(from), ports(to));
+    }
     // A UDP checksum of 0 means "none", and stays so.
     let (offset, flags) = match from.proto {
         Proto::TCP => (packet.transport + TCP_CHECKSUM, 0),
@@ -69,6 +78,25 @@ fn transport<F: Family>(ctx: &TcContext, work: &Work<F>) -> Option<()> {
     }
     ctx.skb.l4_csum_replace(offset as usize, u64::from(old), u64::from(new), 4 | flags).ok()?;
     ctx.skb.store(packet.transport as usize, &new, 0).ok()
+}
+
+/// The checksum of SCTP covers its ports, but no address. Of a packet in pieces it cannot be known.
+#[inline(never)]
+fn sctp<F: Family>(ctx: &TcContext, packet: &Packet<F>, old: u32, new: u32) -> Option<()> {
+    if old == new {
+        return Some(());
+    }
+    if packet.piece != Piece::WHOLE {
+        return None;
+    }
+    let offset = packet.transport + SCTP_CHECKSUM;
+    let checksum: u32 = load(ctx, offset)?;
+    // None, or left to the hardware.
+    if checksum != 0 {
+        let patched = crc32c::patch(checksum, old, new, packet.payload);
+        ctx.skb.store(offset as usize, &patched, u64::from(BPF_F_RECOMPUTE_CSUM)).ok()?;
+    }
+    ctx.skb.store(packet.transport as usize, &new, u64::from(BPF_F_RECOMPUTE_CSUM)).ok()
 }
 
 /// The quoted packet, and the message's checksum, which covers it.
