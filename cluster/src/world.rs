@@ -113,7 +113,7 @@ impl World {
         self.services.get(name)
     }
 
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
         self.services.values()
     }
 

@@ -134,7 +134,7 @@ impl Services {
         for failure in &outcome.failures {
             tracing::error!("service proxy: {failure}");
         }
-        self.monitor.synced(&round, self.world.services().count());
+        self.monitor.synced(&round, self.world.services().len());
         if round.complete {
             self.monitor.programmed(&dirty.triggered, self.proxy.backend().rules());
         }
