@@ -169,6 +169,36 @@ fn node_ports_on_127_0_0_1() {
     }
 }
 
+/// As the API server's own service is, on its node.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_process_of_the_node_is_an_endpoint() {
+    for_all("h", |wire, backend, variant, family| {
+        let own = |text: &str| of(family, text);
+        let server = wire.serve_on_node();
+        backend.set(service(
+            family,
+            "default/kubernetes",
+            &[
+                "10.96.0.1:443/tcp -> 172.30.0.11:6443",
+                "10.96.0.1:53/udp -> 172.30.0.11:6443",
+                "172.30.0.11:30443/tcp -> 172.30.0.11:6443",
+                "172.30.0.11:30443/tcp ext local -> 172.30.0.11:6443",
+            ],
+        ));
+        apply(wire, backend);
+        for (from, address) in [(&wire.node, "172.30.0.11"), (&wire.a, "10.244.0.5"), (&wire.client, "172.30.0.100")] {
+            let case = format!("{variant:?} {family:?}: from {}", from.name());
+            // What stays on the node leaves by no interface: nothing is masqueraded.
+            let expected = own(&format!("node saw {address}"));
+            assert_eq!(wire.dial(from, &own("10.96.0.1:443")), expected, "{case}");
+            assert_eq!(wire.datagram(from, &own("10.96.0.1:53")), expected, "{case}: UDP");
+            assert_eq!(wire.dial(from, &own("172.30.0.11:30443")), expected, "{case}: NodePort");
+        }
+        drop(server);
+    });
+}
+
 /// nf_tables refuses a chain that is more than 15 jumps deep. Addresses that part at every digit, and ports that part too,
 /// make the longest way; addresses of IPv6 could part at 32.
 #[test]

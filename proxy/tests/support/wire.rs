@@ -24,8 +24,7 @@ const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Addresses in the names of IPv4; each has its counterpart of IPv6 besides, see [`of`].
 pub struct Wire {
-    stop: Arc<AtomicBool>,
-    servers: Vec<JoinHandle<()>>,
+    servers: Servers,
     /// 10.244.0.5
     pub a: Netns,
     /// 10.244.0.6
@@ -34,6 +33,12 @@ pub struct Wire {
     pub client: Netns,
     /// 172.30.0.11
     pub node: Netns,
+}
+
+/// Servers that end when this is dropped.
+pub struct Servers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 // === impl Wire ===
@@ -90,8 +95,14 @@ impl Wire {
             ip(&node, &format!("{six}route add default via {}", of(family, "172.30.0.100")));
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let servers = [(&a, "a"), (&b, "b")].into_iter().flat_map(|(pod, name)| serve(pod, name, &stop)).collect();
-        Self { stop, servers, a, b, client, node }
+        let threads = [(&a, "a"), (&b, "b")].into_iter().flat_map(|(pod, name)| serve(pod, name, 8080, &stop)).collect();
+        Self { servers: Servers { stop, threads }, a, b, client, node }
+    }
+
+    /// The same servers in the node's own namespace, on 6443 and 6444, until what is returned is dropped.
+    pub fn serve_on_node(&self) -> Servers {
+        let stop = Arc::new(AtomicBool::new(false));
+        Servers { threads: serve(&self.node, "node", 6443, &stop), stop }
     }
 
     /// What the server says, or `refused`, or `timed out`.
@@ -144,10 +155,12 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+// === impl Servers ===
+
+impl Drop for Servers {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for server in self.servers.drain(..) {
+        for server in self.threads.drain(..) {
             // A server that panicked has failed its test already.
             let _ = server.join();
         }
@@ -198,14 +211,14 @@ fn nodad(family: Family) -> &'static str {
     if family == Family::V6 { " nodad" } else { "" }
 }
 
-/// Until told to stop: TCP and UDP on port 8080, which say whom they saw; TCP on port 8081, which says what it heard.
-fn serve(pod: &Netns, name: &'static str, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
+/// Until told to stop: TCP and UDP on one port, 8080 in a pod, which say whom they saw; TCP on the next, which says what it heard.
+fn serve(pod: &Netns, name: &'static str, port: u16, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
     let listen = |port| {
         let listener = TcpListener::bind(("::", port)).expect("a listener");
         listener.set_nonblocking(true).expect("a listener");
         listener
     };
-    let open = || (listen(8080), listen(8081), UdpSocket::bind("[::]:8080").expect("a socket"));
+    let open = || (listen(port), listen(port + 1), UdpSocket::bind(("::", port)).expect("a socket"));
     let (greeter, echoes, socket) = pod.enter(open).expect("the pod's namespace");
     socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
     let (tcp_stop, echo_stop, udp_stop) = (stop.clone(), stop.clone(), stop.clone());
