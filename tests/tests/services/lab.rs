@@ -1,12 +1,12 @@
 //! The lab that behaviours share, and what a behaviour asks of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use thalweg_cluster::Family;
-use thalweg_lab::file::{FileLab, FilePod, LabOptions};
+use thalweg_lab::file::{FileLab, FileNode, FilePod, LabOptions};
 use thalweg_lab::http::get;
 use thalweg_lab::netns::Netns;
 use thalweg_lab::place::Place;
@@ -51,6 +51,8 @@ pub enum From {
 #[derive(Default)]
 pub struct Shared {
     lab: Option<Lab>,
+    /// Why there is none, for modes whose lab did not start: it would not start the next time either.
+    broken: BTreeMap<bool, String>,
 }
 
 struct Lab {
@@ -113,15 +115,23 @@ impl Shared {
         let iptables = hook == Hook::Iptables;
         if self.lab.as_ref().is_none_or(|lab| lab.iptables != iptables) {
             self.remove()?;
-            self.lab = Some(Lab::start(iptables)?);
+            if let Some(reason) = self.broken.get(&iptables) {
+                bail!("{reason}");
+            }
+            match Lab::start(iptables) {
+                Ok(lab) => self.lab = Some(lab),
+                Err(error) => {
+                    self.broken.insert(iptables, format!("no lab: {}", error.root_cause()));
+                    return Err(error);
+                }
+            }
         }
         let lab = self.lab.as_mut().context("a lab")?;
         let mut ctx = Ctx { lab, hook, family, applied: BTreeSet::new() };
         let result = behaviour(&mut ctx);
         // What one behaviour leaves is not the next one's.
         let cleared = ctx.clear();
-        let logs = if result.is_err() { lab.logs() } else { String::new() };
-        result.with_context(|| logs)?;
+        result.map_err(|error| anyhow!("{error:#}{}", lab.logs()))?;
         cleared
     }
 
@@ -146,9 +156,13 @@ impl Lab {
         Ok(Self { iptables, pods, file, numbers: 0 })
     }
 
-    /// What the agents said last.
+    /// What the agents said last, and why their data paths have dropped packets so far.
     fn logs(&self) -> String {
-        self.file.nodes.iter().map(|node| format!("\n{}:\n{}\n", node.name, node.agent.log_tail(12))).collect()
+        let said = |(index, node): (usize, &FileNode)| {
+            let drops = self.file.view(index, "drops").map_or_else(|error| format!("{error:#}"), |drops| drops.to_string());
+            format!("\n{}: drops {drops}\n{}\n", node.name, node.agent.log_tail(5))
+        };
+        self.file.nodes.iter().enumerate().map(said).collect()
     }
 }
 
@@ -253,13 +267,15 @@ impl Ctx<'_> {
 
     /// Puts services in place, and waits until both nodes have them in their kernels.
     pub fn apply(&mut self, manifests: &[&Manifest]) -> Result<()> {
-        let before = self.syncs()?;
+        // One by one: a node may look between two files.
         for manifest in manifests {
+            let before = self.changes()?;
             let file = format!("svc-{}.yaml", manifest.name);
             self.lab.file.apply(&file, &manifest.text())?;
             self.applied.insert(file);
+            self.synced_after(&before)?;
         }
-        self.synced_after(&before)
+        Ok(())
     }
 
     /// Any other manifest, which the proxy need not notice.
@@ -270,7 +286,7 @@ impl Ctx<'_> {
 
     /// Takes a service away, and waits for it.
     pub fn remove(&mut self, manifest: &Manifest) -> Result<()> {
-        let before = self.syncs()?;
+        let before = self.changes()?;
         let file = format!("svc-{}.yaml", manifest.name);
         self.lab.file.withdraw(&file)?;
         self.applied.remove(&file);
@@ -279,20 +295,30 @@ impl Ctx<'_> {
 
     fn clear(&mut self) -> Result<()> {
         for file in std::mem::take(&mut self.applied) {
+            let before = self.changes()?;
             self.lab.file.withdraw(&file)?;
+            // Or the next behaviour would take these changes for its own.
+            if file.starts_with("svc-") {
+                self.synced_after(&before)?;
+            }
         }
         Ok(())
     }
 
-    /// How often each node's proxy has brought the kernel to the state of the manifests.
-    fn syncs(&self) -> Result<Vec<u64>> {
-        (0..2).map(|node| self.metric(node, "kubeproxy_sync_proxy_rules_duration_seconds_count")).collect()
+    /// How many changes of services and endpoints each node's proxy has seen.
+    fn changes(&self) -> Result<Vec<u64>> {
+        (0..2).map(|node| self.both_kinds(node, "total")).collect()
+    }
+
+    fn both_kinds(&self, node: usize, figure: &str) -> Result<u64> {
+        let metric = |kind: &str| self.metric(node, &format!("kubeproxy_sync_proxy_rules_{kind}_changes_{figure}"));
+        Ok(metric("service")? + metric("endpoint")?)
     }
 
     fn synced_after(&self, before: &[u64]) -> Result<()> {
         self.until("both nodes follow the manifests", || {
-            let now = self.syncs()?;
-            Ok(now.iter().zip(before).all(|(now, before)| now > before))
+            let seen = self.changes()?.iter().zip(before).all(|(now, before)| now > before);
+            Ok(seen && self.both_kinds(0, "pending")? + self.both_kinds(1, "pending")? == 0)
         })
     }
 

@@ -28,9 +28,9 @@ pub fn a_pod_that_opts_out_is_served_by_packets(ctx: &mut Ctx<'_>) -> Result<()>
     let web = ctx.web("optout");
     let web = web.endpoints(ctx.endpoints(&[Pod::A1, Pod::B1]));
     ctx.apply(&[&web])?;
-    let (translated, flows) = ("thalweg_sock_translated_total", "thalweg_tc_flows_total");
     let from = From::Pod(Pod::AAsks);
-    let counts = |ctx: &Ctx<'_>| Ok::<_, anyhow::Error>((ctx.metric(0, translated)?, ctx.metric(0, flows)?));
+    let event = |ctx: &Ctx<'_>, name: &str| ctx.metric_of(0, "thalweg_events_total", &format!("event=\"{name}\""));
+    let counts = |ctx: &Ctx<'_>| Ok::<_, anyhow::Error>((event(ctx, "sock_translated")?, event(ctx, "tc_flows")?));
     let start = counts(ctx)?;
     ctx.answered_by(from, at(web.vip, 80), &[Pod::A1, Pod::B1])?;
     let by_socket = counts(ctx)?;
