@@ -69,6 +69,11 @@ pub(super) struct Endpoint {
     pub affinity: bool,
 }
 
+/// True when clients are remembered.
+pub(super) fn wants_affinity(plan: &ServicePlan, family: Family) -> bool {
+    plan.frontends.iter().any(|frontend| frontend.affinity_seconds > 0 && family_of(frontend.vip) == family)
+}
+
 pub(super) fn compile(plan: &ServicePlan, family: Family) -> Compiled {
     let mut compiled = Compiled::default();
     let service = plan.name.to_string();
@@ -113,11 +118,6 @@ impl Compiled {
         };
         let members = set.map_or([].as_slice(), |set| set.endpoints.as_slice());
         members.iter().filter_map(|id| self.endpoints.get(id)).map(|endpoint| endpoint.to)
-    }
-
-    /// True when some entry is remembered by client.
-    pub fn wants_affinity(&self) -> bool {
-        self.sets.values().any(|set| set.affinity_seconds > 0)
     }
 
     fn add_set(&mut self, name: u64, service: &str, frontend: &PlannedFrontend, endpoints: &[SocketAddr]) {

@@ -21,6 +21,8 @@ pub enum Error {
     },
     #[error("{program} was stopped after {} s: does another program hold the lock /run/xtables.lock?", timeout.as_secs())]
     TimedOut { program: PathBuf, timeout: Duration },
+    #[error("{program} waited in vain for the lock /run/xtables.lock, which another program holds")]
+    Locked { program: PathBuf },
     /// The kernel or the program did not like one rule.
     #[error("{program} refused line {line} `{rule}`: {message}")]
     Refused { program: PathBuf, line: usize, rule: String, message: String },
@@ -62,6 +64,7 @@ impl Error {
             | Self::Start { program, .. }
             | Self::TimedOut { program, .. }
             | Self::Refused { program, .. }
+            | Self::Locked { program }
             | Self::Failed { program, .. } => program.clone(),
             Self::Setting { path, .. } => path.clone(),
             Self::NoFamily { .. } | Self::Flows { .. } | Self::NoRecent { .. } | Self::Options { .. } => {

@@ -250,6 +250,9 @@ fn tidy(stderr: &str) -> String {
 /// that refuses, can only name the line of the COMMIT.
 pub(super) fn explain(program: &Path, script: &str, stderr: &str) -> Error {
     let message = tidy(stderr);
+    if message.contains("holding the xtables lock") {
+        return Error::Locked { program: program.to_owned() };
+    }
     let Some(at) = stderr.match_indices("line").find_map(|(index, word)| number(&stderr[index + word.len()..])) else {
         return Error::Failed { program: program.to_owned(), message };
     };
@@ -297,7 +300,11 @@ mod tests {
             Some((4, "-A TW-MASQ -j ACCEPT")),
         );
         check("iptables-restore: line 5 failed\n", Some((5, "COMMIT")));
-        check("Another app is currently holding the xtables lock.\n", None);
+        let missing = "ip6tables-restore v1.8.9 (legacy): can't initialize ip6tables table `nat': Table does not exist";
+        check(missing, None);
+        let locked =
+            explain(Path::new("iptables-restore"), "", "Another app is currently holding the xtables lock; waiting for it\n");
+        assert!(matches!(locked, Error::Locked { .. }), "no reason to think that something is missing: {locked}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use thalweg_cluster::{Family, Name};
 
 use super::chain::{Table, jumps};
-use super::compile::{Compiled, compile};
+use super::compile::{Compiled, compile, wants_affinity};
 use super::error::{Error, called};
 use super::exec::Executor;
 use super::flows::{Stale, all_stale, stale};
@@ -241,7 +241,7 @@ impl Side {
         let mut ready = Vec::new();
         let mut stopped = None;
         for name in due {
-            let wants = work.desired.get(&name).is_some_and(|plan| compile(plan, self.family).wants_affinity());
+            let wants = work.desired.get(&name).is_some_and(|plan| wants_affinity(plan, self.family));
             let has = if wants && stopped.is_none() { self.has_recent(work.executor) } else { Ok(Ok(())) };
             match has {
                 Ok(Ok(())) => ready.push(name),

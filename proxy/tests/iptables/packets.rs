@@ -199,6 +199,41 @@ fn a_process_of_the_node_is_an_endpoint() {
     });
 }
 
+/// The kernel's own connection tracking does it; nothing of ours may stand in its way, policies to drop included.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn errors_and_fragments_find_their_way() {
+    for_all("g", |wire, backend, variant, family| {
+        let own = |text: &str| of(family, text);
+        backend.set(service(
+            family,
+            "shop/udp",
+            &[
+                "10.96.0.7:53/udp -> 10.244.0.5:8080",
+                "10.96.0.7:54/udp -> 10.244.0.5:9",
+                "172.30.0.11:30053/udp ext -> 10.244.0.5:8080",
+                "172.30.0.11:30054/udp ext -> 10.244.0.5:9",
+            ],
+        ));
+        apply(wire, backend);
+        put(wire, variant, family, "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i tw-b -j ACCEPT\nCOMMIT\n");
+        let ways = [
+            (&wire.b, "10.96.0.7:53", "10.96.0.7:54", "10.244.0.6"),
+            (&wire.node, "10.96.0.7:53", "10.96.0.7:54", "172.30.0.11"),
+            (&wire.client, "172.30.0.11:30053", "172.30.0.11:30054", "172.30.0.11"),
+        ];
+        for (from, open, closed, seen_as) in ways {
+            let case = format!("{variant:?} {family:?}: from {}", from.name());
+            // cilium#25709, #43781: more than one packet long.
+            let socket = wire.udp_socket(from, &own(open));
+            let said = wire::ask_with(&socket, &[b'?'; 4000]);
+            assert_eq!(said, own(&format!("a saw {seen_as}")), "{case}");
+            // cilium#32601, #48784: nobody listens there, and that is said.
+            assert_eq!(wire.datagram(from, &own(closed)), "refused", "{case}");
+        }
+    });
+}
+
 /// nf_tables refuses a chain that is more than 15 jumps deep. Addresses that part at every digit, and ports that part too,
 /// make the longest way; addresses of IPv6 could part at 32.
 #[test]

@@ -180,8 +180,12 @@ pub fn set(netns: &Netns, settings: &[(&str, &str)]) {
 
 /// One datagram and its answer.
 pub fn ask(socket: &UdpSocket) -> String {
+    ask_with(socket, b"?")
+}
+
+pub fn ask_with(socket: &UdpSocket, question: &[u8]) -> String {
     let mut buffer = [0; 64];
-    match socket.send(b"?").and_then(|_| socket.recv(&mut buffer)) {
+    match socket.send(question).and_then(|_| socket.recv(&mut buffer)) {
         Ok(length) => String::from_utf8_lossy(&buffer[..length]).into_owned(),
         Err(error) => outcome(&error),
     }
