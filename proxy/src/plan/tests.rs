@@ -3,6 +3,7 @@
 mod external;
 mod families;
 mod node_ports;
+mod oracle;
 mod policies;
 mod readiness;
 mod scale;
