@@ -270,7 +270,7 @@ impl std::ops::AddAssign for Repaired {
 }
 
 /// Removes every chain of ours, of any version and both families, and the jumps into them. True when there was something.
-/// Flows that the kernel translates for services may end by it: see [`drain`] for who does not want that.
+/// Flows that the kernel translates for services may end by it: see [`drain()`] for who does not want that.
 ///
 /// # Errors
 /// When the programs fail; what could be removed has been.
