@@ -22,6 +22,9 @@ struct Seen {
     zone_hint: Option<u8>,
 }
 
+/// What is random about an endpoint: its node, its state as a suffix, hints for a node and for a zone.
+type Random = (u8, &'static str, Option<u8>, Option<u8>);
+
 /// Sets for new flows, and whether there is anybody anywhere.
 #[derive(PartialEq, Eq, Debug)]
 struct Answers {
@@ -36,7 +39,7 @@ fn endpoints() -> impl Strategy<Value = Vec<Seen>> {
     let one = (1..=3_u8, prop::sample::select(vec!["", "", "!", "~", "x", "+"]), hint(), hint());
     // All hinted, all with hints of one sort, or any: otherwise hints would hardly ever count.
     (prop::collection::vec(one, 0..7), any::<[bool; 2]>()).prop_map(|(all, [nodes, zones])| {
-        let seen = |(index, (node, state, node_hint, zone_hint)): (usize, (u8, &str, Option<u8>, Option<u8>))| {
+        let seen = |(index, (node, state, node_hint, zone_hint)): (usize, Random)| {
             let (node_hint, zone_hint) = (node_hint.filter(|_| nodes), zone_hint.filter(|_| zones));
             let hints = node_hint.map(|hint| format!("@n{hint}")).unwrap_or_default()
                 + &zone_hint.map(|hint| format!("#z{hint}")).unwrap_or_default();
