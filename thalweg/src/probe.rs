@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, connect, setsockopt, socket, sockopt,
 };
@@ -116,7 +117,11 @@ impl Probe {
 fn ask(vip: SocketAddr, word: &[u8]) -> Result<(), String> {
     let started = Instant::now();
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what} {vip}: {error} after {:?}", started.elapsed());
-    let mut stream = dial(vip).map_err(|error| failed("connect to", &error))?;
+    let mut stream = dial(vip).map_err(|error| match error {
+        // So the kernel says that the time to connect is over.
+        Errno::EINPROGRESS => failed("connect to", &"no answer"),
+        error => failed("connect to", &error),
+    })?;
     let mut heard = vec![0; word.len()];
     stream.read_exact(&mut heard).map_err(|error| failed("read from", &error))?;
     if heard == word { Ok(()) } else { Err(format!("somebody else answers at {vip}")) }
