@@ -228,6 +228,7 @@ fn service_ranges_are_told_when_they_change() {
 #[test]
 fn stages_are_the_backend_s_between_plan_and_total() {
     let mut case = Case::new();
+    case.service("a/a", Some("10.96.0.1 80/tcp"));
     case.proxy.synced();
     let applied = case.proxy.update(&case.world, &Dirty::default()).expect("update");
     let stages: Vec<&str> = applied.stages.iter().map(|(stage, _)| *stage).collect();
@@ -252,4 +253,23 @@ fn services_without_endpoints_here_are_counted() {
     case.service("a/out", None);
     case.update();
     assert_eq!(case.proxy.no_local_endpoints(), NoLocal { internal: [0, 1], external: [0, 0] });
+}
+
+#[test]
+fn the_cause_of_a_change_is_told_once() {
+    let mut case = Case::new();
+    let cause = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_795_180_869);
+    let caused = |line: &str| {
+        let slice = slice(0, &name("a/a"), line);
+        let slice = thalweg_cluster::EndpointSlice { last_change: Some(cause), ..slice };
+        Change::EndpointSlice(slice.name.clone(), Some(Arc::new(slice)))
+    };
+    let told = |case: &mut Case, change| {
+        case.world.apply(change, &mut case.dirty);
+        std::mem::take(&mut case.dirty).triggered
+    };
+    assert_eq!(told(&mut case, caused("80/tcp | 1.5")), [(thalweg_cluster::Family::V4, cause)]);
+    // As when everything is listed again.
+    assert_eq!(told(&mut case, caused("80/tcp | 1.5")), []);
+    assert_eq!(told(&mut case, caused("80/tcp | 6.1.5")), [(thalweg_cluster::Family::V6, cause)]);
 }
