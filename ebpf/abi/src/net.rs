@@ -118,6 +118,17 @@ impl Be128 {
         self.0[0] | self.0[1] | self.0[2] | self.0[3] == 0
     }
 
+    /// Whether this may be the address of one host: it is not unspecified, of the loopback, of a group, or reserved.
+    #[inline(always)]
+    pub const fn is_one_host(self) -> bool {
+        if self.is_mapped() {
+            let first = u32::from_be(self.0[3]) >> 24;
+            return first != 0 && first != 127 && first < 224;
+        }
+        let is_small = self.0[0] | self.0[1] | self.0[2] == 0 && u32::from_be(self.0[3]) <= 1;
+        u32::from_be(self.0[0]) >> 24 != 0xff && !is_small
+    }
+
     #[inline(always)]
     pub const fn octets(self) -> [u8; 16] {
         let ([a, b, c, d], [e, f, g, h]) = (self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes());
@@ -191,4 +202,25 @@ impl Proto {
     /// Options of IPv6 for the destination.
     pub const DESTINATION: Self = Self(60);
     pub const SCTP: Self = Self(132);
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn one_host_is_told_from_none_and_many() {
+        fn check(addr: &str, expect: bool) {
+            let addr: IpAddr = addr.parse().expect("an address");
+            assert_eq!(Be128::from(addr).is_one_host(), expect, "{addr}");
+        }
+        for host in ["10.0.0.1", "223.255.255.255", "126.0.0.1", "128.0.0.1", "fd00::1", "fe80::1", "::2", "2001:db8::"] {
+            check(host, true);
+        }
+        for other in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "ff00::"] {
+            check(other, false);
+        }
+    }
 }

@@ -45,6 +45,10 @@ pub enum Back {
     Wire,
 }
 
+/// Kinds of frames in `__sk_buff::pkt_type`: linux/if_packet.h.
+const PACKET_BROADCAST: u32 = 1;
+const PACKET_MULTICAST: u32 = 2;
+
 const TCP_CHECKSUM: usize = 16;
 const ICMP_CHECKSUM: usize = 2;
 
@@ -57,8 +61,7 @@ impl Answer {
     #[inline(never)]
     pub fn send<F: Family>(self, ctx: &TcContext, work: &Work<F>, back: Back) -> i32 {
         let packet = &work.packet;
-        // Nothing answers a reset, or what somebody else has to answer: two of us could go on for ever.
-        if packet.tcp.has(TcpFlags::RST) {
+        if !may_be_answered(ctx, packet) {
             return drop(DropReason::NoFlow);
         }
         let counter = if self == Self::Refuse { Counter::TcRefused } else { Counter::TcAnswered };
@@ -88,6 +91,23 @@ impl Answer {
         };
         verdict(counter, result)
     }
+}
+
+/// Nothing answers a reset or a message about another packet: two of us could go on for ever. Nor a later fragment, nor what
+/// is from nobody or from many, or has come to many: each of them would answer (RFC 1122, 3.2.2; RFC 4443, 2.4).
+#[inline(always)]
+fn may_be_answered<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> bool {
+    // SAFETY: the context is valid for the whole program.
+    let kind = unsafe { (*ctx.skb.skb).pkt_type };
+    if kind == PACKET_BROADCAST || kind == PACKET_MULTICAST || !F::mapped(&packet.tuple.src).is_one_host() {
+        return false;
+    }
+    // What is shorter than the part that a message quotes is nobody's question.
+    if packet.tcp.has(TcpFlags::RST) || packet.is_later_fragment() || packet.payload < UDP_LEN as u32 {
+        return false;
+    }
+    packet.tuple.proto != F::ICMP
+        || load::<IcmpHeader>(ctx, packet.transport).is_some_and(|icmp| icmp.kind == F::ICMP_ECHO_REQUEST)
 }
 
 #[inline(always)]
