@@ -14,7 +14,7 @@ use crate::topology::{Topology, UPLINK};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How a lab differs from the usual one.
 pub struct LabOptions<'a> {

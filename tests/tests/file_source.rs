@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use thalweg_lab::file::{FileLab, FilePod, web};
 use thalweg_lab::place::Place;
+use thalweg_lab::process::wait_until;
 use thalweg_lab::probe::{ConnectReport, HttpReport, UdpReport};
 
 const VIP: &str = "10.96.7.7";
@@ -105,6 +106,10 @@ fn agent_dies_under_load(lab: &mut FileLab, client: &FilePod, vip: &str) -> Resu
     let loads = [client.place(), client.by_tc()].map(|place| place.load(&["http", vip, "--concurrency", "2", "--pause", "1"]));
     std::thread::sleep(Duration::from_millis(300));
     lab.restart_agent(0, Duration::from_millis(700))?;
+    // The services are there before the agent is: whether it has taken the maps over is said by themselves.
+    wait_until("the new agent adopts the maps", Duration::from_secs(30), &mut [], || {
+        Ok(lab.view(0, "status")?["adoptions"].as_u64() > before["adoptions"].as_u64())
+    })?;
     lab.wait_services("services after the restart", |rows| backends(rows) == 1)?;
     std::thread::sleep(Duration::from_millis(1500));
     let reports = loads.into_iter().map(|load| load?.finish::<HttpReport>()).collect::<Result<Vec<_>>>()?;

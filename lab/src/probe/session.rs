@@ -78,6 +78,10 @@ pub fn run(args: &SessionArgs) -> Result<()> {
             Ok((pod, peer)) => ("answered".to_owned(), Some(pod), peer),
             Err(error) => (word(&error), None, None),
         };
+        // A program whose datagrams come to nothing dials again.
+        if args.kind == Kind::Udp && outcome != "answered" {
+            socket = None;
+        }
         serde_json::to_writer(&mut stdout, &Said { outcome, pod, peer, micros: micros(started) })?;
         stdout.write_all(b"\n")?;
         stdout.flush()?;

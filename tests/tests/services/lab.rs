@@ -16,7 +16,7 @@ use thalweg_lab::topology::{CLIENT_ADDR, CLIENT_ADDR6};
 use crate::manifest::{Endpoint, Manifest};
 
 /// How long a change may take to reach the kernels of both nodes, on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Where packets of pods are translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
