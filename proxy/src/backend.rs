@@ -88,4 +88,29 @@ impl Applied {
     pub fn changed(&self) -> bool {
         self.frontends_written + self.slots_written + self.backends_written + self.removed > 0
     }
+
+    /// Adds what a later apply did.
+    pub fn add(&mut self, other: Self) {
+        let Self { services, frontends_written, slots_written, backends_written, removed, failed, recovered, took, stages } =
+            other;
+        self.services += services;
+        self.frontends_written += frontends_written;
+        self.slots_written += slots_written;
+        self.backends_written += backends_written;
+        self.removed += removed;
+        self.failed.extend(failed);
+        self.recovered.extend(recovered);
+        self.took += took;
+        for (stage, took) in stages {
+            self.add_stage(stage, took);
+        }
+    }
+
+    /// Adds to what a stage took.
+    pub fn add_stage(&mut self, stage: &'static str, took: Duration) {
+        match self.stages.iter_mut().find(|(name, _)| *name == stage) {
+            Some((_, sum)) => *sum += took,
+            None => self.stages.push((stage, took)),
+        }
+    }
 }

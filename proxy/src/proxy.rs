@@ -6,7 +6,7 @@ mod nodes;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use thalweg_cluster::{Dirty, Name, World};
@@ -16,6 +16,9 @@ use crate::metrics::NoLocal;
 use crate::plan::{NodeView, depends_on_node, plan_with};
 use lonely::Lonely;
 use nodes::{External, Nodes};
+
+/// How many services the first update plans before it applies them.
+const AT_FIRST: usize = 1_024;
 
 /// The service proxy of one node.
 pub struct Proxy<B> {
@@ -109,17 +112,24 @@ impl<B: Backend> Proxy<B> {
         if !self.complete {
             names.extend(world.services().map(|service| service.name.clone()));
         }
-        for name in &names {
-            self.plan(world, name);
-        }
-        if !self.complete {
+        let mut applied = Applied { stages: vec![("plan", Duration::ZERO)], ..Applied::default() };
+        if self.complete {
+            self.plan_all(world, &names, &mut applied);
+        } else {
+            // Part by part: the first services need not wait for the last, and what has been applied needs no plan. What
+            // fails here is tried again below or later.
+            let names: Vec<Name> = names.into_iter().collect();
+            for part in names.chunks(AT_FIRST) {
+                self.plan_all(world, part, &mut applied);
+                if let Ok(done) = self.backend.apply(Instant::now()) {
+                    applied.add(done);
+                }
+            }
             self.backend.retain_only_known();
             self.complete = true;
         }
-        let planned = started.elapsed();
-        let mut applied = self.backend.apply(Instant::now())?;
-        applied.stages.insert(0, ("plan", planned));
-        applied.stages.push(("total", started.elapsed()));
+        applied.add(self.backend.apply(Instant::now())?);
+        applied.add_stage("total", started.elapsed());
         self.report(&applied);
         Ok(applied)
     }
@@ -195,6 +205,14 @@ impl<B: Backend> Proxy<B> {
             self.service_ranges = ranges.into_iter().collect();
             self.backend.set_service_ranges(&self.service_ranges);
         }
+    }
+
+    fn plan_all<'a>(&mut self, world: &World, names: impl IntoIterator<Item = &'a Name>, applied: &mut Applied) {
+        let started = Instant::now();
+        for name in names {
+            self.plan(world, name);
+        }
+        applied.add_stage("plan", started.elapsed());
     }
 
     fn plan(&mut self, world: &World, name: &Name) {

@@ -28,12 +28,13 @@ impl EbpfBackend {
     pub fn adopt(tables: impl Into<Tables>) -> Result<Self, Error> {
         let tables = tables.into();
         let frontends = tables.frontends.entries()?;
-        let slots: HashMap<u32, Slot> = tables.slots.entries()?.into_iter().collect();
-        let ranges: BTreeSet<SourceRangeKey> = tables.source_ranges.entries()?.into_iter().map(|(key, _)| key).collect();
+        let ranges = ranges_of(&frontends, tables.slots.capacity());
+        let slots = read_slots(&tables, &ranges)?;
+        let source_ranges: BTreeSet<SourceRangeKey> = tables.source_ranges.entries()?.into_iter().map(|(key, _)| key).collect();
         let service_ranges = tables.service_ranges.get(&0)?.unwrap_or_default();
 
         let mut backends = Backends::adopt(&tables.backends.entries()?, tables.backends.capacity());
-        let blocks = adopt_blocks(&frontends, &slots, &mut backends, tables.slots.capacity());
+        let blocks = adopt_blocks(&frontends, &ranges, &slots, &mut backends, tables.slots.capacity());
         let mut services = adopt_names(&tables)?;
         let mut named: HashMap<u32, Name> = HashMap::with_capacity(services.records.len());
         for (name, record) in &services.records {
@@ -56,7 +57,7 @@ impl EbpfBackend {
             }
         }
         let mut stale_ranges = BTreeSet::new();
-        for key in &ranges {
+        for key in &source_ranges {
             match named.get(&key.range.service).and_then(|owner| services.records.get_mut(owner)) {
                 Some(record) => record.source_ranges.push(*key),
                 None => {
@@ -76,7 +77,7 @@ impl EbpfBackend {
             failing: Failing::default(),
             stale_numbers: services.stale,
             stale_ranges,
-            source_ranges: ranges.len(),
+            source_ranges: source_ranges.len(),
             service_ranges,
             wanted_service_ranges: None,
             leftovers: Leftovers::adopted(),
@@ -123,16 +124,37 @@ struct Ranges {
     spans: BTreeMap<u32, u32>,
 }
 
-/// Every range that a frontend points at is taken. Ranges that overlap, which only a defect can have made, are taken
-/// as one of unknown content: it is kept out of use until all its frontends have moved elsewhere.
-fn adopt_blocks(frontends: &[(Key, Frontend)], slots: &HashMap<u32, Slot>, backends: &mut Backends, capacity: u32) -> Ranges {
-    let ranges: BTreeSet<(u32, u32)> = frontends
+/// Start and end of every range that a frontend points at.
+fn ranges_of(frontends: &[(Key, Frontend)], capacity: u32) -> BTreeSet<(u32, u32)> {
+    frontends
         .iter()
         .filter_map(|(_, value)| Some((value.base, value.base.checked_add(value.count)?)))
         .filter(|(start, end)| start < end && *end <= capacity)
-        .collect();
+        .collect()
+}
+
+/// The slots of these ranges: SLOTS is large and mostly empty, so it is read as a whole only when much of it is in use.
+fn read_slots(tables: &Tables, ranges: &BTreeSet<(u32, u32)>) -> Result<HashMap<u32, Slot>, Error> {
+    let wanted: u64 = ranges.iter().map(|(start, end)| u64::from(end - start)).sum();
+    if wanted > u64::from(tables.slots.capacity() / 4) {
+        return Ok(tables.slots.entries()?.into_iter().collect());
+    }
+    let indices = ranges.iter().flat_map(|(start, end)| *start..*end);
+    let read = |index: u32| tables.slots.get(&index).map(|slot| Some((index, slot.filter(|slot| *slot != Slot::default())?)));
+    indices.filter_map(|index| read(index).transpose()).collect()
+}
+
+/// Every range that a frontend points at is taken. Ranges that overlap, which only a defect can have made, are taken
+/// as one of unknown content: it is kept out of use until all its frontends have moved elsewhere.
+fn adopt_blocks(
+    frontends: &[(Key, Frontend)],
+    ranges: &BTreeSet<(u32, u32)>,
+    slots: &HashMap<u32, Slot>,
+    backends: &mut Backends,
+    capacity: u32,
+) -> Ranges {
     let mut spans: BTreeMap<u32, (u32, bool)> = BTreeMap::new();
-    for (start, end) in ranges {
+    for &(start, end) in ranges {
         match spans.last_entry() {
             Some(mut last) if start < last.get().0 => {
                 let (last_end, _) = *last.get();

@@ -14,7 +14,7 @@ use crate::plan::{Key, PlannedFrontend};
 
 /// Services that are staged and written together: many enough for whole batches, few enough that a hundred thousand of
 /// them need no memory of their own.
-const TOGETHER: usize = 2_048;
+const TOGETHER: usize = 1_024;
 
 /// The first error that belongs to no single service.
 #[derive(Default)]
@@ -93,6 +93,8 @@ impl EbpfBackend {
     fn due(&mut self, now: Instant) -> BTreeSet<Name> {
         let mut due = std::mem::take(&mut self.dirty);
         due.extend(self.failing.take_due(now));
+        let is_open = |name: &Name| self.services.get(name).is_some_and(|record| record.is_open());
+        due.retain(is_open);
         for name in &due {
             self.claims.clear(name);
         }
@@ -226,6 +228,9 @@ impl EbpfBackend {
 
     fn well(&mut self, name: Name, applied: &mut Applied) {
         self.end_affinity(&name);
+        if let Some(record) = self.services.get_mut(&name) {
+            record.rest();
+        }
         if self.failing.remove(&name) {
             applied.recovered.push(name);
         }
@@ -263,9 +268,6 @@ impl Clock {
     fn lap(&mut self, applied: &mut Applied, stage: &'static str) {
         let now = Instant::now();
         let took = now - std::mem::replace(&mut self.last, now);
-        match applied.stages.iter_mut().find(|(name, _)| *name == stage) {
-            Some((_, sum)) => *sum += took,
-            None => applied.stages.push((stage, took)),
-        }
+        applied.add_stage(stage, took);
     }
 }

@@ -111,6 +111,8 @@ enum Desired {
     /// Adopted, and nobody has spoken of it yet.
     Unknown,
     Plan(Arc<ServicePlan>),
+    /// What the kernel holds of it is what was planned: the plan need not be kept.
+    Applied,
     Gone,
 }
 
@@ -144,7 +146,7 @@ impl EbpfBackend {
         }
         let Some(record) = self.services.get(name) else { return };
         let given: Vec<Key> = match old {
-            Desired::Unknown => record.frontends.clone(),
+            Desired::Unknown | Desired::Applied => record.frontends.clone(),
             Desired::Plan(plan) => plan.frontends.iter().map(PlannedFrontend::key).collect(),
             Desired::Gone => Vec::new(),
         };
@@ -219,7 +221,7 @@ impl Record {
     /// True when this service is to have, or may turn out to have, that frontend.
     fn wants(&self, key: &Key) -> bool {
         match &self.desired {
-            Desired::Unknown => self.frontends.binary_search(key).is_ok(),
+            Desired::Unknown | Desired::Applied => self.frontends.binary_search(key).is_ok(),
             Desired::Plan(plan) => plan.frontends.binary_search_by_key(key, PlannedFrontend::key).is_ok(),
             Desired::Gone => false,
         }
@@ -230,9 +232,27 @@ impl Record {
         self.frontends.iter().filter(|key| !self.wants(key))
     }
 
+    /// True when something may be left to do for it.
+    fn is_open(&self) -> bool {
+        matches!(self.desired, Desired::Plan(_) | Desired::Gone)
+    }
+
     /// True when the kernel has nothing of it but its name.
     fn is_bare(&self) -> bool {
         self.frontends.is_empty() && self.source_ranges.is_empty()
+    }
+
+    /// Drops the plan of a service of which the kernel holds just that. One that restricts its clients keeps it.
+    fn rest(&mut self) {
+        if let Desired::Plan(plan) = &self.desired
+            && self.source_ranges.is_empty()
+            && !self.unsure
+            && plan.frontends.len() == self.frontends.len()
+            && self.unwanted().next().is_none()
+        {
+            self.desired = Desired::Applied;
+            self.frontends.shrink_to_fit();
+        }
     }
 
     fn insert_frontend(&mut self, key: Key) {
