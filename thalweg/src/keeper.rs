@@ -46,12 +46,18 @@ impl Keeper {
 fn keep(mut maps: Maps, metrics: &Metrics, receiver: &Receiver<BackendsGone>, namespaces: &dyn Fn() -> Vec<PathBuf>) {
     let mut alarm = Alarm::default();
     let mut next = Instant::now() + SWEEP;
+    let mut is_measured = false;
     loop {
         match receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(BackendsGone) => {
                 // One look serves all that has been said until now.
                 while receiver.try_recv().is_ok() {}
                 end_sockets(&mut maps, &namespaces());
+                // The first word comes when everything is written; later, each map is counted in its turn.
+                if !is_measured {
+                    is_measured = maps.measure().map_err(|error| tracing::warn!("fill levels: {error}")).is_ok();
+                    metrics.maps(maps.pressure());
+                }
             }
             Err(RecvTimeoutError::Timeout) => {
                 next = Instant::now() + SWEEP;
