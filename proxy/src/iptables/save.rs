@@ -53,7 +53,7 @@ pub(super) fn removal(text: &str, but: Option<&str>, lines: usize) -> Vec<String
         ours.chains.retain(|chain| Some(*chain) != but);
         let jumps = ours.jumps.iter().map(|jump| (None, Some(format!("-D {jump}"))));
         let empty = ours.chains.iter().map(|chain| (Some(*chain), None));
-        let delete = ours.chains.iter().map(|chain| (Some(*chain), Some(format!("-X {chain}"))));
+        let delete = ours.chains.iter().map(|chain| (None, Some(format!("-X {chain}"))));
         let steps: Vec<(Option<&str>, Option<String>)> = jumps.chain(empty).chain(delete).collect();
         for part in steps.chunks(lines.max(1)) {
             let chains: BTreeSet<&str> = part.iter().filter_map(|(chain, _)| *chain).collect();

@@ -182,7 +182,7 @@ impl Side {
 
     /// Nothing of ours is in the kernel any more, and nothing is known of it.
     pub fn forget_all(&mut self, options: Options) {
-        *self = Self::new(self.family, options);
+        *self = Self { failures: self.failures, ..Self::new(self.family, options) };
     }
 
     /// The tell-tales: the jumps, and the few chains that every packet meets.
