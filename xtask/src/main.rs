@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod ebpf;
 mod elf;
+mod fuzz;
 mod packages;
 mod step;
 mod test;
@@ -36,6 +37,8 @@ enum Verb {
     Test(test::Args),
     /// Build everything and measure: the figures of docs/NUMBERS.md
     Bench(bench::Args),
+    /// Run mutated packets through the tc programs for a while, and shrink what breaks a promise
+    Fuzz(fuzz::Args),
     /// Check what ARCHITECTURE.md promises about the sources
     Tidy,
 }
@@ -58,6 +61,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Lab(args) => up::run(&root, "lab", &args),
         Verb::Test(args) => test::run(&root, &args),
         Verb::Bench(args) => bench::run(&root, &args),
+        Verb::Fuzz(args) => fuzz::run(&root, &args),
         Verb::Tidy => tidy::run(&root),
     }
 }
