@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use thalweg_lab::file::{FileLab, FilePod, web};
 use thalweg_lab::place::Place;
-use thalweg_lab::process::wait_until;
 use thalweg_lab::probe::{ConnectReport, HttpReport, UdpReport};
+use thalweg_lab::process::wait_until;
 
 const VIP: &str = "10.96.7.7";
 

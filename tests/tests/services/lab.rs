@@ -405,6 +405,16 @@ impl Ctx<'_> {
         Ok(())
     }
 
+    /// A datagram that is answered with "nobody is there", at once.
+    pub fn datagram_is_refused(&self, from: From, target: SocketAddr) -> Result<()> {
+        let said = self.place(from).session(&["udp", &target.to_string()])?.say()?;
+        // A rule that rejects what the node itself sends fails the call: so the kernel's netfilter has it.
+        let by_rule = self.hook == Hook::Iptables && matches!(from, From::Node(_));
+        let wanted = if by_rule { "Operation not permitted (os error 1)" } else { "refused" };
+        ensure!(said.outcome == wanted && said.micros < 1_000_000, "{from:?} to {target} by UDP: wanted {wanted}: {said:?}");
+        Ok(())
+    }
+
     pub fn udp(&self, from: From, target: SocketAddr, count: u32) -> Result<UdpReport> {
         self.place(from).probe(&["udp", &target.to_string(), "--count", &count.to_string()])
     }

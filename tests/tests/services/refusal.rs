@@ -16,8 +16,7 @@ pub fn a_service_without_endpoints_refuses_at_once(ctx: &mut Ctx<'_>) -> Result<
     ctx.apply(&[&nobody])?;
     for from in ctx.inside() {
         ctx.connect_ends(from, at(vip, 80), "refused")?;
-        let report = ctx.place(from).session(&["udp", &at(vip, 53).to_string()])?.say()?;
-        ensure!(report.outcome == "refused", "{from:?} by UDP: {report:?}");
+        ctx.datagram_is_refused(from, at(vip, 53))?;
     }
     ctx.connect_ends(From::Outside, at(ctx.node_address(0), port), "refused")
 }
@@ -29,8 +28,7 @@ pub fn a_port_that_a_virtual_ip_does_not_have_is_refused(ctx: &mut Ctx<'_>) -> R
     ctx.apply(&[&web])?;
     for from in ctx.inside() {
         ctx.connect_ends(from, at(web.vip, 81), "refused")?;
-        let report = ctx.place(from).session(&["udp", &at(web.vip, 80).to_string()])?.say()?;
-        ensure!(report.outcome == "refused", "{from:?} by UDP: {report:?}");
+        ctx.datagram_is_refused(from, at(web.vip, 80))?;
     }
     Ok(())
 }
