@@ -52,7 +52,7 @@ const ABSENT_RETRY: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
     Required,
-    /// Younger than the oldest cluster that is served: one that does not have it counts as synced.
+    /// Younger than the oldest cluster that is served, or not granted to everybody: what is not there counts as synced.
     Optional,
 }
 
@@ -117,7 +117,9 @@ async fn follow(connector: Connector, options: &KubeOptions, sink: mpsc::Sender<
     tasks.spawn(Watch::<ServiceCIDR>::new(&connector, Need::Optional, None, &reports).await.run());
     if options.pods {
         let fields = Some(format!("spec.nodeName={}", options.node));
-        tasks.spawn(Watch::<Pod>::new(&connector, Need::Required, fields, &reports).await.run());
+        // The rights of kube-proxy, which a service proxy may have inherited, do not extend to pods: it does without what
+        // they say of themselves.
+        tasks.spawn(Watch::<Pod>::new(&connector, Need::Optional, fields, &reports).await.run());
     }
     drop(reports);
     let kinds = tasks.len();

@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How long what was found in a namespace is believed: it may get other addresses, and its inode another namespace.
 const BELIEVED: Duration = Duration::from_secs(60);
 
+/// A pod that is being made has an address before it is seen; after so many looks it is said that none is.
+const BLIND: u32 = 4;
+
 /// The thread's owner; it ends when this is dropped.
 pub struct Discovery(Sender<Pods>);
 
@@ -68,6 +71,8 @@ impl Discovery {
 fn follow(mut clients: Clients, receiver: &Receiver<Pods>) {
     let mut known = Known::default();
     let mut pods: Option<Pods> = None;
+    // Looks in which there were pods, but none was to be seen.
+    let mut blind = 0;
     let mut next = Instant::now();
     loop {
         match receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
@@ -83,6 +88,15 @@ fn follow(mut clients: Clients, receiver: &Receiver<Pods>) {
             Ok(true) => tracing::debug!(namespaces = known.0.len(), "network namespaces changed"),
             Ok(false) => {}
             Err(error) => tracing::warn!("network namespaces of pods: {error:#}"),
+        }
+        let is_blind = !pods.is_empty() && !known.all().any(|found| found.addresses.iter().any(|addr| pods.contains_key(addr)));
+        blind = if is_blind { blind + 1 } else { 0 };
+        if blind == BLIND {
+            tracing::warn!(
+                "no network namespace of this node's {} pods is to be seen, so that none can opt out of socket load balancing, and \
+                 source ranges are left to tc: run in the host's process namespace (hostPID: true)",
+                pods.len()
+            );
         }
     }
 }
