@@ -112,6 +112,7 @@ fn backend_ids_are_reused_with_a_new_generation_after_a_rest() {
     assert_eq!(generations, BTreeSet::from([1, 2]));
 }
 
+// cilium#28726, cilium#23551
 #[test]
 fn full_slots_keep_the_old_state_of_one_service_and_others_apply() {
     let mut node = Node::new(Kernel::new(16, 6, 64, 16));
@@ -194,6 +195,7 @@ fn a_restart_with_the_same_services_writes_nothing() {
     assert_eq!(before, after);
 }
 
+// cilium#27215, cilium#29667
 #[test]
 fn a_restart_removes_only_once_everything_is_known() {
     let mut node = large();

@@ -284,7 +284,7 @@ impl Run {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    // cilium#27215, cilium#29667: no restart removes a live backend. cilium#31069: nothing half-made is ever seen.
+    // kubernetes#121362: no endpoint is lost when a part fails. cilium#27215, cilium#29667: nor by a restart. cilium#31069: nothing half-made is ever seen.
     // cilium#26709, cilium#35254: affinity that is switched on begins anew, and is not lost while it is on.
     #[test]
     fn every_history_ends_as_desired(steps in prop::collection::vec(step(), 1..60)) {

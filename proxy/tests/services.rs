@@ -270,6 +270,7 @@ fn one_endpoint_of_ten_thousand() {
     assert_eq!((less.frontends_written, less.slots_written, less.backends_written), (1, 9_999, 2));
 }
 
+// kubernetes#139513, kubernetes#135639, cilium#32391
 #[test]
 fn one_change_among_many_services_costs_itself() {
     let mut node = large();
