@@ -94,12 +94,16 @@ impl Answer {
 }
 
 /// Nothing answers a reset or a message about another packet: two of us could go on for ever. Nor a later fragment, nor what
-/// is from nobody or from many, or has come to many: each of them would answer (RFC 1122, 3.2.2; RFC 4443, 2.4).
+/// is from nobody, from many or from its own receiver, or has come to many: each of them would answer (RFC 1122, 3.2.2;
+/// RFC 4443, 2.4).
 #[inline(always)]
 fn may_be_answered<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> bool {
     // SAFETY: the context is valid for the whole program.
     let kind = unsafe { (*ctx.skb.skb).pkt_type };
     if kind == PACKET_BROADCAST || kind == PACKET_MULTICAST || !F::mapped(&packet.tuple.src).is_one_host() {
+        return false;
+    }
+    if packet.tuple.src == packet.tuple.dst {
         return false;
     }
     // What is shorter than the part that a message quotes is nobody's question.

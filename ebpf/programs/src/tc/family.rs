@@ -77,8 +77,8 @@ pub trait Family: Sized + 'static {
 
     // === Writing ===
 
-    /// Writes new addresses and the time to live.
-    fn write(ctx: &TcContext, packet: &Packet<Self>, src: &Self::Addr, dst: &Self::Addr, ttl: u8) -> Option<()>;
+    /// Writes new addresses, source and destination, of which it is known what they change in a sum, and the time to live.
+    fn write(ctx: &TcContext, packet: &Packet<Self>, to: [&Self::Addr; 2], difference: Sum, ttl: u8) -> Option<()>;
     /// Writes the time to live alone.
     fn write_ttl(ctx: &TcContext, packet: &Packet<Self>, ttl: u8) -> Option<()>;
     fn pseudo_header(src: &Self::Addr, dst: &Self::Addr, proto: Proto, len: u16) -> Sum;

@@ -18,11 +18,13 @@ use super::{
 };
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_pod(ctx: TcContext) -> i32 {
     run::<Ipv4>(&ctx)
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_pod6(ctx: TcContext) -> i32 {
     run::<Ipv6>(&ctx)
 }

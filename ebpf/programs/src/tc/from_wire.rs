@@ -14,11 +14,13 @@ use super::{
 };
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_wire(ctx: TcContext) -> i32 {
     run::<Ipv4>(&ctx)
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_from_wire6(ctx: TcContext) -> i32 {
     run::<Ipv6>(&ctx)
 }

@@ -12,7 +12,7 @@ use thalweg_abi::{
 
 use super::{
     family::{Family, Message},
-    packet::{IP_MAX, Packet, Piece, load_into, load_near_into},
+    packet::{IP_MAX, Packet, Piece, load_into, load_near},
     rewrite::addresses,
     work::{WORK, Work},
 };
@@ -29,6 +29,17 @@ const IP_TTL: usize = 8;
 const IP_CHECKSUM: usize = 10;
 
 pub struct Ipv4;
+
+/// What is kept of the header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ip {
+    id: Be16,
+    fragment: Be16,
+    checksum: u16,
+    tos: u8,
+    pad: u8,
+}
 
 /// An IP header from its time to live to its end.
 #[repr(C)]
@@ -52,7 +63,7 @@ struct QuotedTail {
 
 impl Family for Ipv4 {
     type Addr = Be32;
-    type Ip = Ipv4Header;
+    type Ip = Ip;
     type Header = Ipv4Header;
 
     const ETHER_TYPE: Be16 = ETH_P_IPV4;
@@ -135,8 +146,7 @@ impl Family for Ipv4 {
 
     #[inline(always)]
     fn parse(ctx: &TcContext, packet: &mut Packet<Self>) -> Option<()> {
-        load_near_into(ctx, ETH_LEN, &mut packet.ip)?;
-        let ip = packet.ip;
+        let ip: Ipv4Header = load_near(ctx, ETH_LEN)?;
         if !ip.is_valid() {
             return None;
         }
@@ -148,6 +158,7 @@ impl Family for Ipv4 {
         if total > in_frame || total < ip.header_len() {
             return None;
         }
+        packet.ip = Ip { id: ip.id, fragment: ip.fragment, checksum: ip.checksum, tos: ip.tos, pad: 0 };
         packet.tuple = Tuple { src: ip.src, dst: ip.dst, sport: Be16::ZERO, dport: Be16::ZERO, proto: ip.proto, pad: [0; 3] };
         packet.transport = ETH_LEN as u32 + ip.header_len();
         packet.payload = total - ip.header_len();
@@ -198,19 +209,16 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
-    fn write(ctx: &TcContext, packet: &Packet<Self>, src: &Be32, dst: &Be32, ttl: u8) -> Option<()> {
-        let ip = &packet.ip;
-        let difference = addresses::<Self>(&ip.src, &ip.dst, src, dst).plus(ttl_difference(ip, ttl));
-        let checksum = checksum::update(ip.checksum, difference);
-        let tail = IpTail { ttl, proto: ip.proto, checksum, src: *src, dst: *dst };
+    fn write(ctx: &TcContext, packet: &Packet<Self>, to: [&Be32; 2], difference: Sum, ttl: u8) -> Option<()> {
+        let checksum = checksum::update(packet.ip.checksum, difference.plus(ttl_difference(packet, ttl)));
+        let tail = IpTail { ttl, proto: packet.tuple.proto, checksum, src: *to[0], dst: *to[1] };
         ctx.skb.store(ETH_LEN + IP_TTL, &tail, 0).ok()
     }
 
     #[inline(always)]
     fn write_ttl(ctx: &TcContext, packet: &Packet<Self>, ttl: u8) -> Option<()> {
-        let ip = &packet.ip;
-        let [a, b] = checksum::update(ip.checksum, ttl_difference(ip, ttl)).to_ne_bytes();
-        ctx.skb.store(ETH_LEN + IP_TTL, &[ttl, ip.proto.0, a, b], 0).ok()
+        let [a, b] = checksum::update(packet.ip.checksum, ttl_difference(packet, ttl)).to_ne_bytes();
+        ctx.skb.store(ETH_LEN + IP_TTL, &[ttl, packet.tuple.proto.0, a, b], 0).ok()
     }
 
     #[inline(always)]
@@ -270,8 +278,7 @@ impl Family for Ipv4 {
 
 /// What a new time to live changes in the header's sum.
 #[inline(always)]
-fn ttl_difference(ip: &Ipv4Header, ttl: u8) -> Sum {
-    let was = u32::from(u16::from_ne_bytes([ip.ttl, ip.proto.0]));
-    let is = u32::from(u16::from_ne_bytes([ttl, ip.proto.0]));
-    Sum::ZERO.replace(was, is)
+fn ttl_difference(packet: &Packet<Ipv4>, ttl: u8) -> Sum {
+    let word = |ttl| u32::from(u16::from_ne_bytes([ttl, packet.tuple.proto.0]));
+    Sum::ZERO.replace(word(packet.ttl), word(ttl))
 }

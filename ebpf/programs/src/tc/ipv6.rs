@@ -261,8 +261,8 @@ impl Family for Ipv6 {
     /// The helpers that change a transport checksum take it for granted that the IP header makes up for new addresses, as
     /// that of IPv4 does; here the addresses themselves are accounted for.
     #[inline(always)]
-    fn write(ctx: &TcContext, _packet: &Packet<Self>, src: &Be128, dst: &Be128, ttl: u8) -> Option<()> {
-        let tail = IpTail { hop_limit: ttl, src: *src, dst: *dst };
+    fn write(ctx: &TcContext, _packet: &Packet<Self>, to: [&Be128; 2], _difference: Sum, ttl: u8) -> Option<()> {
+        let tail = IpTail { hop_limit: ttl, src: *to[0], dst: *to[1] };
         ctx.skb.store(ETH_LEN + IP_HOP_LIMIT, &tail, u64::from(BPF_F_RECOMPUTE_CSUM)).ok()
     }
 

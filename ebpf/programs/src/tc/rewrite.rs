@@ -31,18 +31,22 @@ const _: () = assert!(ICMP_LEN > ICMP_CHECKSUM as usize);
 /// Turns the packet into `work.to`. `None` when a helper fails.
 #[inline(always)]
 pub fn flow<F: Family>(ctx: &TcContext, work: &Work<F>, ttl: u8) -> Option<()> {
+    let (from, to) = (&work.packet.tuple, &work.to);
+    let difference = addresses::<F>(&from.src, &from.dst, &to.src, &to.dst);
     // Addresses are all that a later fragment shows of the flow.
     if !work.packet.is_later_fragment() {
-        transport(ctx, work)?;
+        transport(ctx, work, difference)?;
     }
-    F::write(ctx, &work.packet, &work.to.src, &work.to.dst, ttl)
+    F::write(ctx, &work.packet, [&to.src, &to.dst], difference, ttl)
 }
 
 /// Turns the packet into a message about `work.to`.
 #[inline(always)]
 pub fn quote<F: Family>(ctx: &TcContext, work: &Work<F>, ttl: u8) -> Option<()> {
     quoted(ctx, work)?;
-    F::write(ctx, &work.packet, &work.quote.src, &work.quote.dst, ttl)
+    let (from, quote) = (&work.packet.tuple, &work.quote);
+    let difference = addresses::<F>(&from.src, &from.dst, &quote.src, &quote.dst);
+    F::write(ctx, &work.packet, [&quote.src, &quote.dst], difference, ttl)
 }
 
 /// What changes in a sum when addresses become others.
@@ -60,7 +64,7 @@ fn ports<A>(tuple: &Tuple<A>) -> u32 {
 }
 
 #[inline(always)]
-fn transport<F: Family>(ctx: &TcContext, work: &Work<F>) -> Option<()> {
+fn transport<F: Family>(ctx: &TcContext, work: &Work<F>, difference: Sum) -> Option<()> {
     let (packet, from, to) = (&work.packet, &work.packet.tuple, &work.to);
     if from.proto == Proto::SCTP {
         return sctp(ctx, packet, ports(from), ports(to));
@@ -70,7 +74,6 @@ fn transport<F: Family>(ctx: &TcContext, work: &Work<F>) -> Option<()> {
         Proto::TCP => (packet.transport + TCP_CHECKSUM, 0),
         _ => (packet.transport + UDP_CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0)),
     };
-    let difference = addresses::<F>(&from.src, &from.dst, &to.src, &to.dst);
     ctx.skb.l4_csum_replace(offset as usize, 0, u64::from(difference.0), u64::from(BPF_F_PSEUDO_HDR) | flags).ok()?;
     let (old, new) = (ports(from), ports(to));
     if old == new {

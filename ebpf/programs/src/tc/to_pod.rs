@@ -16,11 +16,13 @@ use aya_ebpf::{
 };
 
 #[classifier]
+#[inline(always)]
 pub fn tc_to_pod(ctx: TcContext) -> i32 {
     run::<Ipv4>(&ctx)
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_to_pod6(ctx: TcContext) -> i32 {
     run::<Ipv6>(&ctx)
 }

@@ -21,11 +21,13 @@ use aya_ebpf::{
 };
 
 #[classifier]
+#[inline(always)]
 pub fn tc_to_wire(ctx: TcContext) -> i32 {
     run::<Ipv4>(&ctx)
 }
 
 #[classifier]
+#[inline(always)]
 pub fn tc_to_wire6(ctx: TcContext) -> i32 {
     run::<Ipv6>(&ctx)
 }
