@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use thalweg_abi::StateKey;
 use thalweg_cluster::source::{KubeOptions, Source};
 use thalweg_loader::{Datapath, Options, Sizes};
 
@@ -86,6 +87,15 @@ impl DatapathArgs {
         }
         Ok(sizes)
     }
+}
+
+/// Whether an earlier agent has filled the maps: then the programs may work on them at once. One that died before knew of
+/// no service, or of some.
+///
+/// # Errors
+/// When the maps cannot be read.
+pub fn is_filled(datapath: &Datapath) -> Result<bool> {
+    Ok(datapath.adopted() && datapath.maps()?.state(StateKey::Synced)? != 0)
 }
 
 /// `NAME=N`

@@ -1,6 +1,6 @@
 //! The service proxy's mode changes on a live node: flows that the other mode began go on.
 //!
-//! To eBPF: [`import_flows`] writes what the kernel's connection table translates into CONNTRACK, before the programs are
+//! To eBPF: [`take_over`] writes what the kernel's connection table translates into CONNTRACK, before the programs are
 //! attached and once more after; then the rules go. To iptables: [`Drain`] leaves the tc programs where they are, on
 //! tables without frontends, until their flows have ended or the time is over. `thalweg_proxy::iptables` says why in that
 //! order.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use thalweg_abi::{
-    Backend, BackendState, Be16, Be128, CtDirection, CtEntry, CtFlags, CtState, Frontend, Scope, ServiceRanges, Tuple,
+    Backend, BackendState, Be16, Be128, CtDirection, CtEntry, CtFlags, CtState, Frontend, Scope, ServiceRanges, StateKey, Tuple,
 };
 use thalweg_cluster::World;
 use thalweg_loader::{Error, Maps, Table, conntrack, sockets};
@@ -44,18 +44,10 @@ pub struct Drain {
 /// # Errors
 /// When the programs cannot be attached. What else fails is logged: a flow may break, but no service does.
 pub fn take_over(maps: &mut Maps, attach: impl FnOnce() -> Result<()>) -> Result<()> {
-    let own: HashSet<IpAddr> =
-        interfaces::look().map(|local| local.addresses.into_iter().map(|local| local.address).collect()).unwrap_or_default();
-    let mut import = || {
-        import_flows(maps, &own).unwrap_or_else(|error| {
-            tracing::warn!("flows that iptables began may break: {error:#}");
-            0
-        })
-    };
-    let before = import();
+    let before = import(maps, Known::Frontends);
     attach()?;
     // What began meanwhile.
-    let meanwhile = import();
+    let meanwhile = import(maps, Known::Frontends);
     if before + meanwhile > 0 {
         tracing::info!(flows = before + meanwhile, "flows that iptables began go on");
     }
@@ -67,16 +59,39 @@ pub fn take_over(maps: &mut Maps, attach: impl FnOnce() -> Result<()>) -> Result
     Ok(())
 }
 
+/// To be called before anything is written, too: tc programs that iptables mode has left to drain are live, and would take
+/// the flows that began since for new ones as soon as there are frontends.
+pub fn prepare(maps: &mut Maps) {
+    let flows = import(maps, Known::Backends);
+    if flows > 0 {
+        tracing::info!(flows, "flows that iptables began meet the eBPF data path that was about to drain");
+    }
+}
+
+/// By what a flow is known to be a service's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// By what it dialled.
+    Frontends,
+    /// There are no frontends yet: by who answers.
+    Backends,
+}
+
+fn import(maps: &mut Maps, known: Known) -> usize {
+    let own: HashSet<IpAddr> =
+        interfaces::look().map(|local| local.addresses.into_iter().map(|local| local.address).collect()).unwrap_or_default();
+    import_flows(maps, &own, known).unwrap_or_else(|error| {
+        tracing::warn!("flows that iptables began may break: {error:#}");
+        0
+    })
+}
+
 /// Writes the flows that the kernel translates into CONNTRACK, as if tc had begun them, and returns how many. `own`: the
 /// node's addresses; its own connections stay with the kernel, which translates their answers by itself.
 ///
 /// # Errors
 /// When the kernel's table or the maps cannot be used.
-pub fn import_flows(maps: &mut Maps, own: &HashSet<IpAddr>) -> Result<usize> {
-    let flows = translated_flows(&|protocol, dialled| {
-        let key = |scope| Key { vip: dialled.ip(), port: dialled.port(), protocol, scope };
-        [Scope::INTERNAL, Scope::EXTERNAL].into_iter().any(|scope| matches!(maps.frontend(&key(scope)), Ok(Some(_))))
-    })?;
+fn import_flows(maps: &mut Maps, own: &HashSet<IpAddr>, known: Known) -> Result<usize> {
     let mut backends: HashMap<SocketAddr, (u32, Backend)> = HashMap::new();
     for (id, backend) in maps.backends.entries()? {
         let at = SocketAddr::new(backend.addr.into(), backend.port.to_host());
@@ -85,11 +100,24 @@ pub fn import_flows(maps: &mut Maps, own: &HashSet<IpAddr>) -> Result<usize> {
             backends.insert(at, (id, backend));
         }
     }
+    if backends.is_empty() {
+        return Ok(0);
+    }
+    let flows = translated_flows(&|protocol, dialled| {
+        let key = |scope| Key { vip: dialled.ip(), port: dialled.port(), protocol, scope };
+        let has = |scope| matches!(maps.frontend(&key(scope)), Ok(Some(_)));
+        known == Known::Backends || has(Scope::INTERNAL) || has(Scope::EXTERNAL)
+    })?;
     let (mut v4, mut v6, now) = (Vec::new(), Vec::new(), conntrack::now());
     let mut imported = 0;
     for flow in flows.iter().filter(|flow| !own.contains(&flow.original.0.ip())) {
         let Some((id, backend)) = backends.get(&flow.reply.0) else { continue };
-        let Some((scope, frontend)) = frontend_of(maps, flow)? else { continue };
+        let (scope, frontend) = match frontend_of(maps, flow)? {
+            Some(found) => found,
+            // Its service is found out too late for the entry to say it.
+            None if known == Known::Backends => (Scope::INTERNAL, Frontend::default()),
+            None => continue,
+        };
         let from = Begun { scope, service: frontend.service, backend: *id, generation: backend.generation, now };
         match (flow.original.0, flow.original.1) {
             (SocketAddr::V4(_), SocketAddr::V4(_)) => {
@@ -214,6 +242,8 @@ impl Drain {
             return Ok(());
         }
         if let Some(maps) = &mut self.maps {
+            // Who comes next finds maps that are not complete.
+            maps.set_state(StateKey::Synced, 0)?;
             // The ranges first: an address in them without a frontend would be nobody's.
             maps.service_ranges.update(&[(0, ServiceRanges::default())])?;
             empty(&mut maps.frontends)?;

@@ -226,10 +226,10 @@ impl Plan<'_> {
         let (state, keeper, own) = (datapath.maps()?, datapath.maps()?, datapath.maps()?);
         let discovery = Discovery::start(datapath.maps()?.netns)?;
         let monitor = self.monitor(backend.mode(), Some(datapath.maps()?))?;
-        let adopted = datapath.adopted();
+        let filled = datapath::is_filled(&datapath)?;
         let mut links = Links::new(datapath, self.args.uplink.clone(), self.settings.pod_interfaces.clone());
         // What an earlier proxy filled works on at once, with this build's programs.
-        let to_attach = if adopted {
+        let to_attach = if filled {
             links.attach()?;
             None
         } else {
@@ -321,10 +321,13 @@ fn inside(settings: &Settings, mode: &str) -> Result<Inside> {
 impl Lone {
     fn take(&mut self, batch: Batch, waiting: &mut mpsc::Receiver<Batch>) -> Result<()> {
         let Some(taken) = self.services.take(batch, waiting) else { return Ok(()) };
-        if let Kernel::Ebpf { discovery, .. } = &self.kernel
-            && (taken.first || !taken.dirty.pods.is_empty())
-        {
-            discovery.pods(&self.services.world, &self.node);
+        if let Kernel::Ebpf { discovery, to_attach, .. } = &mut self.kernel {
+            if taken.first || !taken.dirty.pods.is_empty() {
+                discovery.pods(&self.services.world, &self.node);
+            }
+            if let Some(maps) = to_attach.as_mut().filter(|_| taken.first) {
+                handover::prepare(maps);
+            }
         }
         self.ports.follow(&self.services.world, &taken.dirty.services);
         self.apply(&taken.dirty, Some(taken.received))?;

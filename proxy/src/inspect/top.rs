@@ -216,7 +216,7 @@ pub fn short(value: f64) -> String {
 // === impl Row ===
 
 impl Row for TopRow {
-    const COLUMNS: &'static [&'static str] = &["SERVICE", "NEW/S", "AT-SOCKET/S", "FLOWS", "BYTES/S", "BYTES", "TOTAL"];
+    const COLUMNS: &'static [&'static str] = &["SERVICE", "NEW/S", "SOCKETS/S", "FLOWS", "BYTES/S", "BYTES", "TOTAL"];
 
     fn cells(&self) -> Vec<String> {
         vec![

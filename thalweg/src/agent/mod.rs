@@ -173,6 +173,11 @@ impl Agent {
             attacher.follow(&self.services.world, &taken.dirty.pods);
         }
         self.ports.follow(&self.services.world, &taken.dirty.services);
+        if let Kernel::Ebpf { to_attach: Some(maps), .. } = &mut self.kernel
+            && taken.first
+        {
+            handover::prepare(maps);
+        }
         let written = self.apply(&taken.dirty, Some(taken.received))?;
         // The first sync is a figure of its own.
         if written && !taken.first {
@@ -326,9 +331,9 @@ fn open(args: &AgentArgs, node: NodeAddresses) -> Result<Opened> {
     };
     let backend = AnyBackend::ebpf(&datapath)?;
     let maps = (datapath.maps()?, OwnMaps { state: datapath.maps()?, keeper: datapath.maps()? });
-    let (adopted, own) = (datapath.adopted(), datapath.maps()?);
+    let (filled, own) = (datapath::is_filled(&datapath)?, datapath.maps()?);
     let attacher = Arc::new(PodAttacher::new(datapath)?);
-    let to_attach = if adopted {
+    let to_attach = if filled {
         // What an earlier agent filled works on at once, with this build's programs.
         attacher.go_live(&args.uplink)?;
         None

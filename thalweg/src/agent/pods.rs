@@ -37,21 +37,19 @@ pub struct PodTables {
 // === impl PodAttacher ===
 
 impl PodAttacher {
-    /// Maps of an earlier agent are complete, and pods are attached at once; otherwise when [`PodAttacher::go_live`] is
-    /// called: programs on empty maps would know of no service.
+    /// Pods are attached once [`PodAttacher::go_live`] has been called: programs on empty maps would know of no service.
     ///
     /// # Errors
     /// When the maps cannot be opened.
     pub fn new(datapath: Datapath) -> Result<Self> {
         let maps = datapath.maps()?;
-        let held = (!datapath.adopted()).then(BTreeSet::new);
         Ok(Self(Mutex::new(Inner {
             tables: PodTables { v4: maps.local_pods, v6: maps.local_pods6 },
             clients: Clients::adopt(maps.netns).context("read which network namespaces are known")?,
             datapath,
             links: BTreeMap::new(),
             opted_out: BTreeSet::new(),
-            held,
+            held: Some(BTreeSet::new()),
         })))
     }
 

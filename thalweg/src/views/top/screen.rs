@@ -13,7 +13,7 @@ use super::model::Model;
 /// Reasons to drop that are shown; the most frequent come first.
 const DROPS: usize = 4;
 /// Columns of numbers are this wide.
-const NUMBER: u16 = 12;
+const NUMBER: u16 = 9;
 
 pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
     let drops = model.drops().len().min(DROPS);
