@@ -55,6 +55,9 @@ pub const NOBODY: Party = vip(99);
 pub const ENDPOINTS: [Party; 5] = [POD_A, POD_B, REMOTE, NARROW, NODE];
 pub const BACKEND_PORT: u16 = 8080;
 
+/// Whom services that check their clients admit, when they do.
+pub const ADMITTED: [Party; 5] = [CLIENT, POD_A, POD_B, NODE, REMOTE];
+
 /// Everybody whose address a mutation may write.
 pub const PARTIES: [Party; 18] = [
     NODE,

@@ -4,12 +4,12 @@
 mod answer;
 mod shape;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use thalweg_abi::{Counter, CtFlags, DropReason};
+use thalweg_abi::{Counter, CtFlags, DropReason, FrontendFlags};
 
 use crate::{
-    model::{BACKEND_PORT, ENDPOINTS, SERVICES},
+    model::{ADMITTED, BACKEND_PORT, ENDPOINTS, NOBODY, NODE, POD_A, POD_B, SERVICES, WILD},
     script::Way,
     wire::{self, ETH, Flow, Packet, Piece, Reading, SCTP},
     world::{DROP, Entry, PASS, REDIRECT, Run, Snapshot},
@@ -27,6 +27,8 @@ pub struct Case<'a> {
     pub after: &'a Snapshot,
     /// Endpoints and flags of each service.
     pub services: &'a [(u8, u32); SERVICES.len()],
+    /// Whether services that check their clients admit any.
+    pub admits: bool,
 }
 
 /// Violated promises, in words.
@@ -78,10 +80,12 @@ impl Case<'_> {
             Reading::Packet(packet) => {
                 self.accounts(&packet, &mut complaints);
                 self.owners(&mut complaints);
+                self.spoofed(&packet, &mut complaints);
                 if self.is_answered() {
                     answer::judge(self, &packet, &mut complaints);
                 } else if self.run.verdict != DROP {
                     shape::judge(self, &packet, &mut complaints);
+                    self.escaped(&packet, &mut complaints);
                 }
             }
         }
@@ -178,16 +182,52 @@ impl Case<'_> {
             is_new && !entry.is_reply && entry.flags & CtFlags::DIRECT == 0
         });
         for (key, entry) in begun {
-            let serves = |(service, (set, _)): (usize, &(u8, u32))| {
+            let serves = |(service, (set, flags)): (usize, &(u8, u32))| {
                 let about = &SERVICES[service];
                 let dialled = about.addr.is(key.dst) && about.port == key.dport && about.proto == key.proto;
                 let stands = |endpoint: usize| set & (1 << endpoint) != 0 && ENDPOINTS[endpoint].is(entry.to.dst);
-                dialled && (0..ENDPOINTS.len()).any(stands) && entry.to.dport == BACKEND_PORT
+                let checked = flags & FrontendFlags::CHECK_SOURCE != 0;
+                let admitted = !checked || (self.admits && ADMITTED.iter().any(|party| party.is(key.src)));
+                dialled && admitted && (0..ENDPOINTS.len()).any(stands) && entry.to.dport == BACKEND_PORT
             };
             let any = self.services.iter().enumerate().any(serves);
-            promise!(complaints, any, "a flow to nobody's endpoint: {key:?} becomes {:?}", entry.to);
+            promise!(complaints, any, "a flow to nobody's endpoint, or from whom is not admitted: {key:?} {:?}", entry.to);
         }
     }
+
+    /// A pod speaks from its own address alone, but for what stays on its link.
+    fn spoofed(&self, packet: &Packet, complaints: &mut Complaints) {
+        let own = match self.way {
+            Way::FromPodA => POD_A,
+            Way::FromPodB => POD_B,
+            _ => return,
+        };
+        if own.is(packet.flow.src) {
+            return;
+        }
+        let passes = is_of_the_link(packet.flow.src) && self.run.verdict == PASS;
+        promise!(complaints, self.run.verdict == DROP || passes, "a pod spoke from {}", packet.flow.src);
+        self.nothing_remembered("a forged packet", complaints);
+    }
+
+    /// What is sent to a service's address never goes on as it is: nobody but us has that address, and it would go round
+    /// and round.
+    fn escaped(&self, packet: &Packet, complaints: &mut Complaints) {
+        let services = SERVICES.iter().map(|service| service.addr).chain([WILD, NOBODY]);
+        let is_services = services.into_iter().any(|addr| addr != NODE && addr.is(packet.flow.dst));
+        let of_the_link = is_of_the_link(packet.flow.src)
+            || (packet.is_v6 && packet.icmp(self.input).is_some_and(|(kind, _)| matches!(kind, 130..=137 | 141..=143)));
+        if !is_services || of_the_link || self.way == Way::Forwarded || self.way == Way::ToPodA {
+            return;
+        }
+        let stays = matches!(wire::read_frame(&self.run.frame), Reading::Packet(out) if out.flow == packet.flow);
+        promise!(complaints, !stays, "a packet to a service's address goes on as it is");
+    }
+}
+
+/// Whether an address of IPv6 is meant for one link, or for nobody yet.
+fn is_of_the_link(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local() || addr.is_unspecified())
 }
 
 /// Entries whose other direction is missing or says something else.

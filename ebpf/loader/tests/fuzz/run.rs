@@ -147,8 +147,8 @@ impl Fuzzer<'_> {
         // The tables of fragments are large, and only fragments may change them.
         let is_whole = matches!(wire::read_frame(input), Reading::Packet(packet) if packet.piece == Piece::Whole);
         let after = self.world.snapshot(is_whole.then_some(&*before))?;
-        let services = &self.world.services;
-        let mut complaints = Case { way, input, run: &run, before, after: &after, services }.judge();
+        let World { services, admits, .. } = &self.world;
+        let mut complaints = Case { way, input, run: &run, before, after: &after, services, admits: *admits }.judge();
         if took > LONGEST {
             complaints.push(format!("took {took:?}"));
         }

@@ -14,7 +14,7 @@ use thalweg_loader::{Datapath, Error, Injected, Maps, Options, Outcome, Sizes, T
 use crate::{
     kit::Pins,
     model::{
-        BACKEND_PORT, CLIENT, ENDPOINTS, LB, NARROW, NODE, OTHER_NODE, POD_A, POD_B, Party, REMOTE, SERVICES, State, WILD,
+        ADMITTED, BACKEND_PORT, ENDPOINTS, LB, NARROW, NODE, OTHER_NODE, POD_A, POD_B, Party, REMOTE, SERVICES, State, WILD,
     },
     script::Way,
     seeds::hex,
@@ -48,6 +48,7 @@ pub struct World {
     /// Programs of IPv6, by the name of their hook's first program.
     twins: BTreeMap<&'static str, String>,
     pub services: [(u8, u32); SERVICES.len()],
+    pub admits: bool,
     generations: [u32; ENDPOINTS.len()],
 }
 
@@ -132,7 +133,7 @@ impl World {
         let (uplink, pods) = (ifindex("eth0")?, [ifindex("twa")?, ifindex("twb")?]);
         let services = SERVICES.each_ref().map(|service| (service.set, service.flags));
         let generations = [1; ENDPOINTS.len()];
-        let mut world = Self { datapath, maps, uplink, pods, twins, services, generations };
+        let mut world = Self { datapath, maps, uplink, pods, twins, services, admits: true, generations };
         let range = Range { addr: Be32::from_octets([10, 96, 0, 0]), mask: Be32::from_octets([255, 255, 255, 0]) };
         let addr: Be128 = std::net::Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0).into();
         let range6 = Range { addr, mask: Be128([u32::MAX, u32::MAX, u32::MAX, 0xffff_0000_u32.to_be()]) };
@@ -183,7 +184,8 @@ impl World {
             }
             State::Pod { endpoint, present } => self.pod(endpoint.min(1), present),
             State::Admit { any } => {
-                let all = [CLIENT, POD_A, POD_B, NODE, REMOTE].into_iter().flat_map(|party| [party.of(false), party.of(true)]);
+                self.admits = any;
+                let all = ADMITTED.into_iter().flat_map(|party| [party.of(false), party.of(true)]);
                 let services = (0..SERVICES.len()).flat_map(|service| all.clone().map(move |addr| admitted(service, addr)));
                 let keys: Vec<_> = services.collect();
                 if any {

@@ -51,6 +51,7 @@ fn may_be_answered(packet: &Packet, input: &[u8], complaints: &mut Complaints) {
     promise!(complaints, !packet.is_icmp_error(input), "an ICMP error was answered");
     promise!(complaints, packet.piece != Piece::Later, "a later fragment was answered");
     promise!(complaints, is_one_host(packet.flow.src), "a packet from {} was answered", packet.flow.src);
+    promise!(complaints, packet.flow.src != packet.flow.dst, "a packet from its own receiver was answered");
     promise!(complaints, input[0] & 1 == 0, "a packet in a broadcast frame was answered");
 }
 

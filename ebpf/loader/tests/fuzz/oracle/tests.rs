@@ -48,7 +48,7 @@ impl Scene {
     fn complaints(&self) -> String {
         let services = SERVICES.each_ref().map(|service| (service.set, service.flags));
         let Self { way, input, run, before, after } = self;
-        Case { way: *way, input, run, before, after, services: &services }.judge().join("; ")
+        Case { way: *way, input, run, before, after, services: &services, admits: true }.judge().join("; ")
     }
 }
 
@@ -193,6 +193,24 @@ fn a_packet_that_goes_on_is_watched() {
 }
 
 #[test]
+fn who_sends_and_where_to_is_watched() {
+    check(passed, "a pod spoke from", |scene| {
+        scene.input = compose::minimal(flow(UDP, (POD_B, 40_000), (CLIENT, 53)), 0);
+        scene.run.frame = scene.input.clone();
+    });
+    check(translated, "a forged packet has left something", |scene| scene.way = Way::FromPodB);
+    check(passed, "goes on as it is", |scene| {
+        scene.input = compose::minimal(flow(UDP, (POD_A, 40_000), (vip(), 54)), 0);
+        scene.run.frame = scene.input.clone();
+    });
+    check(translated, "not admitted", |scene| {
+        let begun = flow(UDP, (WILD, 40_000), (SERVICES[5].addr, 53));
+        let to = Flow { dst: POD_B.v4.into(), dport: BACKEND_PORT, ..begun };
+        scene.after.flows = pair(begun, to).into();
+    });
+}
+
+#[test]
 fn tables_are_watched() {
     check(translated, "without its other direction", |scene| _ = scene.after.flows.remove(&served().reversed()));
     check(translated, "contradict each other", |scene| {
@@ -257,6 +275,7 @@ fn answers_are_watched() {
 #[test]
 fn what_must_not_be_answered_is_known() {
     check(refused, "a reset was answered", |scene| scene.input[ETH + 33] |= RST);
+    check(unreachable, "from its own receiver", |scene| scene.input.copy_within(ETH + 16..ETH + 20, ETH + 12));
     check(unreachable, "in a broadcast frame", |scene| scene.input[..6].fill(0xff));
     check(unreachable, "a later fragment was answered", |scene| scene.input[ETH + 7] = 1);
     check(unreachable, "an ICMP error was answered", |scene| {
