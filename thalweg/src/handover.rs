@@ -44,8 +44,10 @@ pub struct Drain {
 /// # Errors
 /// When the programs cannot be attached. What else fails is logged: a flow may break, but no service does.
 pub fn take_over(maps: &mut Maps, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+    let liberal = Liberal::begin();
     let before = import(maps, Known::Frontends);
     attach()?;
+    drop(liberal);
     // What began meanwhile.
     let meanwhile = import(maps, Known::Frontends);
     if before + meanwhile > 0 {
@@ -67,6 +69,12 @@ pub fn prepare(maps: &mut Maps) {
         tracing::info!(flows, "flows that iptables began meet the eBPF data path that was about to drain");
     }
 }
+
+/// While one link after the other gets its programs, the kernel sees only one direction of some flows. It would take their
+/// packets for out of the window, translate them no more, and answer them itself: with a reset.
+struct Liberal(bool);
+
+const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 
 /// By what a flow is known to be a service's.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -196,6 +204,27 @@ fn entries<A: Copy + Default>(flow: &Flow, begun: &Begun, addr: impl Fn(IpAddr) 
     };
     let reply = CtEntry { to: dialled.reversed(), direction: CtDirection::REPLY, ..forward };
     [(dialled, forward), (translated.reversed(), reply)]
+}
+
+// === impl Liberal ===
+
+impl Liberal {
+    fn begin() -> Self {
+        // Without connection tracking there is no such setting, and no flow to keep.
+        let is_strict = fs::read_to_string(LIBERAL).is_ok_and(|value| value.trim() == "0");
+        let changed = is_strict && fs::write(LIBERAL, "1").map_err(|error| tracing::warn!("{LIBERAL}: {error}")).is_ok();
+        Self(changed)
+    }
+}
+
+impl Drop for Liberal {
+    fn drop(&mut self) {
+        if self.0
+            && let Err(error) = fs::write(LIBERAL, "0")
+        {
+            tracing::warn!("{LIBERAL} stays 1: {error}");
+        }
+    }
 }
 
 // === impl Drain ===
