@@ -63,8 +63,6 @@ pub(crate) struct Poll {
     pub changes: Vec<Change>,
     /// Could not be used: the last good state of it stays.
     pub refused: Vec<Complaint>,
-    /// Was used, but for fields that mean nothing.
-    pub unknown: Vec<Complaint>,
     /// Every file has been read without an error at least once.
     pub synced: bool,
 }
@@ -90,9 +88,6 @@ pub(crate) async fn run(path: PathBuf, sink: mpsc::Sender<Batch>) {
         };
         for refused in &poll.refused {
             tracing::warn!(file = %refused.file.display(), "{}; what was last good stays in force", refused.reason);
-        }
-        for unknown in &poll.unknown {
-            tracing::warn!(file = %unknown.file.display(), "{}; the object is used without it", unknown.reason);
         }
         if !poll.changes.is_empty() || poll.synced != announced {
             announced = poll.synced;
@@ -208,7 +203,6 @@ impl Tracked {
                 objects.entry(key).or_insert(good);
             }
         }
-        poll.unknown.extend(manifest.unknown.iter().map(|error| complain(error.to_string())));
         self.objects = objects;
         self.good = true;
         true

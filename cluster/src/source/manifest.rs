@@ -18,10 +18,8 @@ use crate::world::Change;
 pub(crate) struct Manifest {
     /// `None`: a sound object that is nothing to us.
     pub objects: BTreeMap<Key, Option<Change>>,
-    /// Objects that make no sense, with the key when they have one.
+    /// Objects that make no sense, with the key when they have one: an error for everything that is wrong with them.
     pub refused: Vec<(Option<Key>, ConvertError)>,
-    /// Fields that no object of the kind has, misspelt perhaps. The objects are used without them.
-    pub unknown: Vec<ConvertError>,
 }
 
 // === impl Manifest ===
@@ -113,12 +111,16 @@ impl Manifest {
                 return;
             }
         };
-        // What the typed object does not give back, it did not know.
+        // What the typed object does not give back, it did not know. Without a field that was misspelt, a service would be
+        // another than the one that was meant: wider open, perhaps.
         if let Ok(known) = serde_json::to_value(&object) {
             let mut unknown = Vec::new();
             compare(&value, &known, "", &mut unknown);
-            let complain = |field| ConvertError::unreadable::<K>(&metadata, field, "is no field that is known".into());
-            self.unknown.extend(unknown.into_iter().map(complain));
+            if !unknown.is_empty() {
+                let complain = |field| ConvertError::unreadable::<K>(&metadata, field, "is no field that is known".into());
+                self.refused.extend(unknown.into_iter().map(|field| (key.clone(), complain(field))));
+                return;
+            }
         }
         match (object.convert(), key) {
             (Ok(change), Some(key)) => {

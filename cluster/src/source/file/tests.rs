@@ -103,18 +103,24 @@ fn an_object_that_makes_no_sense_leaves_its_last_good_state_and_its_neighbours()
 }
 
 #[test]
-fn an_unknown_field_is_reported_once_and_a_field_of_the_wrong_type_keeps_the_last_good_state() {
+fn a_field_that_is_unknown_or_of_the_wrong_type_is_reported_once_and_keeps_the_last_good_state() {
     let mut case = Case::new();
-    let misspelt = service("web", "10.96.0.1").replace("{clusterIP", "{clusterIPP: 10.96.0.9, clusterIP");
-    case.write("a.yaml", &misspelt);
+    let misspelt = service("web", "10.96.0.9").replace("{clusterIP", "{clusterIPP: 10.96.0.9, clusterIP");
+    case.write("a.yaml", &(misspelt.clone() + &service("api", "10.96.0.2")));
     let poll = case.follower.poll();
-    assert_eq!(poll.changes.len(), 1, "used without it");
-    let [complaint] = &poll.unknown[..] else { panic!("{:?}", poll.unknown) };
+    assert_eq!(poll.changes.len(), 1, "only its neighbour");
+    let [complaint] = &poll.refused[..] else { panic!("{:?}", poll.refused) };
     assert_eq!(complaint.file, case.dir.path().join("a.yaml"));
     assert_eq!(complaint.reason, "Service default/web: spec.clusterIPP: is no field that is known");
-    assert!(case.follower.poll().unknown.is_empty(), "said once");
-    case.write("a.yaml", &service("web", "10.96.0.1").replace("port: 80", "port: [80]"));
+    case.check("", 0, true);
+    case.write("a.yaml", &(service("web", "10.96.0.1") + &service("api", "10.96.0.2")));
+    case.check("+web", 0, true);
+    case.write("a.yaml", &(misspelt + &service("api", "10.96.0.3")));
+    case.check("+api", 1, true);
+    case.write("a.yaml", &(service("web", "10.96.0.1").replace("port: 80", "port: [80]") + &service("api", "10.96.0.3")));
     case.check("", 1, true);
+    case.write("a.yaml", &service("api", "10.96.0.3"));
+    case.check("-web", 0, true);
 }
 
 #[test]
