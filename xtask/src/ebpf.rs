@@ -74,6 +74,7 @@ fn build(root: &Path, toolchain: &toolchain::Toolchain) -> Result<PathBuf> {
 fn place(target_dir: &Path, binary: &str, name: &str) -> Result<PathBuf> {
     let built = target_dir.join(TARGET).join("bpf").join(binary);
     let content = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let content = elf::without_debug(&content).with_context(|| format!("{} is not usable", built.display()))?;
     let sections = elf::sections(&content).with_context(|| format!("{} is not usable", built.display()))?;
     if !sections.iter().any(|(name, size)| name == ".BTF" && *size > 0) {
         bail!("{} has no BTF: was bpf-linker called with --btf, and with debug information?", built.display());
