@@ -266,10 +266,13 @@ pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> BatchResult {
     batch(Batch::Delete, map, keys.as_ptr().addr(), 0, keys.len(), None)
 }
 
-/// Where a batched look-up continues. Opaque: a bucket number for hashes, the last index for arrays.
+/// Where a batched look-up continues. Opaque: a bucket number for hashes, the last index for arrays, and for tries the last
+/// key, as a whole.
 #[derive(Default)]
 pub struct Cursor {
-    at: u64,
+    /// Both are at least as long as a key of the map.
+    at: Vec<u64>,
+    out: Vec<u64>,
     started: bool,
 }
 
@@ -283,7 +286,7 @@ pub fn lookup_batch<K: Pod, V: Pod>(
 ) -> BatchResult {
     let count = (keys.capacity() - keys.len()).min(values.capacity() - values.len());
     let (key, value) = (keys.spare_capacity_mut().as_mut_ptr().addr(), values.spare_capacity_mut().as_mut_ptr().addr());
-    let result = batch(Batch::Lookup, map, key, value, count, Some(cursor));
+    let result = batch(Batch::Lookup, map, key, value, count, Some(cursor.for_keys_of(size_of::<K>())));
     // SAFETY: the kernel has written `done` entries behind the initialised ones, at most as many as were spare.
     unsafe {
         keys.set_len(keys.len() + result.done);
@@ -292,23 +295,34 @@ pub fn lookup_batch<K: Pod, V: Pod>(
     result
 }
 
+// === impl Cursor ===
+
+impl Cursor {
+    /// With room for what the kernel writes there.
+    fn for_keys_of(&mut self, size: usize) -> &mut Self {
+        let words = size.div_ceil(size_of::<u64>()).max(1);
+        self.at.resize(words, 0);
+        self.out.resize(words, 0);
+        self
+    }
+}
+
 fn batch(
     kind: Batch,
     map: BorrowedFd<'_>,
     keys: usize,
     values: usize,
     count: usize,
-    cursor: Option<&mut Cursor>,
+    mut cursor: Option<&mut Cursor>,
 ) -> BatchResult {
-    let mut out = 0_u64;
     let mut attr = zeroed();
     attr.batch.map_fd = raw(map);
     attr.batch.keys = keys as u64;
     attr.batch.values = values as u64;
     attr.batch.count = u32::try_from(count).unwrap_or(u32::MAX);
-    if let Some(cursor) = &cursor {
-        attr.batch.in_batch = if cursor.started { std::ptr::from_ref(&cursor.at).addr() as u64 } else { 0 };
-        attr.batch.out_batch = std::ptr::from_mut(&mut out).addr() as u64;
+    if let Some(cursor) = &mut cursor {
+        attr.batch.in_batch = if cursor.started { cursor.at.as_ptr().addr() as u64 } else { 0 };
+        attr.batch.out_batch = cursor.out.as_mut_ptr().addr() as u64;
     }
     let command = match kind {
         Batch::Update => bpf_cmd::BPF_MAP_UPDATE_BATCH,
@@ -329,7 +343,8 @@ fn batch(
     if let Some(cursor) = cursor
         && error.as_ref().is_none_or(|error| error.kind() == io::ErrorKind::NotFound)
     {
-        *cursor = Cursor { at: out, started: true };
+        std::mem::swap(&mut cursor.at, &mut cursor.out);
+        cursor.started = true;
     }
     BatchResult { done, error }
 }

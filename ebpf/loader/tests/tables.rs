@@ -9,11 +9,12 @@ use std::{
 
 use thalweg_abi::{
     Affinity, AffinityKey, Backend, Be16, Be32, Be128, Counter, CtDirection, CtEntry, CtState, DropReason, FRAGMENT_SECONDS,
-    Fragment, FragmentKey, Frontend, FrontendKey, HELD_BYTES, Held, HeldKey, Proto, Scope, ServiceName, Slot, StateKey, Tuple,
+    Fragment, FragmentKey, Frontend, FrontendKey, HELD_BYTES, Held, HeldKey, Proto, Scope, ServiceName, Slot, SourceRange,
+    SourceRangeKey, StateKey, Tuple,
 };
 use thalweg_lab::netns::Netns;
 use thalweg_loader::{
-    Datapath, Error, HashTable, Maps, Pressure, Sizes, Table,
+    Datapath, Error, HashTable, Maps, Pressure, Sizes, Start, Table,
     conntrack::{self, Swept},
     netns,
 };
@@ -91,6 +92,48 @@ fn a_full_map_says_which_and_how_big() {
     let error =
         maps.backends.update(&[(999, Backend::default()), (1_000, Backend::default())]).expect_err("index 1000 of 1000");
     assert!(matches!(error, Error::TableFull { table: "BACKENDS", capacity: 1_000 }), "{error}");
+}
+
+/// The kernel continues a walk over a trie by its last key, not by a number.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_trie_of_more_than_one_batch_is_walked_to_its_end() {
+    const RANGES: u32 = 5_000;
+    let pins = kit::Pins::new("trie");
+    let mut options = pins.options();
+    options.sizes.source_ranges = RANGES;
+    let datapath = Datapath::open(&options).expect("open");
+    let mut maps = datapath.maps().expect("maps");
+    // Every bit of a range down to a /24 of IPv4 counts.
+    let key = |number: u32| SourceRangeKey {
+        prefix: 32 + 96 + 24,
+        range: SourceRange { service: number % 7, addr: Be128::mapped(Be32::from_host(number << 8)) },
+    };
+    let ranges: BTreeMap<_, _> = (0..RANGES).map(|number| (key(number), number)).collect();
+    let entries: Vec<_> = ranges.iter().map(|(key, value)| (*key, *value)).collect();
+    maps.source_ranges.update(&entries).expect("write all");
+
+    for what in ["batches", "single operations"] {
+        let found = maps.source_ranges.entries().expect(what);
+        assert_eq!(found.len(), ranges.len(), "{what}: none is shown twice");
+        assert_eq!(found.into_iter().collect::<BTreeMap<_, _>>(), ranges, "{what}: all are shown");
+        assert_eq!(maps.source_ranges.count().expect(what), RANGES, "{what}");
+        maps.source_ranges = maps.source_ranges.without_batches();
+    }
+    drop((datapath, maps));
+
+    // A copy into a larger map walks over bytes, not over types.
+    options.sizes.source_ranges = RANGES + 1;
+    let datapath = Datapath::open(&options).expect("open with more room");
+    assert_eq!(*datapath.start(), Start::Resized { maps: vec!["SOURCE_RANGES"] });
+    let mut maps = datapath.maps().expect("maps");
+    assert_eq!(
+        maps.source_ranges.entries().expect("entries").into_iter().collect::<BTreeMap<_, _>>(),
+        ranges,
+        "all are copied"
+    );
+    maps.source_ranges.delete(&ranges.into_keys().collect::<Vec<_>>()).expect("delete all");
+    assert_eq!(maps.source_ranges.entries().expect("entries"), []);
 }
 
 #[test]

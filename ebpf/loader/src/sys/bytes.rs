@@ -18,6 +18,7 @@ pub fn lookup_batch_bytes(
     values: &mut [u8],
 ) -> BatchResult {
     let count = (keys.len() / shape.key_size as usize).min(values.len() / shape.value_size as usize);
+    let cursor = cursor.for_keys_of(shape.key_size as usize);
     batch(Batch::Lookup, map, keys.as_mut_ptr().addr(), values.as_mut_ptr().addr(), count, Some(cursor))
 }
 
