@@ -16,7 +16,7 @@
 //! another layout of flows costs.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     hash::{BuildHasher, RandomState},
     path::{Path, PathBuf},
 };
@@ -54,9 +54,12 @@ struct Copying {
     is_verbatim: bool,
     /// Only the last pass copies it.
     is_bridged: bool,
-    /// Keys that were copied, by hash: only what has come since is copied again.
-    copied: HashSet<u64>,
+    /// What was copied, by hash: keys, and the values that were written for them. Only what has come or changed since is
+    /// copied again.
+    copied: HashMap<u64, u64>,
     hasher: RandomState,
+    /// One copy was enough, and has been made.
+    is_done: bool,
 }
 
 /// Who writes a map, and whose entry counts when both maps have one.
@@ -194,40 +197,58 @@ impl Copying {
         let key = Converter::new(&old.key, &new.key, Role::Key)?;
         let value = Converter::new(&old.value, &new.value, Role::Value)?;
         let is_verbatim = old == new;
-        let (copied, hasher) = (HashSet::new(), RandomState::new());
-        Some(Self { from, to, key, value, rule, is_verbatim, is_bridged: false, copied, hasher })
+        let (copied, hasher) = (HashMap::new(), RandomState::new());
+        Some(Self { from, to, key, value, rule, is_verbatim, is_bridged: false, copied, hasher, is_done: false })
     }
 
     /// `weigh`: programs write to the new map, too.
     fn carry(&mut self, pass: Pass, weigh: bool) -> Result<(), Error> {
-        let Self { from, to, key, value, rule, copied, hasher, .. } = self;
         if self.is_bridged && pass == Pass::Ahead {
             return Ok(());
         }
-        if *rule == Rule::Once && (pass == Pass::Behind || !copied.is_empty()) {
+        if self.rule == Rule::Once && (pass == Pass::Behind || self.is_done) {
             return Ok(());
         }
+        let Self { from, to, key, value, rule, copied, hasher, .. } = self;
         let (key_size, value_size) = (from.shape.key_size as usize, from.shape.value_size as usize);
         let is_array = from.is_array();
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let (mut keys, mut values, mut news) = (Vec::new(), Vec::new(), Vec::new());
         from.visit(&mut |old_keys, old_values| {
             keys.clear();
             values.clear();
+            news.clear();
             for (old_key, old_value) in old_keys.chunks_exact(key_size).zip(old_values.chunks_exact(value_size)) {
                 // Elements of arrays that are not in use have nothing to say.
-                if (is_array && old_value.iter().all(|byte| *byte == 0)) || !copied.insert(hasher.hash_one(old_key)) {
+                if is_array && old_value.iter().all(|byte| *byte == 0) {
                     continue;
                 }
                 let start = (keys.len(), values.len());
                 key.convert(old_key, &mut keys);
                 value.convert(old_value, &mut values);
-                if weigh && !rule.settle(to, &keys[start.0..])? {
+                let (new_key, hash) = (&keys[start.0..], |bytes: &[u8]| hasher.hash_one(bytes));
+                let entry = (hash(old_key), hash(&values[start.1..]));
+                let before = copied.get(&entry.0).copied();
+                let is_wanted = match before {
+                    Some(before) if before == entry.1 || rule.is_of_flows() => false,
+                    _ if weigh => rule.settle(to, new_key, |found| before == Some(hash(found)))?,
+                    _ => true,
+                };
+                if is_wanted {
+                    news.push(entry);
+                } else {
                     keys.truncate(start.0);
                     values.truncate(start.1);
                 }
             }
-            to.write(&keys, &values)
-        })
+            to.write(&keys, &values)?;
+            // Not before it is there: what could not be written is tried again.
+            if *rule != Rule::Once {
+                copied.extend(news.drain(..));
+            }
+            Ok(())
+        })?;
+        self.is_done = true;
+        Ok(())
     }
 }
 
@@ -239,11 +260,12 @@ impl Rule {
     }
 
     /// Whether the old entry of a key is to be written into a map that programs are using; what it replaces is removed.
-    fn settle(self, to: &RawMap, key: &[u8]) -> Result<bool, Error> {
+    /// `is_ours` says of an entry that is there already whether it is a copy of what the old map held before.
+    fn settle(self, to: &RawMap, key: &[u8], is_ours: impl Fn(&[u8]) -> bool) -> Result<bool, Error> {
         let Some(found) = to.get(key)? else { return Ok(true) };
         match self {
             Self::Once | Self::Old => Ok(true),
-            Self::New => Ok(false),
+            Self::New => Ok(is_ours(&found)),
             Self::Flows => replace_picked_up::<Be32>(to, &found),
             Self::Flows6 => replace_picked_up::<Be128>(to, &found),
         }

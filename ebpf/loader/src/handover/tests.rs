@@ -4,12 +4,13 @@
 use std::{fs, net::Ipv4Addr, os::fd::AsFd, path::PathBuf};
 
 use thalweg_abi::{
-    Backend, BackendState, Be16, Be32, Be128, CtEntry, CtState, Frontend, FrontendFlags, FrontendKey, Proto, Scope,
-    ServiceName, Slot, StateKey, Tuple,
+    Affinity, AffinityKey, Backend, BackendState, Be16, Be32, Be128, CtEntry, CtState, Frontend, FrontendFlags, FrontendKey,
+    Proto, Scope, ServiceName, Slot, SockBackend, StateKey, Tuple,
 };
 
+use super::{Handover, Pass};
 use crate::{
-    Datapath, Error, Options, Sizes, Start, Table, bpffs,
+    Datapath, Error, Maps, Options, Sizes, Start, Table, bpffs,
     btf::tests::Writer,
     cleanup,
     raw_map::RawMap,
@@ -310,13 +311,85 @@ fn a_flow_that_was_picked_up_gives_way_to_what_it_was() {
     let key = Tuple { sport: Be16::from_host(40_001), ..key };
     flows.write(sys::as_bytes(&key), sys::as_bytes(&entry)).expect("a flow of the last moment");
     // The new programs met its next packet first, and gave it another backend.
-    let mut handover = super::Handover::between(&old.folder, &bpffs::staged_dir(&pins.0)).expect("both are there");
+    let mut handover = Handover::between(&old.folder, &bpffs::staged_dir(&pins.0)).expect("both are there");
     let elsewhere = Tuple { dst: Be32::from_octets([10, 244, 0, 3]), ..entry.to };
     let flags = thalweg_abi::CtFlags(thalweg_abi::CtFlags::PICKED_UP);
     let picked = CtEntry { to: elsewhere, flags, ..entry };
     let reply = CtEntry { to: key.reversed(), flags, ..entry };
     maps.conntrack.update(&[(key, picked), (elsewhere.reversed(), reply)]).expect("a flow that was picked up");
-    handover.carry(super::Pass::Behind).expect("the last pass");
+    handover.carry(Pass::Behind).expect("the last pass");
     assert_eq!(maps.conntrack.get(&key).expect("get"), Some(entry));
     assert_eq!(maps.conntrack.get(&elsewhere.reversed()).expect("get"), None, "its other direction is gone");
+}
+
+/// Two sets of maps of this version, the second with other sizes.
+fn two(name: &str, sizes: Sizes) -> ([Pins; 2], [Maps; 2], Handover) {
+    let pins = [Pins::new(&format!("{name}-from")), Pins::new(&format!("{name}-to"))];
+    let options = [pins[0].options(), Options { sizes, ..pins[1].options() }];
+    let maps = options.map(|options| Datapath::open(&options).expect("open").maps().expect("maps"));
+    let folder = |pins: &Pins| bpffs::maps_dir(&pins.0);
+    let handover = Handover::between(&folder(&pins[0]), &folder(&pins[1])).expect("both are there");
+    (pins, maps, handover)
+}
+
+fn socket(backend: u32) -> SockBackend {
+    SockBackend { backend, generation: 1, proto: Proto::TCP, pad: [0; 3] }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_changes_after_the_first_copy_is_copied_again() {
+    let (_pins, [mut from, mut to], mut handover) = two("changed", Sizes::uniform(128));
+    let client = |service| AffinityKey { service, ..AffinityKey::default() };
+    let stays = |backend| Affinity { backend, ..Affinity::default() };
+    from.sock_backends.update(&[(1, socket(1)), (2, socket(1)), (3, socket(1))]).expect("sockets");
+    from.affinity.update(&[(client(1), stays(1)), (client(2), stays(1))]).expect("clients");
+    handover.carry(Pass::Ahead).expect("the first pass");
+    assert_eq!(to.sock_backends.count().expect("count"), 3);
+
+    // Sockets dial again, and a client gets another backend, while the old programs run.
+    from.sock_backends.update(&[(1, socket(2)), (3, socket(2))]).expect("sockets");
+    from.affinity.update(&[(client(1), stays(2))]).expect("a client");
+    handover.carry(Pass::Ahead).expect("the second pass");
+    assert_eq!(to.sock_backends.get(&1).expect("get"), Some(socket(2)));
+    assert_eq!(to.affinity.get(&client(1)).expect("get"), Some(stays(2)));
+
+    // Once more until the last moment; the third then dials by the new programs.
+    from.sock_backends.update(&[(1, socket(3)), (3, socket(3))]).expect("sockets");
+    from.affinity.update(&[(client(1), stays(3))]).expect("a client");
+    to.sock_backends.update(&[(3, socket(9))]).expect("a later connection");
+    handover.carry(Pass::Behind).expect("the last pass");
+    let mut found = to.sock_backends.entries().expect("sockets");
+    found.sort_by_key(|(cookie, _)| *cookie);
+    assert_eq!(found, [(1, socket(3)), (2, socket(1)), (3, socket(9))]);
+    assert_eq!(to.affinity.get(&client(1)).expect("get"), Some(stays(3)));
+    assert_eq!(to.affinity.get(&client(2)).expect("get"), Some(stays(1)));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_could_not_be_written_is_tried_again() {
+    let sizes = Sizes { services: 4, sock_backends: 4, ..Sizes::uniform(256) };
+    let (_pins, [mut from, mut to], mut handover) = two("again", sizes);
+    let name = ServiceName::new("default/web");
+    for number in 1..=3 {
+        from.services.update(&[(number, name)]).expect("a name");
+        from.sock_backends.update(&[(u64::from(number), socket(1))]).expect("a socket");
+        to.services.update(&[(number + 10, name)]).expect("in the way");
+        to.sock_backends.update(&[(u64::from(number) + 10, socket(1))]).expect("in the way");
+    }
+    let error = handover.carry(Pass::Ahead).expect_err("there is room for one name");
+    assert!(matches!(error, Error::TableFull { table: "SERVICES", capacity: 4 }), "{error}");
+    to.services.delete(&[11, 12, 13]).expect("make room");
+    handover.carry(Pass::Ahead).expect("what packets fill is refused as it would be from a packet");
+    assert_eq!(to.services.count().expect("count"), 3);
+    assert_eq!(to.sock_backends.count().expect("count"), 4);
+    to.sock_backends.delete(&[11, 12, 13]).expect("make room");
+    handover.carry(Pass::Behind).expect("the last pass");
+    assert_eq!(to.sock_backends.count().expect("count"), 3, "all of the old ones");
+
+    // What only the agent writes is not copied over what it has written since.
+    to.services.delete(&[1]).expect("the agent removes a service");
+    handover.carry(Pass::Ahead).expect("one more pass");
+    assert_eq!(to.services.count().expect("count"), 2);
 }
