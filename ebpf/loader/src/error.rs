@@ -13,9 +13,11 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("map {table} is full ({capacity} entries): raise its size in the options")]
+    #[error("map {table} is full ({capacity} entries): raise its size with `--map-size {table}=N`")]
     TableFull { table: &'static str, capacity: u32 },
-    #[error("map {table} holds {used} entries, and {wanted} are wanted: raise its size in the options to {used} or more")]
+    #[error(
+        "map {table} holds {used} entries, and {wanted} are wanted: raise its size with `--map-size {table}={used}` or more"
+    )]
     TooSmall { table: &'static str, wanted: u32, used: u32 },
     #[error("built without kernel programs: run `cargo xtask ebpf` and build again")]
     NoObject,
