@@ -25,5 +25,10 @@ fn every_program_loads() {
             assert!(programs.iter().any(|program| program.name == name), "{name} is missing from the object");
         }
     }
+    for hook in ["tc_from_pod", "tc_to_pod", "tc_from_wire", "tc_to_wire"] {
+        for name in [hook.to_owned(), format!("{hook}6")] {
+            assert!(programs.iter().any(|program| program.name == name), "{name} is missing from the object");
+        }
+    }
     assert!(programs.iter().any(|program| program.name == "sock_release"), "sock_release is missing from the object");
 }

@@ -1,5 +1,5 @@
 //! Counting: events and drops, per CPU, so that nothing on the hot path is shared between CPUs; and the use of
-//! services, once per connection, by all CPUs together.
+//! services, once per connection, by all CPUs together. The steps that no other CPU may come between are here too.
 
 use thalweg_abi::{Counter, DropReason};
 
@@ -55,5 +55,27 @@ pub unsafe fn add(counter: *mut u64, amount: u64) {
     // SAFETY: the caller's promise; only the kernel runs this, this is for what checks the source elsewhere.
     unsafe {
         *counter += amount;
+    }
+}
+
+/// Writes as one step, and returns what was there.
+///
+/// # Safety
+/// `value` is aligned and lies in a map's value.
+#[inline(always)]
+pub unsafe fn swap(value: *mut u64, new: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut old = new;
+        // SAFETY: the caller's promise.
+        unsafe {
+            core::arch::asm!("{old} = xchg_64({value} + 0, {old})", value = in(reg) value, old = inout(reg) old);
+        }
+        old
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise; only the kernel runs this, this is for what checks the source elsewhere.
+    unsafe {
+        core::mem::replace(&mut *value, new)
     }
 }

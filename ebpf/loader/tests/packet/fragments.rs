@@ -137,6 +137,30 @@ fn pieces_without_a_first_are_held_as_far_as_there_is_room() -> Result<()> {
     Ok(())
 }
 
+/// One that the first cannot become: no packet is that short. It would be met again each time that the first is sent in.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_waited_is_gone_whatever_becomes_of_it() -> Result<()> {
+    for net in nets() {
+        let mut node = Node::new()?;
+        node.serve(served(Proto::UDP, net.vip, 53), &[at(net.pods[1], 5353)])?;
+        let sent = pieces(&net.datagram(net.vip, 1));
+        for _ in 0..2 {
+            assert_eq!(net.pod_sends(&node, node.pod_a, &sent[1])?.verdict, DROP);
+        }
+        let mut held = node.maps.held.entries()?;
+        held.sort_unstable_by_key(|(key, _)| *key);
+        held[0].1.len = 1;
+        node.maps.held.update(&held)?;
+        assert_eq!(net.pod_sends(&node, node.pod_a, &sent[0])?.verdict, DROP, "it lives on elsewhere");
+        assert_eq!(node.maps.held.entries()?.len(), 0);
+        assert_eq!(node.counter(Counter::TcFragmentReleased)?, 1);
+        assert_eq!(node.drops()?, [(DropReason::Fragment, 1)]);
+        assert_eq!(net.pod_sends(&node, node.pod_a, &sent[0])?.verdict, REDIRECT, "nobody waits");
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn pieces_of_untranslated_datagrams_pass_behind_their_first() -> Result<()> {

@@ -2,10 +2,11 @@
 //! follow it there: they change their addresses, and nothing else of them is the flow's.
 //!
 //! Pieces come in any order. One that comes before the first is kept in HELD, whoever it is from: it may be the answer of
-//! a backend, which nothing but its ports tells. When the first comes and others wait, it is sent in at the same link
-//! again, and after it all that waited, one by one; each then meets the program anew, in order. Whoever puts a piece into
-//! HELD looks for the first once more: between a look-up that misses and the piece that waits, the first may have come and
-//! found nobody. Who takes a piece out, by removing it, owns it.
+//! a backend, which nothing but its ports tells. At most [`HELD_EACH`] pieces of a datagram wait, of at most [`HELD_BYTES`]
+//! bytes each; what is more or longer is judged without ports. When the first comes and others wait, it is sent in at the
+//! same link again, and after it all that waited, one by one; each then meets the program anew, in order. Whoever puts a
+//! piece into HELD looks for the first once more: between a look-up that misses and the piece that waits, the first may
+//! have come and found nobody. Who sets the length of a piece to 0 owns it, and removes it.
 //!
 //! What the host's own stack sends leaves in order, and is not held.
 
@@ -25,7 +26,7 @@ use super::{
     work::Work,
 };
 use crate::{
-    count::{count, count_drop},
+    count::{count, count_drop, swap},
     maps::{FRAGMENTS, HELD},
     policy::now,
 };
@@ -61,7 +62,7 @@ pub fn later<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> Decision {
         if !hold(ctx, work) {
             return flow::decide_portless(work);
         }
-        if !is_known(work) || HELD.remove(&work.held).is_err() {
+        if !is_known(work) || !take_back(work) {
             count(Counter::TcFragmentHeld);
             return Decision::Consumed;
         }
@@ -128,22 +129,48 @@ fn hold<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> bool {
 }
 
 /// Sends the first piece in again, and after it those that wait for it. Says whether there were any.
+///
+/// A piece is taken before the first is sent in, and is gone whatever then happens: the first meets none of them again, or
+/// would be sent in for ever.
 #[inline(always)]
 fn release<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> bool {
     let mut sent = false;
     for index in 0..HELD_EACH {
         work.held.index = index;
-        // SAFETY: its bytes are copied before it is removed.
-        let Some(held) = (unsafe { HELD.get(&work.held) }) else { continue };
-        if !sent && !send_in(ctx) {
-            return false;
-        }
-        sent = true;
-        if become_held(ctx, held) && HELD.remove(&work.held).is_ok() && send_in(ctx) {
+        let Some(held) = HELD.get_ptr_mut(&work.held) else { continue };
+        // SAFETY: an entry of the map, which only who has taken it removes.
+        let Some(len) = (unsafe { take(held) }) else { continue };
+        sent = sent || send_in(ctx);
+        // SAFETY: as above; what is in it is copied before it is removed.
+        if sent && become_held(ctx, unsafe { &(*held).bytes }, len) && send_in(ctx) {
             count(Counter::TcFragmentReleased);
+        } else {
+            count_drop(DropReason::Fragment);
         }
+        let _ = HELD.remove(&work.held);
     }
     sent
+}
+
+/// Takes a piece that waits: its length, unless another has taken it.
+///
+/// # Safety
+/// `held` is an entry of HELD.
+#[inline(always)]
+unsafe fn take(held: *mut Held) -> Option<u32> {
+    let taken = u64::from(now()) << 32;
+    // SAFETY: the caller's promise; values of maps are aligned to 8 bytes, and the length and the time are the first of them.
+    // The length is read by itself, for the verifier to know how long it can be.
+    let (len, was) = unsafe { ((&raw const (*held).len).read_volatile(), swap(held.cast(), taken)) };
+    (was as u32 != 0).then_some(len)
+}
+
+/// Takes the piece at `work.held` out again, unless another has taken it.
+#[inline(always)]
+fn take_back<F: Family>(work: &Work<F>) -> bool {
+    let Some(held) = HELD.get_ptr_mut(&work.held) else { return false };
+    // SAFETY: as in `release`.
+    unsafe { take(held) }.is_some() && HELD.remove(&work.held).is_ok()
 }
 
 /// Lets a copy of the packet come in by its link again.
@@ -155,14 +182,13 @@ fn send_in(ctx: &TcContext) -> bool {
 
 /// Turns the packet into another one.
 #[inline(always)]
-fn become_held(ctx: &TcContext, held: &Held) -> bool {
-    let len = held.len;
+fn become_held(ctx: &TcContext, bytes: &[u8; HELD_BYTES], len: u32) -> bool {
     if len == 0 || len > HELD_BYTES as u32 {
         return false;
     }
     // SAFETY: the length has been checked against that of the array.
     unsafe {
         bpf_skb_change_tail(ctx.skb.skb, len, 0) == 0
-            && bpf_skb_store_bytes(ctx.skb.skb.cast(), 0, held.bytes.as_ptr().cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0
+            && bpf_skb_store_bytes(ctx.skb.skb.cast(), 0, bytes.as_ptr().cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0
     }
 }
