@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::attachments::Attachments;
 use crate::error::{Error, Result};
 use crate::hook::{PodDatapath, PodLink};
+use crate::host_ports::HostPorts;
 use crate::ipam::{Ipam, Usage};
 use crate::journal::Journal;
 use crate::keys::{Keys, lock};
@@ -95,6 +96,7 @@ impl PodNetwork {
             ipam: Mutex::new(Ipam::new(options.quarantine)),
             pods: Mutex::default(),
             keys: Keys::default(),
+            host_ports: HostPorts::default(),
             tombstones: tombstone_dir(&options.state_dir),
             mtu: AtomicU32::new(options.mtu.unwrap_or(routes.uplink().mtu)),
         });

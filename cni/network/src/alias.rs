@@ -43,7 +43,7 @@ impl Alias {
         (text.len() <= LONGEST).then_some(text)
     }
 
-    /// The attachment as the journal would have it; the pod's name is not known any more.
+    /// The attachment as the journal would have it; the pod's name and its host ports are not known any more.
     pub fn entry(self, link: &HostLink) -> Option<Entry> {
         let host_mac = link.mac?;
         (self.id.host_ifname() == link.name).then(|| Entry {
@@ -58,6 +58,7 @@ impl Alias {
             netns: self.netns,
             netns_path: None,
             netns_cookie: None,
+            host_ports: Vec::new(),
         })
     }
 }

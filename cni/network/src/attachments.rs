@@ -17,6 +17,7 @@ use thalweg_cni::protocol::{Add, Attached, AttachmentId, Mac, hash};
 use tracing::{info, warn};
 
 use crate::hook::{PodDatapath, PodLink};
+use crate::host_ports::HostPorts;
 use crate::ipam::{Ipam, IpamError};
 use crate::journal::{self, Entry, Journal, Record};
 use crate::keys::{Keys, lock};
@@ -30,6 +31,7 @@ pub struct Attachments {
     pub(crate) ipam: Mutex<Ipam>,
     pub(crate) pods: Mutex<BTreeMap<AttachmentId, Pod>>,
     pub(crate) keys: Keys,
+    pub(crate) host_ports: HostPorts,
     pub(crate) tombstones: PathBuf,
     /// For new links.
     pub(crate) mtu: AtomicU32,
@@ -67,7 +69,7 @@ impl Attachments {
     /// Makes the attachment. One that is there already, in the same namespace, is the answer.
     ///
     /// # Errors
-    /// 3 or 4 for the namespace, 7, 11 or 103 for the addresses, 5 for the journal, 100, 101 or 104 for the rest; nothing
+    /// 3 or 4 for the namespace, 105 for the host ports, 7, 11 or 103 for the addresses, 5 for the journal, 100, 101 or 104 for the rest; nothing
     /// is left behind then.
     pub fn add(&self, host: &mut Netlink, network: &str, add: &Add, netns: &OwnedFd) -> Result<Attached, CniError> {
         self.keys.with(&add.id, || {
@@ -83,7 +85,11 @@ impl Attachments {
                 }
                 self.remove(host, &add.id)?;
             }
-            let addresses = lock(&self.ipam).allocate(&add.ips, Instant::now()).map_err(no_address)?;
+            self.host_ports.claim(&add.id, &add.pod, &add.host_ports)?;
+            let addresses = lock(&self.ipam).allocate(&add.ips, Instant::now()).map_err(|error| {
+                self.host_ports.release(&add.id);
+                no_address(error)
+            })?;
             let mut attempt = Attempt {
                 entry: self.entry(network, add, addresses, inode),
                 all: self,
@@ -153,9 +159,10 @@ impl Attachments {
         Ok(())
     }
 
-    /// The addresses rest.
+    /// The addresses rest; ports of the node do not.
     pub(crate) fn forget(&self, entry: &Entry) {
         self.journal_drop(entry);
+        self.host_ports.release(&entry.id);
         let mut ipam = lock(&self.ipam);
         for address in &entry.addresses {
             ipam.release(*address, Instant::now());
@@ -195,6 +202,7 @@ impl Attachments {
             netns,
             netns_path: add.netns.clone(),
             netns_cookie: None,
+            host_ports: add.host_ports.clone(),
         }
     }
 }
@@ -215,7 +223,7 @@ impl Attempt<'_> {
         let mut inside = Netlink::open_in(netns).map_err(|error| enter_error(&error))?;
         // Kernels before 5.14 have none.
         self.entry.netns_cookie = inside.netns_cookie().ok();
-        self.all.journal.append(&Record::Begin(self.entry.clone())).map_err(|error| journal_error(&error))?;
+        self.all.journal.append(&Record::Begin(self.entry.clone().into())).map_err(|error| journal_error(&error))?;
         self.check_mtu()?;
         let ends = self.create(netns)?;
         if self.entry.has_v6() {

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use thalweg_cni::host_ports::HostPort;
 use thalweg_cni::protocol::AttachmentId;
 
 use crate::journal::Entry;
@@ -49,6 +50,8 @@ pub struct PodLink {
     pub namespace: String,
     pub pod_name: String,
     pub pod_uid: String,
+    /// Ports of the node that lead to the pod: no other pod of the node has them.
+    pub host_ports: Vec<HostPort>,
 }
 
 // === impl PodLink ===
@@ -77,6 +80,7 @@ impl PodLink {
             namespace: entry.pod.namespace.clone(),
             pod_name: entry.pod.name.clone(),
             pod_uid: entry.pod.uid.clone(),
+            host_ports: entry.host_ports.clone(),
         }
     }
 

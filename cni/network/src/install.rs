@@ -36,7 +36,7 @@ fn conflist(socket: &Path, state_dir: &Path) -> Value {
             "type": PLUGIN,
             "socket": socket,
             "stateDir": state_dir,
-            "capabilities": {"ips": true, "mac": true, "dns": true},
+            "capabilities": {"ips": true, "mac": true, "dns": true, "portMappings": true},
         }],
     })
 }

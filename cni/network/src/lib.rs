@@ -3,7 +3,7 @@
 //! - [`agent`]: [`PodNetwork`], what the node agent starts, feeds and stops. [`hook`]: the border to the data path.
 //! - `server`: the plugin's socket. `attachments`: ADD, DEL, GC, STATUS. `check`: CHECK. `restore`: after a restart.
 //!   [`cleanup`]: when the node leaves us.
-//! - [`ipam`]: addresses, pure. [`journal`]: who has them, on disk.
+//! - [`ipam`]: addresses, pure. `host_ports`: who has which ports of the node. [`journal`]: who has them, on disk.
 //! - `links`, `routes`, `sysctl`: what is set in the kernel, through `netlink` and `namespace`. `alias`: what a link says
 //!   of itself.
 //! - [`install`]: the plugin and its configuration, for the runtime.
@@ -15,6 +15,7 @@ mod check;
 pub mod cleanup;
 mod error;
 pub mod hook;
+mod host_ports;
 pub mod install;
 pub mod ipam;
 pub mod journal;

@@ -101,7 +101,7 @@ impl Attachments {
             warn!(id = %entry.id, addresses = ?entry.addresses, "a pod that the journal does not know: recovered from its link");
             let position = self
                 .journal
-                .append(&Record::Begin(entry.clone()))
+                .append(&Record::Begin(entry.clone().into()))
                 .and_then(|_| self.journal.append(&Record::Commit(entry.id.clone())));
             position.and_then(|position| self.journal.wait(position)).map_err(Error::io("the journal cannot be written"))?;
             self.adopt(host, entry, index);
@@ -116,6 +116,7 @@ impl Attachments {
     /// Traffic flows: every step replaces without a gap.
     fn adopt(&self, host: &mut Netlink, mut entry: Entry, index: u32) {
         self.hold(&entry);
+        self.host_ports.hold(&entry);
         // A journal of an older agent, or a lost one.
         if entry.netns_path.is_none() {
             entry.netns_path = namespace::find(entry.netns);
@@ -245,6 +246,7 @@ mod tests {
             netns: 7,
             netns_path: None,
             netns_cookie: None,
+            host_ports: Vec::new(),
         }
     }
 

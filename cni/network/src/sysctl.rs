@@ -7,11 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use thalweg_cluster::sysctl;
 use tracing::{info, warn};
 
 use crate::error::{Error, Result};
 
-const ROOT: &str = "/proc/sys/net";
 const FILE: &str = "sysctls";
 
 /// The node's switches, and what they were.
@@ -72,7 +72,7 @@ impl Switches {
     pub fn prepare_v6(&mut self, uplink: &str) -> Result<()> {
         let mut believing = vec![uplink.to_owned()];
         if read("ipv6/conf/all/forwarding").as_deref() == Some("0") {
-            let interfaces = fs::read_dir(Path::new(ROOT).join("ipv6/conf")).into_iter().flatten().flatten();
+            let interfaces = fs::read_dir(sysctl::path("ipv6/conf")).into_iter().flatten().flatten();
             let names = interfaces.filter_map(|interface| interface.file_name().into_string().ok());
             // Pods are no routers; and the defaults are those of their links too.
             believing
@@ -157,7 +157,7 @@ fn read_record(file: &Path) -> Record {
 }
 
 fn read(name: &str) -> Option<String> {
-    fs::read_to_string(Path::new(ROOT).join(name)).ok().map(|value| value.trim().to_owned())
+    fs::read_to_string(sysctl::path(name)).ok().map(|value| value.trim().to_owned())
 }
 
 /// Writes only what differs: a container that sees /proc/sys read-only may have the right values already.
@@ -165,6 +165,6 @@ fn set(name: &str, value: &str) -> Result<()> {
     if read(name).as_deref() == Some(value) {
         return Ok(());
     }
-    let path = Path::new(ROOT).join(name);
+    let path = sysctl::path(name);
     fs::write(&path, value).map_err(Error::io(format!("{} must be {value} and cannot be written", path.display())))
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::environment::{Container, is_identifier};
 use crate::error::{CniError, code};
+use crate::host_ports::{self, HostPort};
 use crate::protocol::{AttachmentId, DEFAULT_SOCKET, DEFAULT_STATE_DIR, Mac};
 use crate::version::SpecVersion;
 
@@ -26,6 +27,7 @@ pub struct Config {
     pub valid_attachments: Option<Vec<AttachmentId>>,
     ips: Vec<String>,
     mac: Option<String>,
+    port_mappings: Option<Value>,
     unsupported: Vec<String>,
 }
 
@@ -90,7 +92,7 @@ impl Config {
                 .details("letters, digits, '_', '.' and '-', beginning with a letter or a digit"));
         }
         let unsupported = unsupported(&raw);
-        let RuntimeConfig { ips, mac, dns, .. } = raw.runtime_config;
+        let RuntimeConfig { ips, mac, dns, port_mappings, .. } = raw.runtime_config;
         Ok(Self {
             version,
             name: raw.name,
@@ -101,6 +103,7 @@ impl Config {
             valid_attachments: raw.valid_attachments.or(raw.attachments),
             ips: if ips.is_empty() { raw.args.cni.ips } else { ips },
             mac: mac.or(raw.args.cni.mac),
+            port_mappings: port_mappings.filter(is_given),
             unsupported,
         })
     }
@@ -159,6 +162,14 @@ impl Config {
         };
         text.parse().map(Some).map_err(|error: String| CniError::new(wrong_code, format!("requested mac: {error}")))
     }
+
+    /// The ports of the node that are to lead to the container. Not judged before: a DEL must succeed.
+    ///
+    /// # Errors
+    /// Code 7 for a mapping that cannot be.
+    pub fn host_ports(&self) -> Result<Vec<HostPort>, CniError> {
+        self.port_mappings.as_ref().map_or(Ok(Vec::new()), host_ports::parse)
+    }
 }
 
 // === functions ===
@@ -213,11 +224,7 @@ fn is_given(value: &Value) -> bool {
 }
 
 fn unsupported(raw: &Raw) -> Vec<String> {
-    let fields = [
-        ("ipam", raw.ipam.as_ref()),
-        ("runtimeConfig.portMappings", raw.runtime_config.port_mappings.as_ref()),
-        ("runtimeConfig.bandwidth", raw.runtime_config.bandwidth.as_ref()),
-    ];
+    let fields = [("ipam", raw.ipam.as_ref()), ("runtimeConfig.bandwidth", raw.runtime_config.bandwidth.as_ref())];
     let given = fields
         .into_iter()
         .filter_map(|(key, value)| value.filter(|value| is_given(value)).map(|value| format!("{key}: {value}")));

@@ -23,6 +23,8 @@ pub mod code {
     pub const ADDRESS_IN_USE: u32 = 103;
     /// The data path refused the pod.
     pub const DATAPATH: u32 = 104;
+    /// Another pod of the node has a hostPort that this one asks for.
+    pub const HOST_PORT_IN_USE: u32 = 105;
     /// A defect of ours.
     pub const INTERNAL: u32 = 199;
 }

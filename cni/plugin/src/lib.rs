@@ -4,7 +4,8 @@
 //! agent over a unix socket, and for a DEL without an agent enough rtnetlink to remove one link.
 //!
 //! - [`protocol`]: the documents on the socket, shared with the agent (`thalweg-network`).
-//! - [`environment`], [`config`]: what the runtime passed, validated. [`version`]: the versions spoken.
+//! - [`environment`], [`config`]: what the runtime passed, validated. [`host_ports`]: ports of the node.
+//! - [`version`]: the versions spoken.
 //! - [`client`]: the round trip, bounded by a deadline. [`fallback`]: DEL while the agent is down.
 //! - [`outcome`]: the result in the shape of the configured version. [`error`]: the specification's codes.
 
@@ -13,6 +14,7 @@ pub mod config;
 pub mod environment;
 pub mod error;
 pub mod fallback;
+pub mod host_ports;
 pub mod outcome;
 pub mod protocol;
 mod run;

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CniError;
+use crate::host_ports::HostPort;
 
 /// Version of these documents; agent and plugin of one release agree.
 pub const PROTOCOL: u32 = 1;
@@ -73,6 +74,9 @@ pub struct Add {
     /// Where the runtime sees the namespace. For the agent, which may see other paths, no more than a hint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
+    /// Ports of the node that are to lead to the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
 }
 
 /// The namespace's descriptor comes beside.
@@ -205,6 +209,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::host_ports::Transport;
 
     #[test]
     fn host_ifname_fits_and_is_stable() {
@@ -237,12 +242,23 @@ mod tests {
     fn documents_round_trip() {
         let id = AttachmentId::new("c0ffee", "eth0");
         let pod = PodName { namespace: "default".into(), name: "web-0".into(), uid: "u".into() };
-        let add =
-            Add { id: id.clone(), pod, ips: vec![], mac: Some(Mac([2, 0, 0, 0, 0, 1])), netns: Some("/run/netns/p".into()) };
+        let add = Add {
+            id: id.clone(),
+            pod,
+            ips: vec![],
+            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+            netns: Some("/run/netns/p".into()),
+            host_ports: vec![HostPort { ip: Some([10, 0, 0, 1].into()), port: 8080, target: 80, protocol: Transport::Udp }],
+        };
         for command in [Command::Add(add), Command::Del(id.clone()), Command::Gc(vec![id]), Command::Status] {
             let request = Request { protocol: PROTOCOL, network: "thalweg".into(), command };
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request, "{text}");
         }
+        // As a plugin without ports writes it, which is as older ones did.
+        let text =
+            r#"{"id":{"containerID":"c","ifname":"eth0"},"pod":{"namespace":"","name":"","uid":""},"ips":[],"mac":null}"#;
+        let add: Add = serde_json::from_str(text).unwrap();
+        assert_eq!((add.host_ports.as_slice(), serde_json::to_string(&add).unwrap().as_str()), (&[][..], text));
     }
 }

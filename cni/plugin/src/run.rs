@@ -66,10 +66,12 @@ fn execute(variables: Variables<'_>, input: &[u8]) -> Result<Option<Value>, CniE
 fn add(config: &Config, container: Container) -> Result<Value, CniError> {
     config.check_supported()?;
     let (ips, mac) = (config.requested_ips(&container)?, config.requested_mac(&container)?);
+    let host_ports = config.host_ports()?;
     let netns_path = container.netns.unwrap_or_default();
     let netns = open_netns(&netns_path)?;
     let ifname = container.id.ifname.clone();
-    let command = Command::Add(Add { id: container.id, pod: container.pod, ips, mac, netns: Some(netns_path.clone()) });
+    let netns_hint = Some(netns_path.clone());
+    let command = Command::Add(Add { id: container.id, pod: container.pod, ips, mac, netns: netns_hint, host_ports });
     let attached: Attached =
         match ask(config, command, Some(&netns), ADD).map_err(|error| unavailable(config, code::TRY_AGAIN, &error))? {
             Reply::Added(attached) => attached,

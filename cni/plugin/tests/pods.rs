@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use kit::{Node, Pod, QUARANTINE, eventually, knock, talk};
-use serde_json::json;
+use serde_json::{Value, json};
 use thalweg_cni::error::code;
 use thalweg_cni::protocol::AttachmentId;
 
@@ -225,4 +225,45 @@ fn a_namespace_that_dies_without_a_del_leaks_nothing() {
     assert_eq!(node.network().pods().len(), 1);
     let journal = fs::read_to_string(node.state.path().join("cni/journal")).unwrap();
     assert!(journal.contains("\"drop\""), "{journal}");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_host_port_is_one_pod_s_until_its_del() {
+    let mut node = Node::new("hostport", &["10.244.1.0/24"]);
+    let [first, second, third] = [1, 2, 3].map(|number| Pod::new("hostport", number));
+    let config = |node: &Node, mappings: Value| {
+        let mut config = node.config();
+        config["runtimeConfig"] = json!({ "portMappings": mappings });
+        config
+    };
+    let web =
+        |node: &Node, ip: &str| config(node, json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ip}]));
+    node.run("ADD", &first, &web(&node, "172.30.0.11")).succeeded();
+    let known = node.network().pods().remove(0).host_ports;
+    assert_eq!(known.iter().map(ToString::to_string).collect::<Vec<_>>(), ["172.30.0.11:8080/tcp"]);
+    assert_eq!(node.datapath.attached.lock().unwrap()[0].host_ports, known);
+
+    // Refused before anything is made.
+    node.run("ADD", &second, &web(&node, "")).failed(code::HOST_PORT_IN_USE, "pod default/web's");
+    node.run("ADD", &second, &config(&node, json!([{"hostPort": 1}]))).failed(code::INVALID_CONFIG, "containerPort 0");
+    assert_eq!((node.in_use(), node.host_links().len()), (1, 1));
+    node.run("ADD", &third, &web(&node, "127.0.0.1")).succeeded();
+
+    // CHECK and DEL are given the same; and the journal remembers.
+    node.stop();
+    node.start(&["10.244.1.0/24"]);
+    node.run("ADD", &second, &web(&node, "0.0.0.0")).failed(code::HOST_PORT_IN_USE, "0.0.0.0:8080/tcp");
+    let (mut check, result) = (web(&node, "172.30.0.11"), node.run("ADD", &first, &web(&node, "172.30.0.11")).json());
+    check["prevResult"] = result;
+    node.run("CHECK", &first, &check).succeeded();
+    node.run("DEL", &first, &web(&node, "172.30.0.11")).succeeded();
+    node.run("ADD", &second, &web(&node, "172.30.0.11")).succeeded();
+
+    // An ADD that fails later gives its port back.
+    node.datapath.refuse.store(true, Ordering::SeqCst);
+    node.run("ADD", &first, &web(&node, "172.30.0.12")).failed(code::DATAPATH, "refused by the test");
+    node.datapath.refuse.store(false, Ordering::SeqCst);
+    node.run("DEL", &third, &web(&node, "127.0.0.1")).succeeded();
+    node.run("ADD", &third, &web(&node, "172.30.0.12")).succeeded();
 }

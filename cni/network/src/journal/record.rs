@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use thalweg_cni::host_ports::HostPort;
 use thalweg_cni::protocol::{AttachmentId, Mac, PodName, hash};
 
 /// An attachment as it is remembered.
@@ -26,6 +27,9 @@ pub struct Entry {
     /// What the kernel calls the namespace in `SO_NETNS_COOKIE` and `bpf_get_netns_cookie`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns_cookie: Option<u64>,
+    /// Ports of the node that lead to the pod. Unknown in journals of older agents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
 }
 
 /// One line. An ADD writes `Begin` before it touches the kernel and `Commit` before it replies: what has begun and was
@@ -35,7 +39,7 @@ pub struct Entry {
 pub enum Record {
     /// First line of a file: links live as long as the boot does.
     Boot(String),
-    Begin(Entry),
+    Begin(Box<Entry>),
     Commit(AttachmentId),
     /// The attachment is gone; its addresses rest from then on (seconds since the epoch).
     Drop {
@@ -118,7 +122,7 @@ impl Ledger {
                 for address in &entry.addresses {
                     self.resting.remove(address);
                 }
-                self.entries.insert(entry.id.clone(), (entry.clone(), false));
+                self.entries.insert(entry.id.clone(), ((**entry).clone(), false));
             }
             Record::Commit(id) => {
                 if let Some((_, committed)) = self.entries.get_mut(id) {
@@ -140,7 +144,7 @@ impl Ledger {
     pub fn records(&self, oldest: u64) -> Vec<Record> {
         let mut records = vec![Record::Boot(self.boot.clone())];
         for (entry, committed) in self.entries.values() {
-            records.push(Record::Begin(entry.clone()));
+            records.push(Record::Begin(entry.clone().into()));
             if *committed {
                 records.push(Record::Commit(entry.id.clone()));
             }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::thread;
 
+use thalweg_cni::host_ports::{HostPort, Transport};
 use thalweg_cni::protocol::{AttachmentId, Mac, PodName};
 
 use super::*;
@@ -23,6 +24,7 @@ fn entry(number: u8) -> Entry {
         netns: u64::from(number),
         netns_path: Some(format!("/run/netns/c{number}").into()),
         netns_cookie: Some(u64::from(number)),
+        host_ports: vec![HostPort { ip: None, port: 8000 + u16::from(number), target: 80, protocol: Transport::Tcp }],
     }
 }
 
@@ -31,7 +33,7 @@ fn open(directory: &Path, boot: &str) -> (Journal, Damage) {
 }
 
 fn commit(journal: &Journal, number: u8) {
-    journal.append(&Record::Begin(entry(number))).unwrap();
+    journal.append(&Record::Begin(entry(number).into())).unwrap();
     let position = journal.append(&Record::Commit(entry(number).id)).unwrap();
     journal.wait(position).unwrap();
 }
@@ -46,7 +48,7 @@ fn reopening_finds_everything() {
     let (journal, _) = open(directory.path(), "boot");
     commit(&journal, 1);
     commit(&journal, 2);
-    journal.append(&Record::Begin(entry(3))).unwrap();
+    journal.append(&Record::Begin(entry(3).into())).unwrap();
     drop_entry(&journal, 2, now());
     let before = journal.ledger();
     drop(journal);
@@ -76,7 +78,7 @@ fn a_journal_of_an_older_agent_is_read() {
     fs::write(directory.path().join("journal"), text).unwrap();
     let (journal, damage) = open(directory.path(), "boot");
     assert_eq!(damage, Damage::default());
-    let wanted = Entry { netns_path: None, netns_cookie: None, ..entry(1) };
+    let wanted = Entry { netns_path: None, netns_cookie: None, host_ports: vec![], ..entry(1) };
     assert_eq!(journal.ledger().entries[&entry(1).id], (wanted, true));
 }
 
@@ -146,7 +148,7 @@ fn it_stays_small() {
     commit(&journal, 9);
     for round in 0..3000u32 {
         let number = (round % 8) as u8;
-        journal.append(&Record::Begin(entry(number))).unwrap();
+        journal.append(&Record::Begin(entry(number).into())).unwrap();
         drop_entry(&journal, number, now());
     }
     let lines = fs::read_to_string(directory.path().join("journal")).unwrap().lines().count();

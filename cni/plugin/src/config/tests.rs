@@ -64,7 +64,6 @@ fn unsupported_fields_are_named_with_their_value() {
     let cases = [
         (json!({"ipam": {"type": "host-local"}}), "ipam: {\"type\":\"host-local\"}"),
         (json!({"ipMasq": true}), "ipMasq: true"),
-        (json!({"runtimeConfig": {"portMappings": [{"hostPort": 80}]}}), "runtimeConfig.portMappings: [{\"hostPort\":80}]"),
         (json!({"runtimeConfig": {"bandwidth": {"ingressRate": 8}}}), "runtimeConfig.bandwidth"),
     ];
     for (extra, words) in cases {
@@ -74,7 +73,7 @@ fn unsupported_fields_are_named_with_their_value() {
         assert_eq!(error.code, code::UNSUPPORTED_FIELD);
         assert!(error.msg.contains(words), "{words:?} in {error}");
     }
-    for harmless in [json!({"ipam": {}}), json!({"ipMasq": false}), json!({"runtimeConfig": {"portMappings": []}})] {
+    for harmless in [json!({"ipam": {}}), json!({"ipMasq": false}), json!({"runtimeConfig": {"bandwidth": {}}})] {
         let mut value = base.clone();
         value.as_object_mut().unwrap().extend(harmless.as_object().unwrap().clone());
         assert_eq!(parse(&value).unwrap().check_supported(), Ok(()), "{harmless}");
@@ -110,6 +109,21 @@ fn requested_hardware_address() {
     assert_eq!(mac(config(Value::Null), Some("02:00:00:00:00:08")), Ok(Some(Mac([2, 0, 0, 0, 0, 8]))));
     assert_eq!(mac(config(json!("junk")), None), Err(code::INVALID_CONFIG));
     assert_eq!(mac(config(Value::Null), Some("junk")), Err(code::INVALID_ENVIRONMENT));
+}
+
+#[test]
+fn host_ports() {
+    let config = |mappings: Value| {
+        parse(&json!({"cniVersion": "1.0.0", "name": "n", "runtimeConfig": {"portMappings": mappings}})).unwrap()
+    };
+    for nothing in [Value::Null, json!([]), json!([{"containerPort": 80}])] {
+        assert_eq!(config(nothing).host_ports(), Ok(vec![]));
+    }
+    let good = config(json!([{"hostPort": 8080, "containerPort": 80, "protocol": "udp"}]));
+    assert_eq!(good.check_supported(), Ok(()));
+    assert_eq!(good.host_ports().unwrap()[0].to_string(), "*:8080/udp");
+    // Only who asks for the ports hears that they are wrong: a DEL does not.
+    assert_eq!(config(json!("8080")).host_ports().map_err(|error| error.code), Err(code::INVALID_CONFIG));
 }
 
 #[test]
