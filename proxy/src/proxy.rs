@@ -1,5 +1,6 @@
 //! Ties plan and backend: follows the world, plans what became dirty, applies the difference.
 
+mod host_ports;
 mod lonely;
 mod nodes;
 #[cfg(test)]
@@ -13,7 +14,9 @@ use thalweg_cluster::{Dirty, Name, World};
 
 use crate::backend::{Applied, Backend};
 use crate::metrics::NoLocal;
-use crate::plan::{NodeView, depends_on_node, plan_with};
+use crate::plan::host_ports::PodHostPorts;
+use crate::plan::{NodeView, ServicePlan, depends_on_node, plan_with};
+use host_ports::HostPorts;
 use lonely::Lonely;
 use nodes::{External, Nodes};
 
@@ -34,6 +37,7 @@ pub struct Proxy<B> {
     external: External,
     /// Services whose plan depends on the addresses of this node.
     dependents: BTreeSet<Name>,
+    host_ports: HostPorts,
     lonely: Lonely,
     service_ranges: Vec<IpNetwork>,
     /// The world is complete, and everything in it has been planned.
@@ -55,6 +59,7 @@ impl<B: Backend> Proxy<B> {
             nodes: Nodes::default(),
             external: External::default(),
             dependents: BTreeSet::new(),
+            host_ports: HostPorts::default(),
             lonely: Lonely::default(),
             service_ranges: Vec::new(),
             complete: false,
@@ -92,6 +97,13 @@ impl<B: Backend> Proxy<B> {
         self.view = view;
     }
 
+    /// The pods of this node that have ports of it: all of them. Set them before the first update that follows
+    /// [`Proxy::synced`], which removes what is not known; takes effect with the next update. A port that a service has as
+    /// well belongs to who came first, as between services; in the first update services come first.
+    pub fn set_host_ports(&mut self, pods: Vec<PodHostPorts>) {
+        self.host_ports.set(pods);
+    }
+
     /// Plans what is dirty and applies it, together with whatever an earlier apply left. With an empty `dirty` it
     /// only does the latter; see [`Proxy::next_deadline`].
     ///
@@ -115,6 +127,7 @@ impl<B: Backend> Proxy<B> {
         let mut applied = Applied { stages: vec![("plan", Duration::ZERO)], ..Applied::default() };
         if self.complete {
             self.plan_all(world, &names, &mut applied);
+            self.plan_host_ports();
         } else {
             // Part by part: the first services need not wait for the last, and what has been applied needs no plan. What
             // fails here is tried again below or later.
@@ -125,6 +138,8 @@ impl<B: Backend> Proxy<B> {
                     applied.add(done);
                 }
             }
+            self.host_ports.all_dirty();
+            self.plan_host_ports();
             self.backend.retain_only_known();
             self.complete = true;
         }
@@ -172,6 +187,7 @@ impl<B: Backend> Proxy<B> {
             let effective = self.look_at_own_node(world);
             if effective != self.effective {
                 names.extend(self.dependents.iter().cloned());
+                self.host_ports.all_dirty();
             }
             // Hints are about zones, and the redirect about a service: both change rarely, and then all is planned again.
             if (&effective.zone, &effective.redirect) != (&self.effective.zone, &self.effective.redirect) {
@@ -225,8 +241,18 @@ impl<B: Backend> Proxy<B> {
         self.external.set(name, object);
         let plan = plan_with(world, name, &self.effective, &|address| self.nodes.contains(address));
         self.lonely.set(&plan);
+        self.hand_over(plan);
+    }
+
+    fn plan_host_ports(&mut self) {
+        for plan in self.host_ports.take(&self.effective) {
+            self.hand_over(plan);
+        }
+    }
+
+    fn hand_over(&mut self, plan: ServicePlan) {
         if plan.frontends.is_empty() {
-            self.backend.remove(name);
+            self.backend.remove(&plan.name);
         } else {
             self.backend.set(plan);
         }

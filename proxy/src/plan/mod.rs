@@ -1,11 +1,13 @@
 //! What the kernel should hold for one service on one node. Pure: a world and a node's view in, a plan out.
 //!
 //! The rules are those of Kubernetes: who is chosen is decided in `endpoints`; which addresses are served, for whom and
-//! by which set, in `frontends`; who is shut out in `sources`; who keeps old flows here.
+//! by which set, in `frontends`; who is shut out in `sources`; who keeps old flows here. Ports of the node that lead to its
+//! own pods are no services, and planned in [`host_ports`].
 
 mod endpoints;
 pub(crate) mod family;
 mod frontends;
+pub mod host_ports;
 mod sources;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use thalweg_abi::Proto;
 use thalweg_cluster::{Change, ServiceCidr};
 
 use super::*;
-use crate::plan::ServicePlan;
+use crate::plan::host_ports::HostPort;
 use crate::plan::tests::words::{name, node, service, slice, view};
 
 /// Remembers what it is told.
@@ -272,4 +273,47 @@ fn the_cause_of_a_change_is_told_once() {
     // As when everything is listed again.
     assert_eq!(told(&mut case, caused("80/tcp | 1.5")), []);
     assert_eq!(told(&mut case, caused("80/tcp | 6.1.5")), [(thalweg_cluster::Family::V6, cause)]);
+}
+
+/// A pod with these host ports.
+fn pod_with(pod: &str, ports: &[u16]) -> PodHostPorts {
+    let port = |port: &u16| HostPort { ip: None, port: *port, target: 80, protocol: Proto::TCP };
+    PodHostPorts {
+        pod: name(pod),
+        addresses: vec!["10.244.1.5".parse().expect("address")],
+        ports: ports.iter().map(port).collect(),
+    }
+}
+
+#[test]
+fn host_ports_come_and_go_with_their_pods() {
+    let mut case = Case::new();
+    case.service("a/a", Some("10.96.0.1 80/tcp:30080"));
+    case.proxy.set_host_ports(vec![pod_with("default/web", &[8080]), pod_with("default/none", &[])]);
+    assert_eq!(case.update(), (names(""), names("")), "nothing is listed yet");
+    case.proxy.synced();
+    // Services first; and both before what is not known goes.
+    assert_eq!(case.update(), (names("a/a hostport/default.web"), names("")));
+    assert_eq!(case.proxy.backend().retained, 1);
+    assert_eq!(case.update(), (names(""), names("")));
+
+    case.proxy.set_host_ports(vec![pod_with("default/web", &[8080]), pod_with("default/dns.0", &[53])]);
+    assert_eq!(case.update(), (names("hostport/default.dns.0"), names("")));
+    // The addresses of the node matter to them.
+    case.node("n1", Some(["node", "172.30.0.99"]));
+    assert_eq!(case.update(), (names("a/a hostport/default.dns.0 hostport/default.web"), names("")));
+    case.proxy.set_host_ports(vec![pod_with("default/dns.0", &[53, 54])]);
+    assert_eq!(case.update(), (names("hostport/default.dns.0"), names("hostport/default.web")));
+}
+
+#[test]
+fn host_ports_stay_when_everything_is_planned_again() {
+    let mut case = Case::new();
+    case.proxy.set_host_ports(vec![pod_with("default/web", &[8080])]);
+    case.proxy.synced();
+    case.update();
+    let moved = thalweg_cluster::Node { zone: Some("z9".into()), ..node("n1", ["node", "node6"]) };
+    case.world.apply(Change::Node("n1".into(), Some(Arc::new(moved))), &mut case.dirty);
+    assert_eq!(case.update(), (names("hostport/default.web"), names("")));
+    assert_eq!(case.proxy.backend().retained, 2);
 }
