@@ -44,6 +44,25 @@ pub struct FileNode {
     pub dir: PathBuf,
     pub cgroup: PathBuf,
     pub agent: Process,
+    launch: Launch,
+}
+
+/// How an agent is started, besides what the lab itself tells it.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// `--NAME=VALUE`, each in place of what the lab would say.
+    pub args: Vec<String>,
+    /// A program with its arguments that becomes the agent, such as `setpriv`.
+    pub under: Vec<String>,
+}
+
+/// How an agent ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// kill -9
+    Kill,
+    /// SIGTERM
+    Term,
 }
 
 /// A namespace with an address from its node, and `thalweg echo` in it when it serves.
@@ -111,8 +130,9 @@ impl FileLab {
             for sub in ["bpf", "state", "run", "cni-bin", "cni-conf"] {
                 fs::create_dir_all(dir.join(sub))?;
             }
-            let agent = lab.agent(index, &dir, &cgroup)?;
-            lab.nodes.push(FileNode { name, dir, cgroup, agent });
+            let launch = Launch::default();
+            let agent = lab.agent(index, &dir, &cgroup, &launch)?;
+            lab.nodes.push(FileNode { name, dir, cgroup, agent, launch });
         }
         for node in &mut lab.nodes {
             let conflist = node.dir.join("cni-conf/05-thalweg.conflist");
@@ -256,8 +276,27 @@ impl FileLab {
     pub fn restart_agent(&mut self, node: usize, down: Duration) -> Result<()> {
         self.nodes[node].agent.kill()?;
         std::thread::sleep(down);
-        let (dir, cgroup) = (self.nodes[node].dir.clone(), self.nodes[node].cgroup.clone());
-        self.nodes[node].agent = self.agent(node, &dir, &cgroup)?;
+        self.launch_agent(node)
+    }
+
+    /// The agent ends, and a new one is started at once: in another way, and so from now on.
+    ///
+    /// # Errors
+    /// When the old one has to be killed although it was only asked to end, or the new one does not start.
+    pub fn restart_agent_with(&mut self, node: usize, end: End, launch: Launch) -> Result<()> {
+        let agent = &mut self.nodes[node].agent;
+        match end {
+            End::Kill => agent.kill()?,
+            End::Term => ensure!(agent.stop(DEADLINE)?, "the agent had to be killed:\n{}", agent.log_tail(15)),
+        }
+        self.nodes[node].launch = launch;
+        self.launch_agent(node)
+    }
+
+    fn launch_agent(&mut self, node: usize) -> Result<()> {
+        let FileNode { dir, cgroup, launch, .. } = &self.nodes[node];
+        let agent = self.agent(node, dir, cgroup, launch)?;
+        self.nodes[node].agent = agent;
         Ok(())
     }
 
@@ -281,45 +320,37 @@ impl FileLab {
         Ok(())
     }
 
-    fn agent(&self, index: usize, dir: &Path, cgroup: &Path) -> Result<Process> {
+    fn agent(&self, index: usize, dir: &Path, cgroup: &Path, launch: &Launch) -> Result<Process> {
         let net = &self.topology.nodes[index];
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let addresses = if self.dual_stack { format!("{},{}", net.addr, net.addr6) } else { net.addr.to_string() };
-        let mode = self.proxy_mode.iter().map(|mode| format!("--proxy-mode={mode}"));
+        let usual = [
+            ("--node", net.name.clone()),
+            ("--source", format!("file:{}", self.manifests.display())),
+            ("--node-address", addresses),
+            ("--uplink", UPLINK.into()),
+            ("--bpffs", path(&dir.join("bpf"))),
+            ("--cgroup", path(cgroup)),
+            ("--state", path(&dir.join("state"))),
+            ("--run", path(&dir.join("run"))),
+            ("--cni-bin-dir", path(&dir.join("cni-bin"))),
+            ("--cni-conf-dir", path(&dir.join("cni-conf"))),
+            ("--cni-plugin", path(&self.bin.join("thalweg-cni"))),
+        ];
+        let mode = self.proxy_mode.iter().map(|mode| ("--proxy-mode", mode.clone()));
+        let is_said = |flag: &str| launch.args.iter().any(|arg| arg.split('=').next() == Some(flag));
+        let flags =
+            usual.into_iter().chain(mode).filter(|(flag, _)| !is_said(flag)).map(|(flag, value)| format!("{flag}={value}"));
+        let agent = [path(&self.bin.join("thalweg")), "agent".into()];
+        let mut command = launch.under.iter().cloned().chain(agent).chain(flags).chain(launch.args.iter().cloned());
+        let program = PathBuf::from(command.next().context("no program")?);
         Process::start(Spec {
             name: "agent",
             netns: net.netns.path(),
             cgroup: &cgroup.join("system"),
             log: self.owner.run().join(format!("{}-agent.log", net.name)),
-            program: &self.bin.join("thalweg"),
-            args: vec![
-                "agent".into(),
-                "--node".into(),
-                net.name.clone(),
-                "--source".into(),
-                format!("file:{}", self.manifests.display()),
-                "--node-address".into(),
-                addresses,
-                "--uplink".into(),
-                UPLINK.into(),
-                "--bpffs".into(),
-                path(&dir.join("bpf")),
-                "--cgroup".into(),
-                path(cgroup),
-                "--state".into(),
-                path(&dir.join("state")),
-                "--run".into(),
-                path(&dir.join("run")),
-                "--cni-bin-dir".into(),
-                path(&dir.join("cni-bin")),
-                "--cni-conf-dir".into(),
-                path(&dir.join("cni-conf")),
-                "--cni-plugin".into(),
-                path(&self.bin.join("thalweg-cni")),
-            ]
-            .into_iter()
-            .chain(mode)
-            .collect(),
+            program: &program,
+            args: command.collect(),
             env: Vec::new(),
             listener: None,
         })
