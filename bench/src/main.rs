@@ -1,6 +1,7 @@
 //! `thalweg-bench`: the scenarios behind docs/NUMBERS.md, run in a lab of their own. `cargo xtask bench` builds and calls it.
 
 mod first_light;
+mod follow;
 mod packets;
 mod services;
 mod stats;
@@ -24,6 +25,8 @@ enum Scenario {
     FirstLight(first_light::Args),
     /// Few and many services: what a VIP costs, how long a sync takes, how fast a change follows, memory.
     Services(services::Args),
+    /// An agent that follows an API server with many services: first sync, one change, memory.
+    Follow(follow::Args),
     /// Nanoseconds of each tc program for each packet.
     Packets(packets::Args),
 }
@@ -53,6 +56,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.scenario {
         Scenario::FirstLight(args) => first_light::run(&args),
         Scenario::Services(args) => services::run(&args),
+        Scenario::Follow(args) => follow::run(&args),
         Scenario::Packets(args) => packets::run(&args),
     }
 }

@@ -225,7 +225,7 @@ fn status(lab: &FileLab) -> Result<Value> {
 }
 
 /// VmRSS and RssAnon of a process, in MB.
-fn memory(process: u32) -> Result<(f64, f64)> {
+pub fn memory(process: u32) -> Result<(f64, f64)> {
     let text = fs::read_to_string(format!("/proc/{process}/status"))?;
     let field = |name: &str| -> Option<f64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
