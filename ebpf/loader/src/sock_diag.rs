@@ -63,6 +63,13 @@ impl Connected {
     pub fn proto(&self) -> Proto {
         self.proto
     }
+
+    #[cfg(test)]
+    pub fn of_cookie(proto: Proto, cookie: u64) -> Self {
+        let mut id = [0; ID_LEN];
+        id[COOKIE..].copy_from_slice(&[(cookie as u32).to_ne_bytes(), ((cookie >> 32) as u32).to_ne_bytes()].concat());
+        Self { family: AddressFamily::Inet as u8, proto, id }
+    }
 }
 
 // === impl SockDiag ===
@@ -87,12 +94,13 @@ impl SockDiag {
         Ok(())
     }
 
-    /// Ends a socket: whoever waits on it, or uses it next, gets ECONNABORTED. False when it is gone already.
+    /// Ends a socket: whoever waits on it, or uses it next, gets ECONNABORTED. False when it is gone already, whether or not
+    /// another one has its ports since.
     pub fn destroy(&self, socket: &Connected) -> io::Result<bool> {
         self.send(DESTROY, REQUEST | ACK, &request(socket.family, socket.proto, WITH_PEER, &socket.id))?;
         match self.receive(&mut |_| {}) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -180,6 +188,28 @@ mod tests {
         check(&two[..two.len() - 4], Err(None), &[b"one"]);
         check(&[0; HEADER_LEN], Err(None), &[]);
         check(&[], Ok(false), &[]);
+    }
+
+    /// Another socket has taken the ports of one that was seen.
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn a_socket_that_was_replaced_is_gone() {
+        let ns = thalweg_lab::netns::Netns::create("tw-sock-diag").expect("a namespace");
+        ns.enter(|| {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+            socket.connect("127.0.0.1:9").expect("connect");
+            let diag = SockDiag::open().expect("open");
+            let mut found = Vec::new();
+            diag.connected(Proto::UDP, &mut |socket| found.push(socket)).expect("ask");
+            let [found] = found[..] else { panic!("one socket") };
+            let mut earlier = found;
+            earlier.id[COOKIE] ^= 1;
+            assert!(!diag.destroy(&earlier).expect("ask"), "it is another one");
+            assert!(socket.take_error().expect("ask").is_none() && socket.peer_addr().is_ok(), "left alone");
+            assert!(diag.destroy(&found).expect("ask"));
+            assert!(!diag.destroy(&found).expect("ask once more"));
+        })
+        .expect("enter");
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn sockets_of_a_gone_backend_are_ended_and_no_others() {
         }
         publish(&mut lab, 10, (3, address(2, 5353).into()), Proto::UDP, vip(53).into());
         let destroyed = sockets::destroy_gone(&mut lab.maps, &paths).expect("end them");
-        assert_eq!(destroyed, Destroyed { udp: 4, tcp: 1 });
+        assert_eq!(destroyed, Destroyed { udp: 4, tcp: 1, ..Destroyed::default() });
         (waiting.join().expect("no panic"), reading.join().expect("no panic"))
     });
     assert!(aborted(waiting.0) && aborted(waiting.1), "who waits is woken");
@@ -131,4 +131,25 @@ fn a_draining_backend_keeps_its_sockets() {
     let paths = [lab.ns.path().to_owned()];
     assert_eq!(sockets::destroy_gone(&mut lab.maps, &paths).expect("nothing to do"), Destroyed::default());
     socket.peer_addr().expect("still connected");
+}
+
+/// A namespace that cannot be looked at may hold what was found nowhere else.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn sockets_where_nobody_can_look_are_not_forgotten() {
+    let mut lab = Lab::new(true);
+    lab.publish(vip(53).into(), Proto::UDP, Frontend::default(), &[(1, address(1, 5353).into())]);
+    let socket = connected(&lab.ns, "0.0.0.0:0", vip(53).into());
+    free(&mut lab, 1);
+    let missing = ["/run/netns/tw-there-is-none".into()];
+    let destroyed = sockets::destroy_gone(&mut lab.maps, &missing).expect("look elsewhere");
+    // A machine may have processes besides that not even root may look at.
+    assert!(destroyed.unseen > 0 && Destroyed { unseen: 0, ..destroyed } == Destroyed::default(), "{destroyed:?}");
+    assert_eq!(lab.registered().len(), 1, "kept for the next time");
+    let [missing] = missing;
+    let paths = [missing, lab.ns.path().to_owned()];
+    let destroyed = sockets::destroy_gone(&mut lab.maps, &paths).expect("end it");
+    assert_eq!(destroyed, Destroyed { udp: 1, ..Destroyed::default() }, "all were found: what is unseen does not matter");
+    assert!(aborted(socket.recv(&mut [0; 8])));
+    assert_eq!(lab.registered().len(), 0);
 }
