@@ -119,8 +119,13 @@ where
         },
         _ => {}
     })?;
+    // A walk without batches may show a key twice.
+    doomed.sort_unstable();
+    doomed.dedup();
+    questions.sort_unstable();
+    questions.dedup();
     swept.expired = doomed.len().div_ceil(2);
-    swept.kept -= swept.expired;
+    swept.kept = swept.kept.saturating_sub(swept.expired);
     for key in questions {
         // The table changes while it is read: ask again before an entry is called a stray.
         if let Some(entry) = table.get(&key)?

@@ -3,7 +3,7 @@
 use thalweg_abi::{Be16, Be32, CtDirection, CtEntry, CtState, Proto, Tuple};
 
 use super::{Swept, sweep_flows};
-use crate::{MemoryTable, Table};
+use crate::{Error, MemoryTable, Table};
 
 const NOW: u32 = 100_000;
 
@@ -98,4 +98,41 @@ fn expired_flows_leave_the_others_alone() {
         entries.extend(flow(Proto::UDP, 40_000 + port, (CtState::ESTABLISHED, idle), (CtState::ESTABLISHED, idle)));
     }
     check("half of a hundred", &entries, Swept { kept: 50, expired: 50, ..Swept::default() }, 100);
+}
+
+/// Shows everything twice, as a walk without batches may do when a key that it stands at is deleted.
+struct Stuttering(MemoryTable<Tuple, CtEntry>);
+
+impl Table<Tuple, CtEntry> for Stuttering {
+    fn get(&self, key: &Tuple) -> Result<Option<CtEntry>, Error> {
+        self.0.get(key)
+    }
+
+    fn update(&mut self, entries: &[(Tuple, CtEntry)]) -> Result<(), Error> {
+        self.0.update(entries)
+    }
+
+    fn delete(&mut self, keys: &[Tuple]) -> Result<(), Error> {
+        self.0.delete(keys)
+    }
+
+    fn entries(&self) -> Result<Vec<(Tuple, CtEntry)>, Error> {
+        let entries = self.0.entries()?;
+        Ok([entries.clone(), entries].concat())
+    }
+
+    fn capacity(&self) -> u32 {
+        self.0.capacity()
+    }
+}
+
+#[test]
+fn what_is_shown_twice_counts_once() {
+    let mut table = Stuttering(MemoryTable::new("CONNTRACK", 1000));
+    let idle = (CtState::ESTABLISHED, 500);
+    table.update(&flow(Proto::UDP, 40_000, idle, idle)).expect("a flow");
+    table.update(&flow(Proto::TCP, 40_001, idle, idle)[..1]).expect("half a flow");
+    let swept = sweep_flows(&mut table, NOW).expect("a sweep");
+    assert_eq!(swept, Swept { expired: 1, strays: 1, ..Swept::default() });
+    assert_eq!(table.entries().expect("entries"), []);
 }
