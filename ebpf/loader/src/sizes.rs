@@ -88,10 +88,17 @@ impl Sizes {
     /// the last start, and maps that are in use must not be too small for what they hold.
     #[must_use]
     pub fn no_smaller_than(mut self, pinned: &Maps) -> Self {
-        for ((name, wanted), (_, found)) in self.by_map().into_iter().zip(pinned.capacities()) {
-            self.set(name, wanted.max(found));
-        }
+        self.raise_to(pinned.capacities());
         self
+    }
+
+    /// Of maps that must have the same size, the largest counts.
+    fn raise_to(&mut self, found: impl IntoIterator<Item = (&'static str, u32)>) {
+        for (name, found) in found {
+            if let Some((_, wanted)) = self.by_map().into_iter().find(|(map, _)| *map == name) {
+                self.set(name, wanted.max(found));
+            }
+        }
     }
 
     /// The same room everywhere, for laboratories and tests.
@@ -221,6 +228,13 @@ mod tests {
         }
         assert_eq!(sizes, Sizes::uniform(77));
         assert!(!sizes.set("STATE", 1) && !sizes.set("", 1));
+    }
+
+    #[test]
+    fn maps_of_one_size_are_as_large_as_the_largest_of_them() {
+        let mut sizes = Sizes::uniform(10);
+        sizes.raise_to([("LOCAL_PODS", 30), ("LOCAL_PODS6", 20), ("SERVICES", 5), ("SERVICE_STATS", 40), ("SLOTS", 3)]);
+        assert_eq!(sizes, Sizes { local_pods: 30, services: 40, ..Sizes::uniform(10) });
     }
 
     #[test]
