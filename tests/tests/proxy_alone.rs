@@ -130,6 +130,7 @@ impl Lab {
                 &format!("--config={run}/{config}"),
                 &format!("--source=file:{run}/manifests"),
                 &format!("--bpffs={run}/bpf"),
+                "--drain-timeout=30",
                 &format!("--cgroup={}", self.owner.cgroup().display()),
             ],
         )
@@ -278,6 +279,11 @@ fn rules(lab: &Lab) -> Result<bool> {
     Ok(run(&mut lab.node().command("iptables-save"))?.contains("TW-"))
 }
 
+/// Whether there are more than the one that the kernel needs for what it began to translate.
+fn serving_rules(lab: &Lab) -> Result<bool> {
+    Ok(run(&mut lab.node().command("iptables-save"))?.lines().any(|line| line.contains("TW-") && !line.contains("TW-KEEP")))
+}
+
 fn empty(folder: &Path) -> Result<bool> {
     Ok(!folder.exists() || fs::read_dir(folder)?.next().is_none())
 }
@@ -299,8 +305,12 @@ fn ends_and_is_cleaned_up(lab: &Lab, proxy: &mut Process) -> Result<()> {
     let mut proxy = lab.proxy("kubeadm.yaml")?;
     let probe = || get(&lab.topology.client, lab.topology.nodes[0].addr, 30900, "/");
     lab.until("the health check opens by eBPF again", &mut proxy, || Ok(probe().is_ok_and(|answer| answer.status == 200)))?;
-    ensure!(!rules(lab)?, "the rules are still there");
+    lab.until("the rules go", &mut proxy, || Ok(!serving_rules(lab)?))?;
     served(lab).context("by eBPF again")?;
+    // The node's own connections have ended, or the time to drain is over.
+    let drained = Duration::from_secs(60);
+    wait_until("the last rule goes", drained, &mut [&mut proxy], || Ok(!rules(lab)?))?;
+    served(lab).context("without any rule")?;
     ensure!(proxy.stop(Duration::from_secs(10))?, "the proxy had to be killed");
 
     let said = lab.cleanup()?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use thalweg_abi::StateKey;
-use thalweg_cluster::source::{KubeOptions, Source};
+use thalweg_cluster::source::{KubeOptions, ServiceScope, Source};
 use thalweg_loader::{Datapath, Options, Sizes};
 
 use crate::addresses::NodeAddresses;
@@ -111,14 +111,17 @@ fn map_size(text: &str) -> Result<(String, u32), String> {
 ///
 /// # Errors
 /// When the text is no `file:PATH`.
-pub fn source(source: Option<&str>, kubeconfig: Option<&Path>, node: &str) -> Result<Source> {
+pub fn source(source: Option<&str>, kubeconfig: Option<&Path>, node: &str, services: ServiceScope) -> Result<Source> {
     match source {
         Some(text) => match text.strip_prefix("file:") {
             Some(path) => Ok(Source::File(PathBuf::from(path))),
             None => bail!("--source {text}: use file:PATH with a YAML file or a directory of them"),
         },
         // Pods too: which of them leave socket load balancing to tc.
-        None => Ok(Source::Kube(KubeOptions { kubeconfig: kubeconfig.map(Path::to_owned), node: node.to_owned(), pods: true })),
+        None => {
+            let (kubeconfig, node) = (kubeconfig.map(Path::to_owned), node.to_owned());
+            Ok(Source::Kube(KubeOptions { kubeconfig, node, pods: true, services }))
+        }
     }
 }
 
@@ -164,8 +167,12 @@ mod tests {
 
     #[test]
     fn a_source_is_a_file_or_the_api_server() {
-        assert!(matches!(source(Some("file:/x"), None, "a"), Ok(Source::File(path)) if path == Path::new("/x")));
-        assert!(source(Some("/x"), None, "a").is_err());
-        assert!(matches!(source(None, None, "a"), Ok(Source::Kube(options)) if options.pods && options.node == "a"));
+        assert!(
+            matches!(source(Some("file:/x"), None, "a", ServiceScope::All), Ok(Source::File(path)) if path == Path::new("/x"))
+        );
+        assert!(source(Some("/x"), None, "a", ServiceScope::All).is_err());
+        assert!(
+            matches!(source(None, None, "a", ServiceScope::All), Ok(Source::Kube(options)) if options.pods && options.node == "a")
+        );
     }
 }

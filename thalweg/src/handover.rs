@@ -1,63 +1,46 @@
 //! The service proxy's mode changes on a live node: flows that the other mode began go on.
 //!
 //! To eBPF: [`take_over`] writes what the kernel's connection table translates into CONNTRACK, before the programs are
-//! attached and once more after; then the rules go. To iptables: [`Drain`] leaves the tc programs where they are, on
-//! tables without frontends, until their flows have ended or the time is over. `thalweg_proxy::iptables` says why in that
-//! order.
+//! attached and once more after; then the rules go, and [`drain_rules`] looks after what is left of them. To iptables:
+//! [`Drain`] leaves the tc programs where they are, on tables without frontends, until their flows have ended or the time
+//! is over. `thalweg_proxy::iptables` says why in that order.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::{self, File};
+mod drain;
+mod rules;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use thalweg_abi::{
-    Backend, BackendState, Be16, Be128, CtDirection, CtEntry, CtFlags, CtState, Frontend, Scope, ServiceRanges, StateKey, Tuple,
-};
-use thalweg_cluster::World;
-use thalweg_loader::{Error, Maps, Table, conntrack, sockets};
+use anyhow::Result;
+use thalweg_abi::{Backend, BackendState, Be16, Be128, CtDirection, CtEntry, CtFlags, CtState, Frontend, Proto, Scope, Tuple};
+use thalweg_cluster::sysctl;
+use thalweg_loader::{Error, Maps, Table, conntrack};
 use thalweg_proxy::inspect::explain::Lookup;
-use thalweg_proxy::iptables::{self, Flow, translated_flows};
+use thalweg_proxy::iptables::{Flow, translated_flows};
 use thalweg_proxy::plan::Key;
 
 use crate::interfaces;
-
-/// Hooks that translate new connections; those that show old ones their peer stay until the end.
-const NEW_CONNECTIONS: [&str; 3] = ["connect", "sendmsg", "post_bind"];
-
-/// A data path without a proxy, whose flows go on.
-pub struct Drain {
-    pins: PathBuf,
-    timeout: Duration,
-    /// `None`: maps of another version, which nobody here can read.
-    maps: Option<Maps>,
-    /// Since iptables serve.
-    deadline: Option<Instant>,
-    /// Nobody else may work on the pins.
-    lock: Option<File>,
-}
+pub use drain::Drain;
+pub use rules::drain_rules;
 
 /// Attaches the programs, on maps that are complete. Flows that iptables began, ours or another proxy's, stay with their
-/// endpoints; then our rules go.
+/// endpoints; then our rules go, as [`drain_rules`] does it.
 ///
 /// # Errors
 /// When the programs cannot be attached. What else fails is logged: a flow may break, but no service does.
-pub fn take_over(maps: &mut Maps, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn take_over(mut maps: Maps, timeout: Duration, attach: impl FnOnce() -> Result<()>) -> Result<()> {
     let liberal = Liberal::begin();
-    let before = import(maps, Known::Frontends);
+    let before = import(&mut maps, Known::Frontends);
     attach()?;
     drop(liberal);
     // What began meanwhile.
-    let meanwhile = import(maps, Known::Frontends);
+    let meanwhile = import(&mut maps, Known::Frontends);
     if before + meanwhile > 0 {
         tracing::info!(flows = before + meanwhile, "flows that iptables began go on");
     }
-    match iptables::cleanup_installed() {
-        Ok(true) => tracing::info!("removed the rules that iptables mode had left"),
-        Ok(false) => {}
-        Err(error) => tracing::warn!("look for rules that iptables mode has left: {error}"),
-    }
+    drain_rules(maps, timeout);
     Ok(())
 }
 
@@ -74,7 +57,7 @@ pub fn prepare(maps: &mut Maps) {
 /// packets for out of the window, translate them no more, and answer them itself: with a reset.
 struct Liberal(bool);
 
-const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+const LIBERAL: &str = "netfilter/nf_conntrack_tcp_be_liberal";
 
 /// By what a flow is known to be a service's.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,10 +68,20 @@ enum Known {
     Backends,
 }
 
+/// The node's addresses.
+fn own_addresses() -> HashSet<IpAddr> {
+    interfaces::look().map(|local| local.addresses.into_iter().map(|local| local.address).collect()).unwrap_or_default()
+}
+
+/// Whether a service of ours is dialled at this address.
+fn is_frontend(maps: &Maps, protocol: Proto, dialled: SocketAddr) -> bool {
+    let key = |scope| Key { vip: dialled.ip(), port: dialled.port(), protocol, scope };
+    let has = |scope| matches!(maps.frontend(&key(scope)), Ok(Some(_)));
+    has(Scope::INTERNAL) || has(Scope::EXTERNAL)
+}
+
 fn import(maps: &mut Maps, known: Known) -> usize {
-    let own: HashSet<IpAddr> =
-        interfaces::look().map(|local| local.addresses.into_iter().map(|local| local.address).collect()).unwrap_or_default();
-    import_flows(maps, &own, known).unwrap_or_else(|error| {
+    import_flows(maps, &own_addresses(), known).unwrap_or_else(|error| {
         tracing::warn!("flows that iptables began may break: {error:#}");
         0
     })
@@ -111,11 +104,7 @@ fn import_flows(maps: &mut Maps, own: &HashSet<IpAddr>, known: Known) -> Result<
     if backends.is_empty() {
         return Ok(0);
     }
-    let flows = translated_flows(&|protocol, dialled| {
-        let key = |scope| Key { vip: dialled.ip(), port: dialled.port(), protocol, scope };
-        let has = |scope| matches!(maps.frontend(&key(scope)), Ok(Some(_)));
-        known == Known::Backends || has(Scope::INTERNAL) || has(Scope::EXTERNAL)
-    })?;
+    let flows = translated_flows(&|protocol, dialled| known == Known::Backends || is_frontend(maps, protocol, dialled))?;
     let (mut v4, mut v6, now) = (Vec::new(), Vec::new(), conntrack::now());
     let mut imported = 0;
     for flow in flows.iter().filter(|flow| !own.contains(&flow.original.0.ip())) {
@@ -211,8 +200,9 @@ fn entries<A: Copy + Default>(flow: &Flow, begun: &Begun, addr: impl Fn(IpAddr) 
 impl Liberal {
     fn begin() -> Self {
         // Without connection tracking there is no such setting, and no flow to keep.
-        let is_strict = fs::read_to_string(LIBERAL).is_ok_and(|value| value.trim() == "0");
-        let changed = is_strict && fs::write(LIBERAL, "1").map_err(|error| tracing::warn!("{LIBERAL}: {error}")).is_ok();
+        let is_strict = fs::read_to_string(sysctl::path(LIBERAL)).is_ok_and(|value| value.trim() == "0");
+        let changed =
+            is_strict && fs::write(sysctl::path(LIBERAL), "1").map_err(|error| tracing::warn!("{LIBERAL}: {error}")).is_ok();
         Self(changed)
     }
 }
@@ -220,141 +210,16 @@ impl Liberal {
 impl Drop for Liberal {
     fn drop(&mut self) {
         if self.0
-            && let Err(error) = fs::write(LIBERAL, "0")
+            && let Err(error) = fs::write(sysctl::path(LIBERAL), "0")
         {
             tracing::warn!("{LIBERAL} stays 1: {error}");
         }
     }
 }
 
-// === impl Drain ===
-
-impl Drain {
-    /// The data path that an earlier proxy has left below `pins`; `None` when there is none.
-    ///
-    /// # Errors
-    /// When a proxy that is still running has it.
-    pub fn find(pins: &Path, timeout: Duration) -> Result<Option<Self>> {
-        let has_pins = fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_some());
-        if !has_pins {
-            return Ok(None);
-        }
-        let lock = File::open(pins).with_context(|| format!("open {}", pins.display()))?;
-        if lock.try_lock().is_err() {
-            bail!("{} is in use by another agent: stop it before iptables take over", pins.display());
-        }
-        let maps = match Maps::open_pinned(pins) {
-            Ok(maps) => Some(maps),
-            Err(error) => {
-                tracing::warn!("the flows of an earlier proxy cannot be kept: {error}");
-                None
-            }
-        };
-        Ok(Some(Self { pins: pins.to_owned(), timeout, maps, deadline: None, lock: Some(lock) }))
-    }
-
-    /// For whoever has to keep tables right while flows go on.
-    ///
-    /// # Errors
-    /// When the maps cannot be opened.
-    pub fn open_maps(&self) -> Result<Option<Maps>> {
-        self.maps.as_ref().map(|_| Maps::open_pinned(&self.pins)).transpose().context("open the maps that drain")
-    }
-
-    /// iptables serve now: what tc has no entry for passes it from here on, and sockets connect as they dial. May be
-    /// called again.
-    ///
-    /// # Errors
-    /// When a map cannot be emptied or a program not be detached.
-    pub fn begin(&mut self) -> Result<()> {
-        if self.deadline.is_some() {
-            return Ok(());
-        }
-        if let Some(maps) = &mut self.maps {
-            // Who comes next finds maps that are not complete.
-            maps.set_state(StateKey::Synced, 0)?;
-            // The ranges first: an address in them without a frontend would be nobody's.
-            maps.service_ranges.update(&[(0, ServiceRanges::default())])?;
-            empty(&mut maps.frontends)?;
-            empty(&mut maps.frontends6)?;
-        }
-        let links = self.pins.join("links");
-        for link in fs::read_dir(&links).into_iter().flatten().flatten() {
-            let name = link.file_name();
-            if NEW_CONNECTIONS.iter().any(|hook| name.to_string_lossy().starts_with(hook)) {
-                fs::remove_file(link.path()).with_context(|| format!("detach {}", link.path().display()))?;
-            }
-        }
-        self.deadline = Some(Instant::now() + self.timeout);
-        tracing::info!(timeout = ?self.timeout, "iptables serve; flows of the eBPF data path go on until they end");
-        Ok(())
-    }
-
-    /// To be called every few seconds once it has begun: true when all is over, and nothing is left.
-    ///
-    /// # Errors
-    /// When the maps cannot be read, or what is left not be removed; the next call tries again.
-    pub fn tick(&mut self, world: &World) -> Result<bool> {
-        let Some(deadline) = self.deadline else { return Ok(false) };
-        let flows = match &mut self.maps {
-            Some(maps) => {
-                if forget_gone(maps, &endpoints(world))? {
-                    sockets::destroy_gone(maps, &[])?;
-                }
-                conntrack::sweep(maps, conntrack::now())?.kept
-            }
-            None => 0,
-        };
-        if flows > 0 && Instant::now() < deadline {
-            return Ok(false);
-        }
-        if flows > 0 {
-            tracing::warn!(flows, "the time to drain is over: these flows of the eBPF data path break");
-        }
-        // Cleaning up takes the lock itself.
-        self.lock = None;
-        let removed = thalweg_loader::cleanup(&self.pins)?;
-        tracing::info!(pins = removed.len(), "the eBPF data path is drained and removed");
-        Ok(true)
-    }
-}
-
-fn empty<K: Copy, V>(table: &mut impl Table<K, V>) -> Result<(), Error> {
-    let keys: Vec<K> = table.entries()?.into_iter().map(|(key, _)| key).collect();
-    table.delete(&keys)
-}
-
-/// Whoever may still answer.
-fn endpoints(world: &World) -> BTreeSet<SocketAddr> {
-    let mut endpoints = BTreeSet::new();
-    for service in world.services() {
-        for slice in world.slices(&service.name) {
-            let serving = slice.endpoints.iter().filter(|endpoint| endpoint.condition.ready || endpoint.condition.serving);
-            for address in serving.flat_map(|endpoint| &endpoint.addresses) {
-                endpoints.extend(slice.ports.iter().map(|port| SocketAddr::new(*address, port.port)));
-            }
-        }
-    }
-    endpoints
-}
-
-/// Marks backends that are no endpoints any more as gone, so that their flows end with a reset; true when there were some.
-fn forget_gone(maps: &mut Maps, endpoints: &BTreeSet<SocketAddr>) -> Result<bool, Error> {
-    let gone: Vec<(u32, Backend)> = maps
-        .backends
-        .entries()?
-        .into_iter()
-        .filter(|(_, backend)| backend.state != BackendState::FREE)
-        .filter(|(_, backend)| !endpoints.contains(&SocketAddr::new(backend.addr.into(), backend.port.to_host())))
-        .map(|(id, backend)| (id, Backend { state: BackendState::FREE, ..backend }))
-        .collect();
-    maps.backends.update(&gone)?;
-    Ok(!gone.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
-    use thalweg_abi::{Be32, Proto};
+    use thalweg_abi::Be32;
 
     use super::*;
 
@@ -386,11 +251,5 @@ mod tests {
         assert!(forward.flags.has(CtFlags::SNAT) && forward.flags.has(CtFlags::EXTERNAL));
         assert_eq!(IpAddr::from(forward.to.src), IpAddr::from([172, 30, 0, 11]));
         assert_eq!(forward.to.sport.to_host(), 61_000);
-    }
-
-    #[test]
-    fn nothing_is_drained_where_nothing_is() {
-        let nowhere = std::env::temp_dir().join(format!("tw-no-pins-{}", std::process::id()));
-        assert!(Drain::find(&nowhere, Duration::from_secs(1)).is_ok_and(|drain| drain.is_none()));
     }
 }

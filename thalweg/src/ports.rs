@@ -10,16 +10,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use thalweg_cluster::{Name, World};
+use thalweg_cluster::{Name, World, sysctl};
+use thalweg_proxy::plan::host_ports::NAMESPACE;
 
-const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
-const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+const RESERVED: &str = "ipv4/ip_local_reserved_ports";
+const RANGE: &str = "ipv4/ip_local_port_range";
 /// Beside the sockets.
 const RECORD: &str = "reserved-ports";
 
 /// The NodePorts of all services, and what of them has been reserved.
 pub struct ReservedPorts {
     record: PathBuf,
+    /// Host ports have a name of their own here.
     by_service: BTreeMap<Name, BTreeSet<u16>>,
     ours: BTreeSet<u16>,
     /// A setting that cannot be written is spoken of once.
@@ -45,12 +47,26 @@ impl ReservedPorts {
                 .flat_map(|service| service.ports.iter().map(|port| port.node_port))
                 .filter(|port| *port != 0)
                 .collect();
-            if ports.is_empty() {
-                self.by_service.remove(name);
-            } else {
-                self.by_service.insert(name.clone(), ports);
-            }
+            self.set(name.clone(), ports);
         }
+        self.settle();
+    }
+
+    /// Ports of the node that lead to its own pods are kept from being taken in the same way: these are all.
+    pub fn set_host_ports(&mut self, ports: BTreeSet<u16>) {
+        self.set(Name::new(NAMESPACE, ""), ports);
+        self.settle();
+    }
+
+    fn set(&mut self, name: Name, ports: BTreeSet<u16>) {
+        if ports.is_empty() {
+            self.by_service.remove(&name);
+        } else {
+            self.by_service.insert(name, ports);
+        }
+    }
+
+    fn settle(&mut self) {
         match self.sync() {
             Ok(()) => self.failed = false,
             Err(error) if !self.failed => {
@@ -62,7 +78,7 @@ impl ReservedPorts {
     }
 
     fn sync(&mut self) -> Result<()> {
-        let range = fs::read_to_string(RANGE).with_context(|| format!("read {RANGE}"))?;
+        let range = read(RANGE)?;
         let wanted = overlap(&self.by_service, &range);
         if wanted == self.ours {
             return Ok(());
@@ -94,9 +110,15 @@ pub fn release(run: &Path) -> Result<bool> {
 
 /// Others' stay.
 fn replace(ours: &BTreeSet<u16>, wanted: &BTreeSet<u16>) -> Result<()> {
-    let there = fs::read_to_string(RESERVED).with_context(|| format!("read {RESERVED}"))?;
+    let there = read(RESERVED)?;
     let next = exchanged(&parse(&there), ours, wanted);
-    fs::write(RESERVED, text(&next) + "\n").with_context(|| format!("write {RESERVED}"))
+    let path = sysctl::path(RESERVED);
+    fs::write(&path, text(&next) + "\n").with_context(|| format!("write {}", path.display()))
+}
+
+fn read(switch: &str) -> Result<String> {
+    let path = sysctl::path(switch);
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
 fn exchanged(there: &BTreeSet<u16>, ours: &BTreeSet<u16>, wanted: &BTreeSet<u16>) -> BTreeSet<u16> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
+use thalweg_cluster::source::ServiceScope;
 use thalweg_cluster::{Batch, Dirty, Source};
 use thalweg_loader::{Datapath, Maps};
 use thalweg_proxy::config::{self, Flags, KubeProxyConfiguration, Mode, NodePortAddresses, Settings};
@@ -66,7 +67,7 @@ pub struct ProxyArgs {
     uplink: Vec<String>,
     #[command(flatten)]
     datapath: DatapathArgs,
-    /// When iptables take over from eBPF: how long flows of the eBPF data path may go on, in seconds.
+    /// When one mode takes over from the other: how long flows of that one may go on, in seconds.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     drain_timeout: u64,
     /// What is remembered for as long as the machine runs: which ports have been reserved.
@@ -91,6 +92,7 @@ enum Kernel {
         links: Box<Links>,
         /// To take over what iptables began; `None` once the programs are attached.
         to_attach: Option<Box<Maps>>,
+        drain_timeout: Duration,
         discovery: Discovery,
     },
     Iptables {
@@ -135,7 +137,7 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname().context("read the host name")?.to_string_lossy().trim().to_lowercase(),
     };
-    let source = datapath::source(args.source.as_deref(), settings.kubeconfig.as_deref(), &node)?;
+    let source = datapath::source(args.source.as_deref(), settings.kubeconfig.as_deref(), &node, ServiceScope::Proxied)?;
     let local = interfaces::look()?;
     let node_addr = node_addresses(&args, &settings, &local)?;
     let plan = Plan { args: &args, settings: &settings, config, node, node_addr, local };
@@ -228,9 +230,12 @@ impl Plan<'_> {
         let monitor = self.monitor(backend.mode(), Some(datapath.maps()?))?;
         let filled = datapath::is_filled(&datapath)?;
         let mut links = Links::new(datapath, self.args.uplink.clone(), self.settings.pod_interfaces.clone());
+        let drain_timeout = Duration::from_secs(self.args.drain_timeout);
         // What an earlier proxy filled works on at once, with this build's programs.
         let to_attach = if filled {
             links.attach()?;
+            // It may have been killed while it took over.
+            handover::drain_rules(own, drain_timeout);
             None
         } else {
             Some(Box::new(own))
@@ -238,8 +243,8 @@ impl Plan<'_> {
         // Namespaces are found by their processes.
         let keeper = Keeper::start(keeper, monitor.metrics(), Vec::new)?;
         let probe = self.args.datapath.probe(self.node_addr)?;
-        let mut lone =
-            self.lone(backend, Kernel::Ebpf { links: Box::new(links), to_attach, discovery }, monitor, Some((state, keeper)));
+        let kernel = Kernel::Ebpf { links: Box::new(links), to_attach, drain_timeout, discovery };
+        let mut lone = self.lone(backend, kernel, monitor, Some((state, keeper)));
         if let Some(probe) = probe {
             lone.services.set_probe(probe);
         }
@@ -347,12 +352,16 @@ impl Lone {
         }
         // Everything is written: it takes effect, and the other mode's flows end in their time.
         match &mut self.kernel {
-            Kernel::Ebpf { links, to_attach, .. } => {
-                if let Some(mut maps) = to_attach.take() {
-                    handover::take_over(&mut maps, || links.attach())?;
+            Kernel::Ebpf { links, to_attach, drain_timeout, .. } => {
+                if let Some(maps) = to_attach.take() {
+                    handover::take_over(*maps, *drain_timeout, || links.attach())?;
                 }
             }
-            Kernel::Iptables { drain, .. } => drain.as_mut().map_or(Ok(()), |drain| drain.begin())?,
+            Kernel::Iptables { drain, .. } => {
+                if let Some(drain) = drain {
+                    drain.begin(&self.services.world);
+                }
+            }
         }
         self.services.serves();
         Ok(())
@@ -367,10 +376,8 @@ impl Lone {
             // Others write rules too, and some flush them all.
             self.services.backend_mut().repair();
         }
-        match drain.as_mut().map(|drain| drain.tick(&self.services.world)) {
-            Some(Ok(true)) => *drain = None,
-            Some(Err(error)) => tracing::warn!("drain the eBPF data path: {error:#}"),
-            Some(Ok(false)) | None => {}
+        if drain.as_ref().is_some_and(|drain| drain.tick(&self.services.world)) {
+            *drain = None;
         }
     }
 

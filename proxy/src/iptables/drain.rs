@@ -41,7 +41,7 @@ use super::conntrack;
 use super::error::Error;
 use super::exec::Executor;
 use super::flows::{Filter, Flow, Narrow};
-use super::save::removal;
+use super::save::{removal, serves_localnet};
 use super::side::Side;
 use super::{IptablesBackend, each_family, each_variant};
 
@@ -92,6 +92,10 @@ impl Draining {
 pub fn drain(executor: &mut dyn Executor) -> Result<bool, Error> {
     each_family(|family| {
         let listing = executor.save(family)?;
+        // What kept the wire out goes with the rules (kubernetes#90259).
+        if serves_localnet(&listing) {
+            executor.route_localnet(false)?;
+        }
         let scripts = removal(&listing, Some(KEEPER), executor.script_lines());
         if !scripts.is_empty() {
             executor.restore(family, &format!("*nat\n:{KEEPER} - [0:0]\n-A {KEEPER} -j MASQUERADE\nCOMMIT\n"))?;

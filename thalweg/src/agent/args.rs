@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::backend::ProxyMode;
 use crate::datapath::DatapathArgs;
@@ -32,7 +33,7 @@ pub struct AgentArgs {
     /// How services are served. Flows that another mode began on this node go on.
     #[arg(long, value_enum, default_value = "auto")]
     pub proxy_mode: ProxyMode,
-    /// When iptables take over from eBPF: how long flows of the eBPF data path may go on, in seconds.
+    /// When one mode takes over from the other: how long flows of that one may go on, in seconds.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub drain_timeout: u64,
     /// What must outlive a restart: the journal of pod addresses.
@@ -71,4 +72,12 @@ pub struct AgentArgs {
     /// The thalweg-cni executable to install.
     #[arg(long)]
     pub cni_plugin: Option<PathBuf>,
+}
+
+// === impl AgentArgs ===
+
+impl AgentArgs {
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_secs(self.drain_timeout)
+    }
 }

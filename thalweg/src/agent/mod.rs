@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod args;
+mod host_ports;
 mod plain;
 mod pods;
 
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use thalweg_cluster::{Batch, Dirty, Name};
+use thalweg_cluster::source::ServiceScope;
+use thalweg_cluster::{Batch, Dirty, Name, World};
 use thalweg_loader::Maps;
 use thalweg_network::{PodDatapath, PodNetwork};
 use thalweg_proxy::config::KubeProxyConfiguration;
@@ -28,6 +30,7 @@ use crate::services::{Services, source_ended, until};
 use crate::{datapath, shutdown_signal};
 use admin::Board;
 pub use args::AgentArgs;
+use host_ports::HostPorts;
 use plain::PlainPods;
 use pods::PodAttacher;
 
@@ -47,6 +50,7 @@ struct Agent {
     kernel: Kernel,
     dns: Option<Arc<thalweg_dns::Server>>,
     network: PodNetwork,
+    host_ports: Arc<HostPorts>,
     ports: ReservedPorts,
     board: Board,
     /// The CNI configuration has been installed.
@@ -70,11 +74,12 @@ enum Kernel {
 
 pub async fn run(args: AgentArgs) -> Result<()> {
     let shutdown = shutdown_signal()?;
-    let source = datapath::source(args.source.as_deref(), args.kubeconfig.as_deref(), &args.node)?;
+    let source = datapath::source(args.source.as_deref(), args.kubeconfig.as_deref(), &args.node, ServiceScope::All)?;
     for dir in [&args.state, &args.run] {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     let (mut agent, _socket) = Agent::start(args)?;
+    let host_ports = Arc::clone(&agent.host_ports);
 
     let (sink, mut batches) = mpsc::channel(64);
     let watching = tokio::spawn(source.run(sink));
@@ -88,6 +93,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
                 None => return source_ended(watching).await,
             },
             () = until(agent.services.next_deadline()) => { agent.apply(&Dirty::default(), None)?; }
+            () = host_ports.changed() => agent.follow_host_ports()?,
             _ = tend.tick() => agent.tend(),
         }
     }
@@ -122,6 +128,7 @@ impl Agent {
         let proxy = Proxy::new(backend, view.clone());
         let dns = start_dns(&args, node)?;
 
+        let host_ports = Arc::new(HostPorts::before(kernel.pod_datapath()));
         let network = PodNetwork::start(
             thalweg_network::Options {
                 socket: args.run.join("cni.sock"),
@@ -131,7 +138,7 @@ impl Agent {
                 mtu: args.mtu,
                 quarantine: QUARANTINE,
             },
-            kernel.pod_datapath(),
+            Arc::clone(&host_ports) as Arc<dyn PodDatapath>,
         )
         .context("start the pod network")?;
         if let Kernel::Ebpf { attacher, .. } = &kernel {
@@ -162,7 +169,7 @@ impl Agent {
             services.set_probe(probe);
         }
         let ports = ReservedPorts::open(&args.run);
-        let agent = Self { args, services, kernel, dns, network, ports, board, installed: false };
+        let agent = Self { args, services, kernel, dns, network, host_ports, ports, board, installed: false };
         Ok((agent, socket))
     }
 
@@ -202,6 +209,10 @@ impl Agent {
 
     /// Brings the kernel to the world; `received` is when the cause arrived. True when something was written.
     fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) -> Result<bool> {
+        if let Some(pods) = self.host_ports.take() {
+            self.ports.set_host_ports(pods.iter().flat_map(|pod| &pod.ports).map(|port| port.port).collect());
+            self.services.set_host_ports(pods);
+        }
         let outcome = self.services.apply(dirty, received);
         let services = self.services.world.services().count();
         self.board.update(|figures| {
@@ -209,10 +220,18 @@ impl Agent {
             figures.services = services;
         });
         if outcome.complete && self.services.is_synced() {
-            self.kernel.serve(&self.args.uplink)?;
+            self.kernel.serve(&self.args, &self.services.world)?;
             self.services.serves();
         }
         Ok(outcome.changed)
+    }
+
+    /// A pod came or went that has ports of the node. Before the first sync that waits: it takes all of them.
+    fn follow_host_ports(&mut self) -> Result<()> {
+        if self.services.is_synced() {
+            self.apply(&Dirty::default(), Some(Instant::now()))?;
+        }
+        Ok(())
     }
 
     fn first_sync(&mut self, received: Instant) {
@@ -265,15 +284,9 @@ impl Agent {
                 *repaired = Instant::now();
                 self.services.backend_mut().repair();
             }
-            if let Some(draining) = drain {
-                match draining.tick(&self.services.world) {
-                    Ok(true) => {
-                        *drain = None;
-                        pods.drained();
-                    }
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!("drain the eBPF data path: {error:#}"),
-                }
+            if drain.as_ref().is_some_and(|drain| drain.tick(&self.services.world)) {
+                *drain = None;
+                pods.drained();
             }
         }
         let pods = self.network.pods().len();
@@ -292,13 +305,18 @@ impl Kernel {
     }
 
     /// The backend has written everything: what it wrote takes effect, and the other mode's flows end in their time.
-    fn serve(&mut self, uplink: &str) -> Result<()> {
+    fn serve(&mut self, args: &AgentArgs, world: &World) -> Result<()> {
         match self {
             Self::Ebpf { attacher, to_attach } => match to_attach.take() {
-                Some(mut maps) => handover::take_over(&mut maps, || attacher.go_live(uplink)),
+                Some(maps) => handover::take_over(*maps, args.drain_timeout(), || attacher.go_live(&args.uplink)),
                 None => Ok(()),
             },
-            Self::Iptables { drain, .. } => drain.as_mut().map_or(Ok(()), |drain| drain.begin()),
+            Self::Iptables { drain, .. } => {
+                if let Some(drain) = drain {
+                    drain.begin(world);
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -325,7 +343,7 @@ fn open(args: &AgentArgs, node: NodeAddresses) -> Result<Opened> {
             refuse_bit: 15,
         };
         let backend = AnyBackend::iptables(options)?;
-        let drain = Drain::find(&args.datapath.bpffs, Duration::from_secs(args.drain_timeout))?;
+        let drain = Drain::find(&args.datapath.bpffs, args.drain_timeout())?;
         let pods = Arc::new(PlainPods::beside(drain.as_ref())?);
         return Ok((backend, Kernel::Iptables { pods, drain: drain.map(Box::new), repaired: Instant::now() }, None));
     };
@@ -336,6 +354,8 @@ fn open(args: &AgentArgs, node: NodeAddresses) -> Result<Opened> {
     let to_attach = if filled {
         // What an earlier agent filled works on at once, with this build's programs.
         attacher.go_live(&args.uplink)?;
+        // It may have been killed while it took over.
+        handover::drain_rules(own, args.drain_timeout());
         None
     } else {
         Some(Box::new(own))

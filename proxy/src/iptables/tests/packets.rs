@@ -254,6 +254,12 @@ fn node_ports_on_127_0_0_1() {
     backend.set(service(Family::V4, "shop/web", &with));
     apply(&mut backend);
     assert!(cleanup(&mut kernel.clone()).expect("cleans up") && !kernel.routes_localnet());
+    // Draining takes the chain that keeps the wire out, too (kubernetes#90259).
+    kernel.clone().route_localnet(true).expect("a setting");
+    let guard =
+        "*nat\n:TW-PREROUTING - [0:0]\n-A TW-PREROUTING -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j ACCEPT\nCOMMIT\n";
+    kernel.clone().restore(Family::V4, guard).expect("a rule");
+    assert!(drain(&mut kernel.clone()).expect("drains") && !kernel.routes_localnet());
 }
 
 #[test]
