@@ -20,7 +20,8 @@ use crate::{
 pub enum Start {
     /// There were no maps.
     Fresh,
-    /// The maps are those of an earlier agent, and its links run this agent's programs.
+    /// The maps are those of an earlier agent, and its links run this agent's programs. Also where that had not finished to
+    /// take over from older maps, and other sizes are wanted: maps get those at the start after this one.
     Adopted,
     /// As [`Start::Adopted`], and these maps have got another size, with all that they held.
     Resized { maps: Vec<&'static str> },
@@ -48,15 +49,24 @@ impl Plan {
     /// Looks at what is pinned.
     pub fn make(options: &Options) -> Result<Self, Error> {
         let live = bpffs::maps_dir(&options.pin_root);
+        let folders = bpffs::map_dirs(&options.pin_root)?;
         if is_complete(&live)? {
             let resized = resized(&live, options)?;
-            return Ok(if resized.is_empty() {
-                Self::Adopt
-            } else {
-                Self::Replace { predecessor: live, resized: Some(resized) }
-            });
+            if resized.is_empty() {
+                return Ok(Self::Adopt);
+            }
+            // One step after the other: flows of the older maps would be lost if these were replaced now.
+            if let Some(older) = folders.iter().find(|folder| **folder != live) {
+                tracing::warn!(
+                    folder = %older.display(), maps = ?resized,
+                    "an earlier agent did not finish to take these maps over, which is done first: maps keep their sizes until \
+                     the agent is started again"
+                );
+                return Ok(Self::Adopt);
+            }
+            return Ok(Self::Replace { predecessor: live, resized: Some(resized) });
         }
-        for folder in bpffs::map_dirs(&options.pin_root)? {
+        for folder in folders {
             if !raw_map::pinned(&folder)?.is_empty() {
                 return Ok(Self::Replace { predecessor: folder, resized: None });
             }
@@ -125,7 +135,7 @@ fn resized(folder: &Path, options: &Options) -> Result<Vec<&'static str>, Error>
         if let Some(map) = RawMap::open(folder, name)?
             && map.shape.max_entries != wanted
         {
-            tracing::info!(map = name, from = map.shape.max_entries, to = wanted, "a map gets another size");
+            tracing::info!(map = name, from = map.shape.max_entries, to = wanted, "another size is wanted for a map");
             resized.push(name);
         }
     }

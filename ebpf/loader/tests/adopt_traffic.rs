@@ -280,8 +280,13 @@ fn a_switch_that_was_cut_off_is_finished_by_the_next_agent() {
         datapath.maps().expect("maps").set_state(StateKey::Abi, u64::from(ABI_VERSION)).expect("sign");
         drop(lab.datapath.take());
         fs::rename(lab.pins.path().join("new"), &ours).expect("rename");
+        // Yet another size has to wait: the flows of the oldest maps come first.
+        let conntrack = lab.options.sizes.conntrack;
+        lab.options.sizes.conntrack *= 2;
         assert_eq!(*lab.next_agent().expect("the next").start(), Start::Adopted);
-        assert_eq!(lab.maps().conntrack.capacity(), lab.options.sizes.conntrack);
+        assert_eq!(lab.maps().conntrack.capacity(), conntrack);
+        assert_eq!(*lab.next_agent().expect("the one after").start(), Start::Resized { maps: vec!["CONNTRACK"] });
+        assert_eq!(lab.maps().conntrack.capacity(), conntrack * 2);
         assert_eq!(kit::folders(lab.pins.path()), ["links".to_owned(), format!("v{ABI_VERSION}")], "nothing else is left");
     });
     println!("{exchanges} exchanges");
