@@ -20,7 +20,7 @@ pub const MAX_SOURCE_RANGES: u32 = 65_536;
 pub const MAX_NETNS: u32 = 8_192;
 /// Connected sockets of one node that the load balancer has translated.
 pub const MAX_SOCK_BACKENDS: u32 = 262_144;
-/// Datagrams in pieces at one time.
+/// Datagrams in pieces that are remembered at one time.
 pub const MAX_FRAGMENTS: u32 = 16_384;
 /// Fragments that wait for the first of their datagram.
 pub const MAX_HELD: u32 = 1_024;

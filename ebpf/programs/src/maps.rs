@@ -9,7 +9,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage},
     macros::btf_map,
 };
 use thalweg_abi::{
@@ -59,9 +59,9 @@ pub static SOURCE_RANGES: LpmTrie<SourceRange, u32, { MAX_SOURCE_RANGES as usize
 #[btf_map]
 pub static SERVICE_RANGES: Array<ServiceRanges, 1> = Array::new();
 
-/// Datagrams in pieces.
+/// Datagrams in pieces. Those longest unseen give way: whoever fills it must not end all others.
 #[btf_map]
-pub static FRAGMENTS: HashMap<FragmentKey, Fragment, { MAX_FRAGMENTS as usize }> = HashMap::new();
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
 
 /// Fragments that came before their first.
 #[btf_map]

@@ -10,8 +10,8 @@ use thalweg_loader::{Outcome, Table};
 
 use super::{
     node::{
-        CLIENT, CLIENT6, DROP, NODE, NODE6, Node, PASS, POD_A, POD_A6, POD_B, POD_B6, REDIRECT, VIP, VIP6, at, host_mac,
-        pod_mac,
+        CLIENT, CLIENT6, DROP, NODE, NODE6, Node, PASS, POD_A, POD_A6, POD_B, POD_B6, REDIRECT, REMOTE, REMOTE6, VIP, VIP6, at,
+        host_mac, pod_mac,
     },
     tables::served,
 };
@@ -22,13 +22,28 @@ struct Net {
     vip: IpAddr,
     node: IpAddr,
     client: IpAddr,
+    remote: IpAddr,
     suffix: &'static str,
 }
 
 fn nets() -> [Net; 2] {
     [
-        Net { pods: [POD_A.into(), POD_B.into()], vip: VIP.into(), node: NODE.into(), client: CLIENT.into(), suffix: "" },
-        Net { pods: [POD_A6.into(), POD_B6.into()], vip: VIP6.into(), node: NODE6.into(), client: CLIENT6.into(), suffix: "6" },
+        Net {
+            pods: [POD_A.into(), POD_B.into()],
+            vip: VIP.into(),
+            node: NODE.into(),
+            client: CLIENT.into(),
+            remote: REMOTE.into(),
+            suffix: "",
+        },
+        Net {
+            pods: [POD_A6.into(), POD_B6.into()],
+            vip: VIP6.into(),
+            node: NODE6.into(),
+            client: CLIENT6.into(),
+            remote: REMOTE6.into(),
+            suffix: "6",
+        },
     ]
 }
 
@@ -237,7 +252,7 @@ fn absurd_pieces_do_no_harm() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
-fn a_full_table_costs_the_pieces_and_nothing_else() -> Result<()> {
+fn a_full_table_forgets_what_is_oldest() -> Result<()> {
     let net = nets()[0];
     let mut node = Node::new()?;
     node.serve(served(Proto::UDP, net.vip, 53), &[at(net.pods[1], 5353)])?;
@@ -245,16 +260,40 @@ fn a_full_table_costs_the_pieces_and_nothing_else() -> Result<()> {
     net.pod_sends(&node, node.pod_a, &sent[0])?;
     let (mut key, value) = *node.maps.fragments.entries()?.first().context("an entry")?;
     node.maps.fragments.delete(&[key])?;
-    let others: Vec<_> = (0..MAX_FRAGMENTS)
+    let others: Vec<_> = (0..2 * MAX_FRAGMENTS)
         .map(|id| {
             key.id = id << 16 | 0xffff;
             (key, value)
         })
         .collect();
     node.maps.fragments.update(&others)?;
-    assert_eq!(net.pod_sends(&node, node.pod_a, &sent[0])?.verdict, REDIRECT);
-    assert_eq!(node.drops()?, [(DropReason::Fragment, 1)]);
-    let whole = Packet::udp(at(net.pods[0], 40_001), at(net.vip, 53), b"whole");
-    assert_eq!(node.pod_sends(&whole)?.verdict, REDIRECT);
+    for sent in &sent {
+        assert_eq!(net.pod_sends(&node, node.pod_a, sent)?.verdict, REDIRECT);
+    }
+    assert_eq!(node.maps.held.entries()?.len(), 0);
+    assert_eq!(node.drops()?, []);
+    Ok(())
+}
+
+/// From the wire, only what is for a pod, a service or the node itself can be a flow's.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn transit_is_not_held() -> Result<()> {
+    for net in nets() {
+        let mut node = Node::new()?;
+        node.serve(served(Proto::UDP, net.vip, 53), &[at(net.pods[1], 5353)])?;
+        let brings = |to: IpAddr| -> Result<(Outcome, Vec<u8>)> {
+            let sent = pieces(&Packet::udp(at(net.client, 40_000), at(to, 53), &[1; 60]).id(1)).swap_remove(1);
+            Ok((node.run(&format!("tc_from_wire{}", net.suffix), node.uplink, &sent)?, sent))
+        };
+        let (out, sent) = brings(net.remote)?;
+        assert_piece("onwards", &out, PASS, &sent);
+        assert_eq!(node.maps.held.entries()?.len(), 0);
+        for to in [net.vip, net.pods[0], net.node] {
+            assert_eq!(brings(to)?.0.verdict, DROP, "{to}");
+        }
+        assert_eq!(node.maps.held.entries()?.len(), 3);
+        assert_eq!(node.drops()?, []);
+    }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Datagrams in pieces. Only the first piece has ports, so it says in FRAGMENTS which flow the others belong to, and they
 //! follow it there: they change their addresses, and nothing else of them is the flow's.
 //!
-//! Pieces come in any order. One that comes before the first is kept in HELD, whoever it is from: it may be the answer of
-//! a backend, which nothing but its ports tells. At most [`HELD_EACH`] pieces of a datagram wait, of at most [`HELD_BYTES`]
+//! Pieces come in any order. One that comes before the first is kept in HELD if its datagram may be a flow's: from a pod
+//! always, for it may be the answer of a backend, which nothing but its ports tells. At most [`HELD_EACH`] pieces of a datagram wait, of at most [`HELD_BYTES`]
 //! bytes each; what is more or longer is judged without ports. When the first comes and others wait, it is sent in at the
 //! same link again, and after it all that waited, one by one; each then meets the program anew, in order. Whoever puts a
 //! piece into HELD looks for the first once more: between a look-up that misses and the piece that waits, the first may
@@ -23,6 +23,7 @@ use super::{
     family::Family,
     flow::{self, Decision},
     packet::ifindex,
+    route, select,
     work::Work,
 };
 use crate::{
@@ -56,10 +57,10 @@ pub fn first_reply<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> bool {
 
 /// A piece without ports.
 #[inline(always)]
-pub fn later<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> Decision {
+pub fn later<F: Family>(ctx: &TcContext, work: &mut Work<F>, from_wire: bool) -> Decision {
     work.held = HeldKey { datagram: F::fragment_key(&work.packet), index: 0 };
     if !is_known(work) {
-        if !hold(ctx, work) {
+        if (from_wire && !may_be_ours(ctx, work)) || !hold(ctx, work) {
             return flow::decide_portless(work);
         }
         if !is_known(work) || !take_back(work) {
@@ -75,6 +76,14 @@ pub fn later<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> Decision {
 pub fn later_reply<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> bool {
     work.held = HeldKey { datagram: F::fragment_key(&work.packet), index: 0 };
     is_known(work) && flow::follow(ctx, work, true)
+}
+
+/// Whether a piece from the wire may be a flow's: for a service, or the answer to a pod or, where the source was translated,
+/// to this node.
+#[inline(always)]
+fn may_be_ours<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> bool {
+    let dst = work.packet.tuple.dst;
+    F::local_pod(&dst).is_some() || dst == F::node_addr() || select::is_ours::<F>(&dst) || route::is_own(ctx, work, &dst)
 }
 
 /// Tells the others of a datagram which flow they belong to.

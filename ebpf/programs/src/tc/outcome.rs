@@ -134,7 +134,7 @@ pub fn translate_reply<F: Family>(ctx: &TcContext, work: &mut Work<F>) -> Option
 pub fn of<F: Family>(ctx: &TcContext, work: &mut Work<F>, from_wire: bool) -> Outcome {
     let decision = if work.packet.has_ports() {
         match work.packet.piece {
-            Piece::LATER => fragment::later(ctx, work),
+            Piece::LATER => fragment::later(ctx, work, from_wire),
             piece => {
                 let decision = flow::decide(ctx, work, from_wire);
                 if piece == Piece::FIRST { fragment::first(ctx, work, decision) } else { decision }
