@@ -4,16 +4,18 @@
 //! - [`model`]: the objects, only the fields that Thalweg uses.
 //! - [`world`]: the current state; `apply` a [`Change`], get what became [`Dirty`].
 //! - [`source`]: where changes come from: a Kubernetes API server, or YAML files.
+//! - [`sysctl`]: where this node's switches are; here because all who set one know this crate.
 //!
 //! One task owns one [`World`] and hands it by reference to the proxy, DNS and the pod network: one watch, one copy.
 
 pub mod model;
 pub mod source;
+pub mod sysctl;
 pub mod world;
 
 pub use model::{
     Condition, Endpoint, EndpointPort, EndpointSlice, Family, LoadBalancerAddress, Name, Node, Pod, Port, Protocol, Service,
     ServiceCidr, ServiceType, TrafficPolicy,
 };
-pub use source::{KubeOptions, Source, SourceError};
+pub use source::{KubeOptions, ServiceScope, Source, SourceError};
 pub use world::{Batch, Change, Dirty, World};

@@ -80,7 +80,7 @@ async fn asked() -> Access {
         "clusters": [{"name": "c", "cluster": {"server": server}}], "users": [{"name": "u", "user": {}}],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]});
     std::fs::write(&kubeconfig, text.to_string()).expect("a kubeconfig");
-    let options = KubeOptions { kubeconfig: Some(kubeconfig), node: "node-a".to_owned(), pods: true };
+    let options = KubeOptions { kubeconfig: Some(kubeconfig), node: "node-a".to_owned(), pods: true, ..KubeOptions::default() };
     let (sink, mut batches) = mpsc::channel(64);
     let watching = tokio::spawn(Source::Kube(options).run(sink));
     // Synced: every kind has been listed once. Then each is watched.

@@ -30,7 +30,7 @@ use self::connect::{Connector, Session};
 use self::item::Item;
 use super::convert::{Follow, Key};
 use super::merge::{Report, merge};
-use super::{KubeOptions, SourceError};
+use super::{KubeOptions, ServiceScope, SourceError};
 use crate::world::{Batch, Change};
 
 const PAGE: u32 = 500;
@@ -44,6 +44,12 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(8);
 /// A watch that fails this often in a row, without one event in between, is given up for a new list.
 const RELIST_AFTER: u32 = 6;
+
+/// So many lists of an optional kind fail before nobody waits for it any longer.
+const OPTIONAL_TRIES: u32 = 3;
+
+/// What kube-proxy asks for, of services and their slices alike: slices carry the labels of their service.
+const NOT_HEADLESS_AND_OURS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
 
 /// How often a kind that the API server did not have is asked for again: it may have been upgraded since.
 const ABSENT_RETRY: Duration = Duration::from_secs(300);
@@ -91,11 +97,18 @@ struct Watch<K> {
     session: Session,
     api: Api<Item<K>>,
     need: Need,
-    fields: Option<String>,
+    selectors: Selectors,
     sink: mpsc::Sender<Report>,
     /// What has been reported and not yet removed.
     known: BTreeSet<Key>,
     version: String,
+}
+
+/// Which objects of a kind: all, if neither is said.
+#[derive(Clone, Default)]
+struct Selectors {
+    fields: Option<String>,
+    labels: Option<&'static str>,
 }
 
 struct Backoff(Duration);
@@ -111,15 +124,22 @@ async fn follow(connector: Connector, options: &KubeOptions, sink: mpsc::Sender<
     let connector = Arc::new(connector);
     let (reports, input) = mpsc::channel(256);
     let mut tasks = JoinSet::new();
-    tasks.spawn(Watch::<Service>::new(&connector, Need::Required, None, &reports).await.run());
-    tasks.spawn(Watch::<EndpointSlice>::new(&connector, Need::Required, None, &reports).await.run());
-    tasks.spawn(Watch::<Node>::new(&connector, Need::Required, None, &reports).await.run());
-    tasks.spawn(Watch::<ServiceCIDR>::new(&connector, Need::Optional, None, &reports).await.run());
+    let all = Selectors::default();
+    let services = match options.services {
+        ServiceScope::All => all.clone(),
+        ServiceScope::Proxied => Selectors { labels: Some(NOT_HEADLESS_AND_OURS), ..Selectors::default() },
+    };
+    tasks.spawn(Watch::<Service>::new(&connector, Need::Required, &services, &reports).await.run());
+    tasks.spawn(Watch::<EndpointSlice>::new(&connector, Need::Required, &services, &reports).await.run());
+    // All nodes, where kube-proxy follows its own: of an external IP, ports that no service has are refused, but not when the
+    // address is a node's. Nodes change rarely: their heartbeats are leases.
+    tasks.spawn(Watch::<Node>::new(&connector, Need::Required, &all, &reports).await.run());
+    tasks.spawn(Watch::<ServiceCIDR>::new(&connector, Need::Optional, &all, &reports).await.run());
     if options.pods {
-        let fields = Some(format!("spec.nodeName={}", options.node));
+        let own = Selectors { fields: Some(format!("spec.nodeName={}", options.node)), ..Selectors::default() };
         // The rights of kube-proxy, which a service proxy may have inherited, do not extend to pods: it does without what
         // they say of themselves.
-        tasks.spawn(Watch::<Pod>::new(&connector, Need::Optional, fields, &reports).await.run());
+        tasks.spawn(Watch::<Pod>::new(&connector, Need::Optional, &own, &reports).await.run());
     }
     drop(reports);
     let kinds = tasks.len();
@@ -133,14 +153,14 @@ impl<K> Watch<K>
 where
     K: Follow + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    async fn new(connector: &Arc<Connector>, need: Need, fields: Option<String>, sink: &mpsc::Sender<Report>) -> Self {
+    async fn new(connector: &Arc<Connector>, need: Need, selectors: &Selectors, sink: &mpsc::Sender<Report>) -> Self {
         let session = connector.session().await;
         Self {
             connector: Arc::clone(connector),
             api: Api::all(session.client.clone()),
             session,
             need,
-            fields,
+            selectors: selectors.clone(),
             sink: sink.clone(),
             known: BTreeSet::new(),
             version: String::new(),
@@ -149,9 +169,10 @@ where
 
     async fn run(mut self) {
         let mut backoff = Backoff(BACKOFF_MIN);
+        let mut failures = 0;
         loop {
             match self.list().await {
-                Ok(true) => {}
+                Ok(true) => failures = 0,
                 Ok(false) => return,
                 Err(Failed { cause: Cause::Absent, reason }) if self.need == Need::Optional => {
                     tracing::info!(kind = K::KIND, retry_in = ?ABSENT_RETRY, "not offered by the API server, doing without: {reason}");
@@ -164,6 +185,13 @@ where
                 Err(Failed { cause, reason }) => {
                     let pause = backoff.next();
                     tracing::warn!(kind = K::KIND, retry_in = ?pause, "cannot list from the API server: {reason}");
+                    failures += 1;
+                    if self.need == Need::Optional && failures == OPTIONAL_TRIES {
+                        tracing::warn!(kind = K::KIND, "doing without for now: nothing waits for it any longer");
+                        if !self.report(Vec::new(), true, Instant::now()).await {
+                            return;
+                        }
+                    }
                     tokio::time::sleep(pause).await;
                     if !matches!(cause, Cause::Expired | Cause::Server) {
                         self.renew().await;
@@ -221,8 +249,16 @@ where
     }
 
     /// Lists everything, page by page. `Ok(false)`: the receiver is gone.
+    ///
+    /// The newest state, and not whatever the server's cache has (resourceVersion=0, as client-go begins): that may be older
+    /// than what an earlier process has put into the kernel, and comes in one piece, which no page bounds the memory of.
     async fn list(&mut self) -> Result<bool, Failed> {
-        let mut params = ListParams { limit: Some(PAGE), field_selector: self.fields.clone(), ..ListParams::default() };
+        let mut params = ListParams {
+            limit: Some(PAGE),
+            field_selector: self.selectors.fields.clone(),
+            label_selector: self.selectors.labels.map(str::to_owned),
+            ..ListParams::default()
+        };
         let mut seen = BTreeSet::new();
         loop {
             let page = tokio::time::timeout(ANSWER, self.api.list(&params))
@@ -261,7 +297,8 @@ where
     async fn watch(&mut self) -> (u64, Ended) {
         let spread = WATCH_SECONDS.end - WATCH_SECONDS.start;
         let params = WatchParams {
-            field_selector: self.fields.clone(),
+            field_selector: self.selectors.fields.clone(),
+            label_selector: self.selectors.labels.map(str::to_owned),
             timeout: u32::try_from(WATCH_SECONDS.start + random() % spread).ok(),
             bookmarks: true,
             ..WatchParams::default()

@@ -29,6 +29,17 @@ pub struct KubeOptions {
     pub node: String,
     /// Follow pods too, only those of this node.
     pub pods: bool,
+    pub services: ServiceScope,
+}
+
+/// Which services are asked for, and with them which slices of endpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum ServiceScope {
+    /// DNS answers for headless ones, and for those that another proxy serves.
+    #[default]
+    All,
+    /// What a service proxy serves: neither headless nor another proxy's.
+    Proxied,
 }
 
 /// What keeps a source from starting. Once it runs, it never gives up.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use thalweg_cluster::Family;
+use thalweg_cluster::{Family, sysctl};
 
 use super::conntrack;
 use super::error::Error;
@@ -72,7 +72,7 @@ struct Ran {
 }
 
 /// Off in the kernel's defaults: packets to 127.0.0.0/8 never leave the node.
-const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
+const ROUTE_LOCALNET: &str = "ipv4/conf/all/route_localnet";
 /// Seconds to wait for the lock that all users of legacy iptables share.
 const LOCK_SECONDS: &str = "10";
 /// How long one program may take.
@@ -191,12 +191,13 @@ impl Executor for Programs {
 
     fn route_localnet(&mut self, on: bool) -> Result<(), Error> {
         let wanted = if on { "1" } else { "0" };
-        let fault = |source| Error::Setting { path: ROUTE_LOCALNET.into(), wanted, source };
-        // Written only when it differs: where /proc/sys is read-only, whoever owns the node may have done it.
-        if fs::read_to_string(ROUTE_LOCALNET).map_err(fault)?.trim() == wanted {
+        let path = sysctl::path(ROUTE_LOCALNET);
+        let fault = |source| Error::Setting { path: path.clone(), wanted, source };
+        // Written only when it differs: where it is read-only, whoever owns the node may have done it.
+        if fs::read_to_string(&path).map_err(fault)?.trim() == wanted {
             return Ok(());
         }
-        fs::write(ROUTE_LOCALNET, wanted).map_err(fault)
+        fs::write(&path, wanted).map_err(fault)
     }
 
     fn script_lines(&mut self) -> usize {

@@ -140,7 +140,7 @@ async fn a_token_that_is_refused_is_read_again_from_disk() {
     fs::write(&kubeconfig, server.kubeconfig(&token_file)).expect("write");
 
     let (sink, mut batches) = mpsc::channel(8);
-    let options = KubeOptions { kubeconfig: Some(kubeconfig), node: "early".into(), pods: true };
+    let options = KubeOptions { kubeconfig: Some(kubeconfig), node: "early".into(), pods: true, ..KubeOptions::default() };
     let source = tokio::spawn(crate::source::kube::run(options, sink));
     server.refusal().await;
     fs::write(&token_file, "second\n").expect("write");
