@@ -33,7 +33,7 @@ fn variants() -> Vec<Value> {
             "proxy": {"socketLB": false, "uplinks": ["eth0", "cali*"], "extraArgs": ["--node-address=192.0.2.4"]},
             "bpffs": {"mount": true, "path": "/run/bpf"}, "cgroup": {"path": "/sys/fs/cgroup/unified"},
             "serviceAccount": {"name": "mine"}, "priorityClassName": "system-cluster-critical",
-            "nodeSelector": {"pool": "a"}, "seccompProfile": "Unconfined", "podLabels": {"team": "net"}, "podAnnotations": {"a": "b"},
+            "nodeSelector": {"pool": "a"}, "seccompProfile": "Unconfined", "appArmorProfile": "RuntimeDefault", "podLabels": {"team": "net"}, "podAnnotations": {"a": "b"},
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                 {"matchExpressions": [{"key": "thalweg.dev/proxy", "operator": "Exists"}]}]}}},
             "updateStrategy": {"type": "OnDelete", "rollingUpdate": null},
@@ -45,7 +45,7 @@ fn variants() -> Vec<Value> {
             "agent": {"uplink": "bond0", "mtu": 9000, "socketLB": false, "extraArgs": ["--dns-ttl=5"], "extraCapabilities": ["NET_RAW"],
                 "dns": {"port": 0, "upstreams": ["192.0.2.53:53"]}, "metricsBindAddress": ""},
         }),
-        json!({"mode": "agent", "apiServer": API, "agent": {"uplink": "eth0", "sysctls": false}, "rbac": {"create": false}}),
+        json!({"mode": "agent", "apiServer": API, "agent": {"uplink": "eth0"}, "rbac": {"create": false}}),
     ]
 }
 
@@ -161,7 +161,7 @@ fn values_reach_the_container() {
     let found = container(&manifests);
     let args: Vec<&str> = found["args"].as_array().expect("args").iter().filter_map(Value::as_str).collect();
     assert_eq!(args[3..], ["--cgroup=/host/cgroup", "--socket-lb=false", "--uplink=eth0,cali*", "--x=1"]);
-    assert_eq!(capabilities(found), ["BPF", "NET_ADMIN", "PERFMON", "NET_RAW"]);
+    assert_eq!(capabilities(found), ["BPF", "NET_ADMIN", "PERFMON", "NET_RAW"], "without setns(2)");
     let mount = &find(&manifests, "DaemonSet").object["spec"]["template"]["spec"]["initContainers"][0];
     assert_eq!(mount["volumeMounts"][0]["mountPropagation"], "Bidirectional");
 

@@ -77,6 +77,10 @@ imagePullSecrets:
 priorityClassName: {{ .Values.priorityClassName }}
 # The node's own interfaces are where the programs are attached, and its addresses serve NodePorts.
 hostNetwork: true
+{{- if and (eq .Values.mode "proxy") .Values.proxy.socketLB }}
+# Connected sockets are in the pods' network namespaces, and those are found by the node's processes.
+hostPID: true
+{{- end }}
 # Names in the kubeconfig must not need the cluster's DNS.
 dnsPolicy: Default
 nodeSelector:
@@ -94,6 +98,9 @@ tolerations:
 {{- end }}
 terminationGracePeriodSeconds: 10
 securityContext:
+  # The runtime's default lets nobody write to /sys/fs/bpf, and nobody look at processes of other containers.
+  appArmorProfile:
+    type: {{ .Values.appArmorProfile }}
   seccompProfile:
     type: {{ .Values.seccompProfile }}
 {{- end }}
@@ -141,6 +148,21 @@ readinessProbe:
 - name: cgroup
   mountPath: /host/cgroup
   readOnly: true
+# Sockets, and what is reserved of the NodePorts: remembered as long as the kernel does, longer than the pod lives.
+- name: run
+  mountPath: /run/thalweg
+# Writable, and not at its usual place: see the variable. It shows the namespace of the thread that looks.
+- name: proc-sys-net
+  mountPath: /host/proc/sys/net
+{{- end }}
+
+{{/* Environment of both modes. */}}
+{{- define "thalweg.environment" -}}
+- name: RUST_LOG
+  value: {{ .Values.log | quote }}
+# Containers see /proc/sys read-only, and runtimes refuse mounts inside /proc. NET_ADMIN is enough to write here.
+- name: THALWEG_PROC_SYS_NET
+  value: /host/proc/sys/net
 {{- end }}
 
 {{- define "thalweg.volumes" -}}
@@ -154,5 +176,13 @@ readinessProbe:
 - name: cgroup
   hostPath:
     path: {{ .Values.cgroup.path }}
+    type: Directory
+- name: run
+  hostPath:
+    path: /run/thalweg
+    type: DirectoryOrCreate
+- name: proc-sys-net
+  hostPath:
+    path: /proc/sys/net
     type: Directory
 {{- end }}
