@@ -61,20 +61,19 @@ impl DatapathArgs {
     /// A health service of our own, where this process can dial it as others dial theirs.
     ///
     /// # Errors
-    /// When there is no port to be had on the loopback.
-    pub fn probe(&self, node: NodeAddresses) -> Result<Option<Probe>> {
+    /// Why there is none, for people: services are served all the same.
+    pub fn probe(&self, node: NodeAddresses) -> Result<Probe, &'static str> {
         if !self.socket_lb {
-            return Ok(None);
+            return Err("--socket-lb=false: there is no translation at the socket to try");
         }
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup().map_err(|_| "no cgroup2 is mounted")?;
         if !probe::is_inside(&cgroup) {
-            tracing::info!(
-                cgroup = %cgroup.display(),
-                "this process is outside of the control group that is balanced: /healthz says nothing of the data path"
-            );
-            return Ok(None);
+            return Err("this process is outside of the control group that is balanced");
         }
-        Probe::start(node).map(Some)
+        Probe::start(node).map_err(|error| {
+            tracing::warn!("{error:#}");
+            "no port is to be had on the loopback"
+        })
     }
 
     fn sizes(&self, node: NodeAddresses) -> Result<Sizes> {
@@ -156,6 +155,15 @@ mod tests {
         assert_eq!((sizes.conntrack, sizes.slots), (4_096, 99));
         let said = args(&["NOPE=1"]).sizes(node).expect_err("no such map").to_string();
         assert!(said.contains("NOPE") && said.contains("CONNTRACK6"), "{said}");
+    }
+
+    #[test]
+    fn where_nothing_can_be_probed_the_reason_is_said() {
+        let node = NodeAddresses { v4: Some([10, 0, 0, 1].into()), v6: None };
+        let without = DatapathArgs { socket_lb: false, ..args(&[]) };
+        assert!(without.probe(node).is_err_and(|reason| reason.contains("--socket-lb")));
+        let outside = DatapathArgs { cgroup: Some(PathBuf::from("/nonexistent")), ..args(&[]) };
+        assert!(outside.probe(node).is_err_and(|reason| reason.contains("outside of the control group")));
     }
 
     #[test]

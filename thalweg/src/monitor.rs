@@ -97,6 +97,11 @@ impl Monitor {
         }
     }
 
+    /// Everything has been listed, and waits.
+    pub fn listed(&self) {
+        self.health.update(|state| state.listed(Moment::now()));
+    }
+
     /// The kernel was brought to the world, as far as `round` says.
     pub fn synced(&self, round: &Round, services: usize) {
         self.metrics.synced(round, services);
@@ -130,6 +135,12 @@ impl Monitor {
     /// Dials a virtual IP of our own from now on, and says so in /healthz.
     pub fn probe(&mut self, dial: Dial) {
         self.prober = Some(Prober::start(self.health.clone(), health::EVERY, dial));
+    }
+
+    /// Nobody dials, for this reason.
+    pub fn unprobed(&self, reason: &'static str) {
+        tracing::info!("/healthz says nothing of whether packets flow: {reason}");
+        self.health.update(|state| state.unprobed(reason));
     }
 
     /// Tries again to open health checks that could not listen.

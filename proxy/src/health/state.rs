@@ -27,11 +27,15 @@ pub struct Moment {
 pub struct HealthState {
     timeout: Duration,
     last_updated: Option<Timestamp>,
+    /// Everything there is has been heard of once.
+    is_listed: bool,
     /// Since when a change waits.
     oldest_queued: Option<Instant>,
     node: Eligibility,
     /// What dialling a VIP of our own has found.
     pub data_path: DataPath,
+    /// Why none is dialled.
+    unprobed: Option<&'static str>,
 }
 
 /// May this node get traffic from outside?
@@ -69,6 +73,9 @@ pub struct Report {
     /// By address family; none before the first update.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub status: BTreeMap<&'static str, FamilyReport>,
+    /// Said when nothing is known of the data path, which is not kube-proxy's word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_path: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -91,12 +98,34 @@ impl Moment {
 impl HealthState {
     /// `timeout`: how long a change may wait. A node is eligible until something else is heard of it.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, last_updated: None, oldest_queued: None, node: Eligibility::Unknown, data_path: DataPath::default() }
+        Self {
+            timeout,
+            last_updated: None,
+            is_listed: false,
+            oldest_queued: None,
+            node: Eligibility::Unknown,
+            data_path: DataPath::default(),
+            unprobed: None,
+        }
+    }
+
+    /// Everything there is has been heard of, and waits to be written. What comes before waits for the source, whose fault
+    /// a slow listing is.
+    pub fn listed(&mut self, now: Moment) {
+        self.is_listed = true;
+        self.queued(now);
     }
 
     /// A change arrived that is not in the kernel yet.
     pub fn queued(&mut self, now: Moment) {
-        self.oldest_queued.get_or_insert(now.instant);
+        if self.is_listed {
+            self.oldest_queued.get_or_insert(now.instant);
+        }
+    }
+
+    /// Nobody tries whether packets flow, and this is why.
+    pub fn unprobed(&mut self, reason: &'static str) {
+        self.unprobed = Some(reason);
     }
 
     /// Everything that had been queued is in the kernel.
@@ -144,6 +173,7 @@ impl HealthState {
             reason,
             // Both are programmed together.
             status: self.last_updated.iter().flat_map(|_| ["IPv4", "IPv6"]).map(family).collect(),
+            data_path: self.unprobed.filter(|_| probe == Probe::Healthz).map(|reason| format!("not probed: {reason}")),
         }
     }
 

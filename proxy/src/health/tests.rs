@@ -193,7 +193,7 @@ async fn the_health_server_answers_as_kube_proxy_does() {
     let (head, body) = ask("/livez").await;
     assert!(head.starts_with("http/1.1 200") && !body.contains("nodeEligible"), "{head} {body}");
 
-    health.update(|state| state.queued(Moment::now()));
+    health.update(|state| state.listed(Moment::now()));
     tokio::time::sleep(Duration::from_millis(80)).await;
     assert!(ask("/livez").await.0.starts_with("http/1.1 503"));
     assert!(ask("/other").await.0.starts_with("http/1.1 404"));
@@ -354,7 +354,7 @@ async fn a_service_s_health_check_opens_answers_and_closes() {
 
     // A proxy that is late: 503, although there are endpoints.
     checks.update(&world(service(port), std::slice::from_ref(&one)), &[web()]);
-    health.update(|state| state.queued(Moment::now()));
+    health.update(|state| state.listed(Moment::now()));
     tokio::time::sleep(Duration::from_millis(80)).await;
     let (head, body) = ask().await;
     assert!(head.starts_with("http/1.1 503") && body.contains(r#""serviceProxyHealthy":false"#), "{head} {body}");

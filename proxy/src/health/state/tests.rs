@@ -29,6 +29,8 @@ fn check(events: impl FnOnce(&mut HealthState, &dyn Fn(u64) -> Moment), when: u6
     let start = Moment::now();
     let clock = |seconds| at(start, seconds);
     let mut state = HealthState::new(TIMEOUT);
+    state.listed(clock(0));
+    state.updated(clock(0));
     events(&mut state, &clock);
     assert_eq!(state.report(Probe::Healthz, clock(when)).healthy, healthz, "healthz: {state:?}");
     assert_eq!(state.report(Probe::Livez, clock(when)).healthy, livez, "livez: {state:?}");
@@ -45,8 +47,31 @@ fn healthy_while_a_change_is_not_late() {
 }
 
 #[test]
-fn a_late_change_is_unhealthy_even_before_the_first_update() {
+fn a_late_change_is_unhealthy() {
     check(|state, at| state.queued(at(0)), 60, false, false);
+}
+
+#[test]
+fn nothing_is_late_while_the_source_lists_but_the_first_update_may_be() {
+    let start = Moment::now();
+    let mut state = HealthState::new(TIMEOUT);
+    state.queued(at(start, 0));
+    assert!(state.report(Probe::Healthz, at(start, 1000)).healthy, "{state:?}");
+    state.listed(at(start, 1000));
+    assert!(state.report(Probe::Healthz, at(start, 1059)).healthy, "{state:?}");
+    assert!(!state.report(Probe::Livez, at(start, 1060)).healthy, "{state:?}");
+    state.updated(at(start, 1061));
+    assert!(state.report(Probe::Livez, at(start, 2000)).healthy, "{state:?}");
+}
+
+#[test]
+fn a_data_path_that_is_not_probed_is_said_and_not_held_against_it() {
+    let mut state = HealthState::new(TIMEOUT);
+    state.unprobed("iptables mode");
+    let report = |probe| state.report(probe, Moment::now());
+    assert!(report(Probe::Healthz).healthy);
+    assert_eq!(report(Probe::Healthz).data_path.as_deref(), Some("not probed: iptables mode"));
+    assert_eq!(report(Probe::Livez).data_path, None);
 }
 
 #[test]
@@ -85,6 +110,7 @@ fn a_node_that_goes_is_not_for_load_balancers() {
 fn the_body_is_that_of_kube_proxy() {
     let start = Moment::now();
     let mut state = HealthState::new(TIMEOUT);
+    state.listed(at(start, 0));
     state.updated(at(start, 0));
     state.queued(at(start, 10));
     let json = |probe, seconds| serde_json::to_string(&state.report(probe, at(start, seconds))).expect("JSON");
@@ -143,7 +169,7 @@ fn the_reason_is_named() {
     let said = reason(&state, 3).expect("a reason");
     assert_eq!(said, "the data path does not work: connect to 10.96.0.2:443: timed out (3 times in a row)");
     assert!(!state.serves(at(start, 3)));
-    state.queued(at(start, 3));
+    state.listed(at(start, 3));
     assert_eq!(reason(&state, 63).as_deref(), Some("a change has been waiting for 60 s"));
     state.updated(at(start, 63));
     state.data_path.passed(at(start, 63).instant);
