@@ -6,7 +6,7 @@ mod nodes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
@@ -43,7 +43,8 @@ pub struct Proxy<B> {
     /// The world is complete, and everything in it has been planned.
     complete: bool,
     synced: bool,
-    failing: BTreeSet<Name>,
+    /// What keeps its old state, and why.
+    failing: BTreeMap<Name, String>,
 }
 
 // === impl Proxy ===
@@ -64,7 +65,7 @@ impl<B: Backend> Proxy<B> {
             service_ranges: Vec::new(),
             complete: false,
             synced: false,
-            failing: BTreeSet::new(),
+            failing: BTreeMap::new(),
         }
     }
 
@@ -168,6 +169,11 @@ impl<B: Backend> Proxy<B> {
         self.lonely.count()
     }
 
+    /// Services that keep their old state because of an error, with the last one of each.
+    pub fn failing(&self) -> &BTreeMap<Name, String> {
+        &self.failing
+    }
+
     /// Returns the services that have to be planned again because of what became of nodes.
     fn follow_nodes(&mut self, world: &World, dirty: &Dirty) -> BTreeSet<Name> {
         let mut names = BTreeSet::new();
@@ -261,11 +267,11 @@ impl<B: Backend> Proxy<B> {
     /// Says once that a service fails, and once that it is well again.
     fn report(&mut self, applied: &Applied) {
         for failure in &applied.failed {
-            if self.failing.insert(failure.service.clone()) {
+            if self.failing.insert(failure.service.clone(), failure.to_string()).is_none() {
                 tracing::error!("{failure}: it is not as it should be yet, and is tried again");
             }
         }
-        for name in applied.recovered.iter().filter(|name| self.failing.remove(*name)) {
+        for name in applied.recovered.iter().filter(|name| self.failing.remove(*name).is_some()) {
             tracing::info!(service = %name, "applied after all");
         }
         if applied.changed() {

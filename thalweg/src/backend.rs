@@ -11,6 +11,9 @@ use thalweg_proxy::iptables::{self, Programs, Variant};
 use thalweg_proxy::plan::ServicePlan;
 use thalweg_proxy::{Applied, Backend, EbpfBackend, IptablesBackend};
 
+/// Why the data path is not dialled in iptables mode.
+pub const NO_PROBE: &str = "iptables mode has no data path of its own";
+
 /// How services are to be served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ProxyMode {

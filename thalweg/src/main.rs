@@ -135,6 +135,19 @@ fn daemon(work: impl Future<Output = Result<()>>) -> Result<()> {
     result
 }
 
+/// Ends the process some seconds after it was asked to, whatever the loop waits for: a sync may run programs, and those
+/// wait for others' locks. Every step in the kernel may be cut short; the next process goes on from there.
+fn end_in_time(shutdown: &tokio_util::sync::CancellationToken) {
+    const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+        tracing::warn!("stopping in the middle of a sync; the next process finishes it");
+        std::process::exit(0);
+    });
+}
+
 /// Cancelled by SIGTERM or SIGINT.
 fn shutdown_signal() -> Result<tokio_util::sync::CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};

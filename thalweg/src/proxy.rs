@@ -27,7 +27,7 @@ use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
 use crate::services::{Services, source_ended, until};
-use crate::{datapath, shutdown_signal, views};
+use crate::{datapath, end_in_time, shutdown_signal, views};
 use links::Links;
 
 /// How often what waits or drains is looked after.
@@ -151,6 +151,7 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
 /// Follows the source until the end is asked for.
 async fn drive(mut lone: Lone, source: Source) -> Result<()> {
     let shutdown = shutdown_signal()?;
+    end_in_time(&shutdown);
     let (sink, mut batches) = mpsc::channel(64);
     let watching = tokio::spawn(source.run(sink));
     let [mut tend, mut look] = [TEND, LOOK].map(|period| {
@@ -242,12 +243,10 @@ impl Plan<'_> {
         };
         // Namespaces are found by their processes.
         let keeper = Keeper::start(keeper, monitor.metrics(), Vec::new)?;
-        let probe = self.args.datapath.probe(self.node_addr)?;
+        let probe = self.args.datapath.probe(self.node_addr);
         let kernel = Kernel::Ebpf { links: Box::new(links), to_attach, drain_timeout, discovery };
         let mut lone = self.lone(backend, kernel, monitor, Some((state, keeper)));
-        if let Some(probe) = probe {
-            lone.services.set_probe(probe);
-        }
+        lone.services.set_probe(probe);
         Ok(lone)
     }
 
@@ -263,7 +262,10 @@ impl Plan<'_> {
         let backend = AnyBackend::iptables(options)?;
         let drain = Drain::find(&self.args.datapath.bpffs, Duration::from_secs(self.args.drain_timeout))?;
         let monitor = self.monitor(backend.mode(), None)?;
-        Ok(self.lone(backend, Kernel::Iptables { drain: drain.map(Box::new), repaired: Instant::now() }, monitor, None))
+        let kernel = Kernel::Iptables { drain: drain.map(Box::new), repaired: Instant::now() };
+        let mut lone = self.lone(backend, kernel, monitor, None);
+        lone.services.set_probe(Err(backend::NO_PROBE));
+        Ok(lone)
     }
 
     fn monitor(&self, mode: &'static str, maps: Option<Maps>) -> Result<Monitor> {
@@ -336,10 +338,6 @@ impl Lone {
         }
         self.ports.follow(&self.services.world, &taken.dirty.services);
         self.apply(&taken.dirty, Some(taken.received))?;
-        if taken.first {
-            self.services.mark_synced();
-            tracing::info!(services = self.services.world.services().count(), took = ?taken.received.elapsed(), "synced");
-        }
         self.services.follow(&taken.dirty);
         Ok(())
     }

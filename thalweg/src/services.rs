@@ -1,12 +1,13 @@
 //! The loop's share of a service proxy: takes in what the source sends, brings the kernel to it, says how it went.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use thalweg_abi::StateKey;
 use thalweg_cluster::{Batch, Dirty, World};
 use thalweg_loader::Maps;
 use thalweg_proxy::metrics::Round;
+use thalweg_proxy::plan::host_ports::PodHostPorts;
 use thalweg_proxy::{Backend, NodeView, Proxy};
 use tokio::sync::mpsc;
 
@@ -29,6 +30,12 @@ pub struct Services {
     /// What became dirty before the first complete listing.
     dirty: Dirty,
     synced: bool,
+    /// When the first complete listing arrived.
+    listed: Option<Instant>,
+    /// What has been listed is in effect.
+    serving: bool,
+    /// The last apply failed in what belongs to no service.
+    is_behind: bool,
 }
 
 /// What a batch brought.
@@ -45,24 +52,37 @@ pub struct Outcome {
     pub changed: bool,
     /// Nothing failed but single services, which keep their old state.
     pub complete: bool,
-    /// One text each.
+    /// What is not as it should be now, one text each.
     pub failures: Vec<String>,
 }
 
 // === impl Services ===
 
 impl Services {
-    /// A service of our own is dialled, once everything is in effect, to see whether packets flow.
-    pub fn set_probe(&mut self, probe: Probe) {
-        self.proxy.backend_mut().set(probe.plan());
-        self.probe = Some(probe);
+    /// A service of our own is dialled, once everything is in effect, to see whether packets flow; or this is why not.
+    pub fn set_probe(&mut self, probe: Result<Probe, &'static str>) {
+        match probe {
+            Ok(probe) => {
+                self.proxy.backend_mut().set(probe.plan());
+                self.probe = Some(probe);
+            }
+            Err(reason) => self.monitor.unprobed(reason),
+        }
     }
 
-    /// Everything is in effect.
-    pub fn serves(&mut self) {
+    /// Everything is in effect, and the programs or rules are in place. The first time it says how long that took since
+    /// everything was listed.
+    pub fn serves(&mut self) -> Option<Duration> {
+        if std::mem::replace(&mut self.serving, true) {
+            return None;
+        }
+        self.mark_synced();
         if let Some(probe) = self.probe.take() {
             self.monitor.probe(probe.dial());
         }
+        let took = self.listed.map(|listed| listed.elapsed()).unwrap_or_default();
+        tracing::info!(services = self.world.services().len(), ?took, "synced");
+        Some(took)
     }
 
     /// `keeper` looks after the maps.
@@ -78,6 +98,9 @@ impl Services {
             probe: None,
             dirty: Dirty::default(),
             synced: false,
+            listed: None,
+            serving: false,
+            is_behind: false,
         }
     }
 
@@ -101,6 +124,8 @@ impl Services {
         let first = !self.synced;
         if first {
             self.synced = true;
+            self.listed = Some(received);
+            self.monitor.listed();
             self.proxy.synced();
         }
         Some(Taken { dirty: std::mem::take(&mut self.dirty), received, first })
@@ -111,30 +136,30 @@ impl Services {
         let started = Instant::now();
         let result = self.proxy.update(&self.world, dirty);
         let mut round = Round { took: started.elapsed(), ..Round::default() };
+        let mut failures: Vec<String> = self.proxy.failing().values().cloned().collect();
+        round.failing = failures.len();
+        let mut is_idle = false;
         let outcome = match result {
             Ok(mut applied) => {
-                round = Round {
-                    stages: std::mem::take(&mut applied.stages),
-                    complete: true,
-                    failing: applied.failed.len(),
-                    ..round
-                };
+                is_idle = dirty.is_empty() && applied.services == 0 && !applied.changed() && !self.is_behind;
+                round = Round { stages: std::mem::take(&mut applied.stages), complete: true, ..round };
                 if applied.changed() {
                     round.latency = received.map(|received| received.elapsed());
                     self.raise(StateKey::Applies);
                 }
-                Outcome {
-                    changed: applied.changed(),
-                    complete: true,
-                    failures: applied.failed.iter().map(ToString::to_string).collect(),
-                }
+                Outcome { changed: applied.changed(), complete: true, failures }
             }
-            Err(error) => Outcome { changed: false, complete: false, failures: vec![error.to_string()] },
+            Err(error) => {
+                tracing::error!("service proxy: {error}");
+                failures.push(error.to_string());
+                Outcome { changed: false, complete: false, failures }
+            }
         };
-        for failure in &outcome.failures {
-            tracing::error!("service proxy: {failure}");
+        self.is_behind = !outcome.complete;
+        // A look at what rests before reuse, without anything to do, is no sync.
+        if !is_idle {
+            self.monitor.synced(&round, self.world.services().len());
         }
-        self.monitor.synced(&round, self.world.services().len());
         if round.complete {
             self.monitor.programmed(&dirty.triggered, self.proxy.backend().rules());
         }
@@ -152,7 +177,7 @@ impl Services {
     }
 
     /// The kernel holds a complete snapshot.
-    pub fn mark_synced(&mut self) {
+    fn mark_synced(&mut self) {
         if let Some(keeper) = &self.keeper {
             // What an earlier agent has missed.
             keeper.backends_gone();
@@ -176,6 +201,11 @@ impl Services {
             self.proxy.set_view(view);
         }
         news && self.synced
+    }
+
+    /// See [`Proxy::set_host_ports`].
+    pub fn set_host_ports(&mut self, pods: Vec<PodHostPorts>) {
+        self.proxy.set_host_ports(pods);
     }
 
     /// Every source has been listed.

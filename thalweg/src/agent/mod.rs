@@ -27,7 +27,7 @@ use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
 use crate::services::{Services, source_ended, until};
-use crate::{datapath, shutdown_signal};
+use crate::{datapath, end_in_time, shutdown_signal};
 use admin::Board;
 pub use args::AgentArgs;
 use host_ports::HostPorts;
@@ -74,6 +74,7 @@ enum Kernel {
 
 pub async fn run(args: AgentArgs) -> Result<()> {
     let shutdown = shutdown_signal()?;
+    end_in_time(&shutdown);
     let source = datapath::source(args.source.as_deref(), args.kubeconfig.as_deref(), &args.node, ServiceScope::All)?;
     for dir in [&args.state, &args.run] {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
@@ -163,11 +164,10 @@ impl Agent {
             _ => None,
         };
         let mut services = Services::new(proxy, view, maps, monitor);
-        if let Kernel::Ebpf { .. } = &kernel
-            && let Some(probe) = args.datapath.probe(node)?
-        {
-            services.set_probe(probe);
-        }
+        services.set_probe(match &kernel {
+            Kernel::Ebpf { .. } => args.datapath.probe(node),
+            Kernel::Iptables { .. } => Err(backend::NO_PROBE),
+        });
         let ports = ReservedPorts::open(&args.run);
         let agent = Self { args, services, kernel, dns, network, host_ports, ports, board, installed: false };
         Ok((agent, socket))
@@ -198,9 +198,6 @@ impl Agent {
             }
         }
         self.services.follow(&taken.dirty);
-        if taken.first {
-            self.first_sync(taken.received);
-        }
         if !taken.dirty.nodes.is_empty() {
             self.follow_nodes();
         }
@@ -221,7 +218,12 @@ impl Agent {
         });
         if outcome.complete && self.services.is_synced() {
             self.kernel.serve(&self.args, &self.services.world)?;
-            self.services.serves();
+            if let Some(took) = self.services.serves() {
+                self.board.update(|figures| {
+                    figures.synced = true;
+                    figures.first_sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                });
+            }
         }
         Ok(outcome.changed)
     }
@@ -232,16 +234,6 @@ impl Agent {
             self.apply(&Dirty::default(), Some(Instant::now()))?;
         }
         Ok(())
-    }
-
-    fn first_sync(&mut self, received: Instant) {
-        let micros = u64::try_from(received.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.services.mark_synced();
-        self.board.update(|figures| {
-            figures.synced = true;
-            figures.first_sync_us = micros;
-        });
-        tracing::info!(services = self.services.world.services().count(), micros, "synced");
     }
 
     /// Routes to the other nodes, and this node's own address ranges; then pods may come.
