@@ -14,12 +14,22 @@ use crate::pressure::Alarm;
 
 /// How often flows are expired.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often sockets are looked for at most: every namespace is entered for it.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The thread's owner; it ends when this is dropped.
 pub struct Keeper(Sender<BackendsGone>);
 
 /// Some backends are not any more who they were.
 struct BackendsGone;
+
+/// What is due when. Neither work keeps the other from its turn, however many backends go.
+struct Turns {
+    sweep: Instant,
+    /// Not before.
+    sockets: Instant,
+    is_gone: bool,
+}
 
 // === impl Keeper ===
 
@@ -45,30 +55,32 @@ impl Keeper {
 
 fn keep(mut maps: Maps, metrics: &Metrics, receiver: &Receiver<BackendsGone>, namespaces: &dyn Fn() -> Vec<PathBuf>) {
     let mut alarm = Alarm::default();
-    let mut next = Instant::now() + SWEEP;
-    let mut is_measured = false;
+    let mut turns = Turns::new(Instant::now());
+    let (mut is_measured, mut is_blind) = (false, false);
     loop {
-        match receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok(BackendsGone) => {
-                // One look serves all that has been said until now.
-                while receiver.try_recv().is_ok() {}
-                end_sockets(&mut maps, &namespaces());
-                // The first word comes when everything is written; later, each map is counted in its turn.
-                if !is_measured {
-                    is_measured = maps.measure().map_err(|error| tracing::warn!("fill levels: {error}")).is_ok();
-                    metrics.maps(maps.pressure());
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                next = Instant::now() + SWEEP;
-                sweep(&mut maps, metrics);
-                metrics.maps(maps.pressure());
-                metrics.maps(maps.pressure());
-                let known = maps.pressure().into_iter();
-                let full = known.filter_map(|map| Some((map.table, map.entries?.into(), map.capacity.into())));
-                alarm.look(full).into_iter().for_each(crate::pressure::Turn::log);
-            }
+        match receiver.recv_timeout(turns.wait(Instant::now())) {
+            Ok(BackendsGone) => turns.is_gone = true,
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // One look serves all that has been said until now.
+        while receiver.try_recv().is_ok() {
+            turns.is_gone = true;
+        }
+        if turns.is_time_for_sockets(Instant::now()) {
+            end_sockets(&mut maps, &namespaces(), &mut is_blind);
+            // The first word comes when everything is written; later, each map is counted in its turn.
+            if !is_measured {
+                is_measured = maps.measure().map_err(|error| tracing::warn!("fill levels: {error}")).is_ok();
+                metrics.maps(maps.pressure());
+            }
+        }
+        if turns.is_time_for_sweep(Instant::now()) {
+            sweep(&mut maps, metrics);
+            metrics.maps(maps.pressure());
+            let known = maps.pressure().into_iter();
+            let full = known.filter_map(|map| Some((map.table, map.entries?.into(), map.capacity.into())));
+            alarm.look(full).into_iter().for_each(crate::pressure::Turn::log);
         }
     }
 }
@@ -87,9 +99,81 @@ fn sweep(maps: &mut Maps, metrics: &Metrics) {
 
 /// A socket that is connected to a backend sends to it for ever, whatever becomes of the service: only its end makes the
 /// program connect again.
-fn end_sockets(maps: &mut Maps, namespaces: &[PathBuf]) {
+fn end_sockets(maps: &mut Maps, namespaces: &[PathBuf], is_blind: &mut bool) {
     match sockets::destroy_gone(maps, namespaces) {
-        Ok(ended) => tracing::debug!(?ended, "sockets of backends that are gone"),
+        Ok(ended) => {
+            tracing::debug!(?ended, "sockets of backends that are gone");
+            if ended.unseen > 0 && !std::mem::replace(is_blind, true) {
+                tracing::warn!(
+                    unseen = ended.unseen,
+                    "some network namespaces cannot be looked at, so sockets in them stay connected to backends that are gone: \
+                     run with the host's processes (hostPID), CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+                );
+            }
+        }
         Err(error) => tracing::warn!("end the sockets of backends that are gone: {error}"),
+    }
+}
+
+// === impl Turns ===
+
+impl Turns {
+    fn new(now: Instant) -> Self {
+        Self { sweep: now + SWEEP, sockets: now, is_gone: false }
+    }
+
+    /// How long there is nothing to do but to listen.
+    fn wait(&self, now: Instant) -> Duration {
+        let next = if self.is_gone { self.sweep.min(self.sockets) } else { self.sweep };
+        next.saturating_duration_since(now)
+    }
+
+    fn is_time_for_sockets(&mut self, now: Instant) -> bool {
+        let is_time = self.is_gone && self.sockets <= now;
+        if is_time {
+            *self = Self { sockets: now + PAUSE, is_gone: false, ..*self };
+        }
+        is_time
+    }
+
+    fn is_time_for_sweep(&mut self, now: Instant) -> bool {
+        let is_time = self.sweep <= now;
+        if is_time {
+            self.sweep = now + SWEEP;
+        }
+        is_time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_that_go_all_the_time_keep_nobody_from_the_sweep() {
+        let start = Instant::now();
+        let mut turns = Turns::new(start);
+        let (mut sweeps, mut looks) = (0, 0);
+        for tenth in 0..=300 {
+            let now = start + Duration::from_millis(tenth * 100);
+            turns.is_gone = true;
+            assert!(turns.wait(now) <= PAUSE);
+            looks += u32::from(turns.is_time_for_sockets(now));
+            sweeps += u32::from(turns.is_time_for_sweep(now));
+        }
+        assert_eq!((sweeps, looks), (6, 31), "in 30 s");
+    }
+
+    #[test]
+    fn who_is_gone_is_looked_for_at_once_and_later_not_forgotten() {
+        let start = Instant::now();
+        let mut turns = Turns::new(start);
+        assert!(!turns.is_time_for_sockets(start), "nobody is gone");
+        assert_eq!(turns.wait(start), SWEEP);
+        turns.is_gone = true;
+        assert!(turns.wait(start).is_zero() && turns.is_time_for_sockets(start));
+        turns.is_gone = true;
+        assert!(!turns.is_time_for_sockets(start) && turns.wait(start) == PAUSE);
+        assert!(turns.is_time_for_sockets(start + PAUSE) && !turns.is_time_for_sockets(start + PAUSE));
     }
 }
