@@ -2,14 +2,14 @@
 //! directions of a flow are judged together and die together.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, Hash, RandomState},
     time::Duration,
 };
 
 use nix::time::{ClockId, clock_gettime};
 use thalweg_abi::{
-    CtDirection, CtEntry, CtState, FRAGMENT_SECONDS, Proto, TCP_CLOSED_SECONDS, Tuple,
+    CtDirection, CtEntry, CtFlags, CtState, FRAGMENT_SECONDS, Proto, TCP_CLOSED_SECONDS, Tuple,
     flow::{idle, idle_limit},
 };
 
@@ -137,6 +137,41 @@ where
     }
     table.delete(&doomed)?;
     Ok(swept)
+}
+
+/// Ends UDP flows between a service and a backend that has left it while another service still has that backend, so that
+/// nothing else ends them: their next datagram is given another backend. `left` names numbers of services and ids of
+/// backends. Returns how many entries went. A walk over both tables: call it when there is something to forget.
+///
+/// Sockets that were connected to the backend by the socket load balancer stay: they have no flow here, and SOCK_BACKENDS does
+/// not say of which service they are.
+///
+/// # Errors
+/// [`Error::Table`] when a table cannot be read or written.
+pub fn forget(maps: &mut Maps, left: &HashSet<(u32, u32)>) -> Result<usize, Error> {
+    if left.is_empty() {
+        return Ok(0);
+    }
+    Ok(forget_flows(&mut maps.conntrack, left)? + forget_flows(&mut maps.conntrack6, left)?)
+}
+
+/// As [`forget`], for one family.
+fn forget_flows<A>(table: &mut impl Table<Tuple<A>, CtEntry<A>>, left: &HashSet<(u32, u32)>) -> Result<usize, Error>
+where
+    A: Copy + Ord,
+{
+    let mut doomed = Vec::new();
+    table.visit(&mut |key, entry| {
+        let is_services = !entry.flags.has(CtFlags::DIRECT);
+        if key.proto == Proto::UDP && is_services && left.contains(&(entry.service, entry.backend)) {
+            // Both directions, or what is left of one would be picked up again.
+            doomed.extend([*key, entry.to.reversed()]);
+        }
+    })?;
+    doomed.sort_unstable();
+    doomed.dedup();
+    table.delete(&doomed)?;
+    Ok(doomed.len())
 }
 
 /// Removes the entries of which `is_over` is true; returns how many stay and how many went.

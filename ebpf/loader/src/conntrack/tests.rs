@@ -1,8 +1,10 @@
 //! Sweeps over a table in memory.
 
-use thalweg_abi::{Be16, Be32, CtDirection, CtEntry, CtState, Proto, Tuple};
+use std::collections::HashSet;
 
-use super::{Swept, sweep_flows};
+use thalweg_abi::{Be16, Be32, CtDirection, CtEntry, CtFlags, CtState, Proto, Tuple};
+
+use super::{Swept, forget_flows, sweep_flows};
 use crate::{Error, MemoryTable, Table};
 
 const NOW: u32 = 100_000;
@@ -135,4 +137,27 @@ fn what_is_shown_twice_counts_once() {
     let swept = sweep_flows(&mut table, NOW).expect("a sweep");
     assert_eq!(swept, Swept { expired: 1, strays: 1, ..Swept::default() });
     assert_eq!(table.entries().expect("entries"), []);
+}
+
+// kubernetes#59368
+#[test]
+fn datagrams_to_who_has_left_a_service_are_forgotten_in_both_directions() {
+    let fresh = (CtState::ESTABLISHED, 0);
+    let bound = |proto, port, service, backend, flags| {
+        flow(proto, port, fresh, fresh).map(|(key, entry)| (key, CtEntry { service, backend, flags: CtFlags(flags), ..entry }))
+    };
+    let mut table = MemoryTable::new("CONNTRACK", 1000);
+    let spared = [
+        bound(Proto::TCP, 1, 7, 3, 0),
+        bound(Proto::UDP, 2, 7, 4, 0),
+        bound(Proto::UDP, 3, 8, 3, 0),
+        bound(Proto::UDP, 4, 7, 3, CtFlags::DIRECT),
+    ];
+    table.update(&spared.concat()).expect("flows that stay");
+    let doomed = [bound(Proto::UDP, 5, 7, 3, 0), bound(Proto::UDP, 6, 9, 1, CtFlags::SNAT)];
+    table.update(&doomed.concat()).expect("flows that go");
+    assert_eq!(forget_flows(&mut table, &HashSet::from([(7, 3), (9, 1), (5, 5)])).expect("forget"), 4);
+    let left = table.entries().expect("entries");
+    assert_eq!(left.len(), 8);
+    assert!(spared.concat().iter().all(|entry| left.contains(entry)));
 }
