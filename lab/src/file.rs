@@ -167,8 +167,16 @@ impl FileLab {
     /// # Errors
     /// With the plugin's error object.
     pub fn pod(&self, node: usize, name: &str, serves: bool) -> Result<FilePod> {
+        self.pod_with(node, name, serves, &Value::Null)
+    }
+
+    /// As [`FileLab::pod`], with what runtimes pass in `runtimeConfig`.
+    ///
+    /// # Errors
+    /// With the plugin's error object.
+    pub fn pod_with(&self, node: usize, name: &str, serves: bool, runtime_config: &Value) -> Result<FilePod> {
         let netns = Netns::create(&format!("thalweg-{}-pod-{name}", self.owner.id()))?;
-        let result = self.cni(node, "ADD", name, &netns)?;
+        let result = self.cni_with(node, "ADD", name, &netns, runtime_config)?;
         let ips = result["ips"].as_array().context("the result of ADD has no addresses")?;
         let addresses: Vec<IpAddr> =
             ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect();
@@ -206,11 +214,18 @@ impl FileLab {
     /// # Errors
     /// With the plugin's error object.
     pub fn cni(&self, node: usize, verb: &str, container: &str, netns: &Netns) -> Result<Value> {
+        self.cni_with(node, verb, container, netns, &Value::Null)
+    }
+
+    fn cni_with(&self, node: usize, verb: &str, container: &str, netns: &Netns, runtime_config: &Value) -> Result<Value> {
         let dir = &self.nodes[node].dir;
         let list: Value = serde_json::from_str(&fs::read_to_string(dir.join("cni-conf/05-thalweg.conflist"))?)?;
         let mut config = list.pointer("/plugins/0").cloned().context("the list has no plugin")?;
         config["cniVersion"] = list["cniVersion"].clone();
         config["name"] = list["name"].clone();
+        if !runtime_config.is_null() {
+            config["runtimeConfig"] = runtime_config.clone();
+        }
         let input = self.owner.run().join(format!("{container}.json"));
         fs::write(&input, config.to_string())?;
         let mut command = self.topology.nodes[node].netns.command(dir.join("cni-bin/thalweg-cni"));

@@ -34,3 +34,4 @@ pub use error::Error;
 pub use hook::{BoxError, PodDatapath, PodLink};
 pub use install::install;
 pub use netlink::OpError;
+pub use thalweg_cni::host_ports::{HostPort, Transport};

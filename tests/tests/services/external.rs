@@ -1,12 +1,16 @@
 //! Ways in from outside: NodePorts, load balancer and external addresses, health checks for balancers.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
+use thalweg_lab::file::FilePod;
 use thalweg_lab::http::get;
+use thalweg_lab::probe::HttpReport;
 
-use crate::lab::{Ctx, From, Pod, at};
+use crate::lab::{Ctx, From, Hook, Pod, at};
 use crate::manifest::Manifest;
 
 const BOTH: [Pod; 2] = [Pod::A1, Pod::B1];
@@ -76,6 +80,76 @@ pub fn a_node_port_is_served_on_localhost(ctx: &mut Ctx<'_>) -> Result<()> {
     ctx.answered_by(From::Node(0), localhost, &BOTH)?;
     // A pod's loopback is its own.
     ctx.connect_ends(From::Pod(Pod::AAsks), localhost, "refused")
+}
+
+/// Two pods of one node share the port's number by two protocols, and a pod of the other node has it too.
+pub fn a_host_port_leads_to_its_pod(ctx: &mut Ctx<'_>) -> Result<()> {
+    let port = ctx.host_port();
+    let made = |ctx: &mut Ctx<'_>, node: usize, name: &str, protocol: &str, target: u16| {
+        let mapping = json!([{"hostPort": port, "containerPort": target, "protocol": protocol, "hostIP": ""}]);
+        ctx.lab().pod_with(node, &format!("{name}{port}"), true, &json!({ "portMappings": mapping }))
+    };
+    let web = made(ctx, 0, "web", "tcp", 8080)?;
+    let echo = made(ctx, 0, "echo", "udp", 9090)?;
+    let other = made(ctx, 1, "other", "tcp", 8080)?;
+    // Node by node: who is to answer there.
+    let served = [(0, &web), (1, &other)];
+    for (node, pod) in served {
+        let target = at(ctx.node_address(node), port);
+        ctx.until("the port is served", || Ok(ctx.connect(From::Outside, target)?.outcome == "connected"))?;
+        let report = ctx.http(From::Outside, target, 5)?;
+        let client = ctx.client_address().to_string();
+        ensure!(is_answered_by(&report.pods, pod) && report.failed == 0, "{target}: {report:?}");
+        ensure!(report.clients.keys().eq([&client]), "the client's address is kept: {report:?}");
+        for from in ctx.inside() {
+            let report = ctx.http(from, target, 5)?;
+            ensure!(is_answered_by(&report.pods, pod) && report.failed == 0, "{from:?} to {target}: {report:?}");
+        }
+    }
+    // The same number by UDP, and the pod's way to itself.
+    let target = at(ctx.node_address(0), port);
+    for from in [From::Outside, From::Pod(Pod::AAsks), From::Pod(Pod::BAsks)] {
+        let report = ctx.udp(from, target, 5)?;
+        ensure!(report.lost == 0 && report.source == Some(target), "{from:?} by UDP: {report:?}");
+    }
+    let itself = if ctx.hook == Hook::Tc { web.by_tc() } else { web.place() };
+    let report: HttpReport = itself.probe(&["http", &target.to_string(), "--count", "5", "--timeout", "2000"])?;
+    ensure!(is_answered_by(&report.pods, &web) && report.failed == 0, "hairpin: {report:?}");
+    if ctx.hook == Hook::Socket {
+        ensure!(ctx.bind(From::Node(0), target, false)?.error.is_some(), "{target} was given to a process");
+    }
+    if ctx.hook != Hook::Tc && target.is_ipv4() {
+        let report = ctx.http(From::Node(0), at(Ipv4Addr::LOCALHOST.into(), port), 5)?;
+        ensure!(is_answered_by(&report.pods, &web) && report.failed == 0, "localhost: {report:?}");
+    }
+
+    // It is one pod's, also for an agent that starts anew, until that pod goes.
+    let refused = |ctx: &mut Ctx<'_>| match made(ctx, 0, "late", "TCP", 8080) {
+        Ok(_) => bail!("two pods have port {port}"),
+        Err(error) => {
+            ensure!(format!("{error:#}").contains(&format!("pod default/{}'s", web.name)), "{error:#}");
+            Ok(())
+        }
+    };
+    refused(ctx)?;
+    ctx.lab().restart_agent(0, Duration::ZERO)?;
+    let last_sync = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+    ctx.until("the new agent has synced", || Ok(ctx.metric(0, last_sync).is_ok_and(|seconds| seconds > 0)))?;
+    refused(ctx)?;
+    let report = ctx.http(From::Outside, target, 5)?;
+    ensure!(is_answered_by(&report.pods, &web) && report.failed == 0, "after a restart: {report:?}");
+    ctx.lab().cni(0, "DEL", &web.name, web.netns())?;
+    ctx.until("the port is free", || Ok(ctx.connect(From::Outside, target)?.outcome == "refused"))?;
+    let late = made(ctx, 0, "late", "tcp", 8080)?;
+    ctx.until("the next pod has the port", || Ok(is_answered_by(&ctx.http(From::Outside, target, 1)?.pods, &late)))?;
+    for (node, pod) in [(0, &late), (0, &echo), (1, &other)] {
+        ctx.lab().cni(node, "DEL", &pod.name, pod.netns())?;
+    }
+    Ok(())
+}
+
+fn is_answered_by<N: AsRef<str>, C>(pods: &BTreeMap<N, C>, pod: &FilePod) -> bool {
+    pods.keys().map(AsRef::as_ref).eq([pod.name.as_str()])
 }
 
 /// cilium#11043, #33547.

@@ -10,7 +10,7 @@ use thalweg_lab::file::{FileLab, FileNode, FilePod, LabOptions};
 use thalweg_lab::http::get;
 use thalweg_lab::netns::Netns;
 use thalweg_lab::place::Place;
-use thalweg_lab::probe::{ConnectReport, HttpReport, UdpReport};
+use thalweg_lab::probe::{BindReport, ConnectReport, HttpReport, UdpReport};
 use thalweg_lab::topology::{CLIENT_ADDR, CLIENT_ADDR6};
 
 use crate::manifest::{Endpoint, Manifest};
@@ -198,6 +198,11 @@ impl Ctx<'_> {
     /// A NodePort that no other behaviour uses.
     pub fn node_port(&mut self) -> u16 {
         30_000 + self.number()
+    }
+
+    /// A port of nodes that no other behaviour uses, outside of the NodePorts' range.
+    pub fn host_port(&mut self) -> u16 {
+        20_000 + self.number()
     }
 
     /// A service with an address of its own, on HTTP's port 80.
@@ -413,6 +418,14 @@ impl Ctx<'_> {
         let wanted = if by_rule { "Operation not permitted (os error 1)" } else { "refused" };
         ensure!(said.outcome == wanted && said.micros < 1_000_000, "{from:?} to {target} by UDP: wanted {wanted}: {said:?}");
         Ok(())
+    }
+
+    /// Takes a local port for a moment.
+    pub fn bind(&self, from: From, address: SocketAddr, udp: bool) -> Result<BindReport> {
+        let address = address.to_string();
+        let mut args = vec!["bind", &address];
+        args.extend(udp.then_some("--udp"));
+        self.place(from).probe(&args)
     }
 
     pub fn udp(&self, from: From, target: SocketAddr, count: u32) -> Result<UdpReport> {

@@ -70,6 +70,7 @@ const BEHAVIOURS: &[Behaviour] = behaviours![
     (EVERYWHERE, BOTH) external::load_balancer_and_external_addresses_are_served,
     (EVERYWHERE, BOTH) external::a_load_balancer_in_proxy_mode_is_not_intercepted,
     (SOCKET, V4) external::a_node_port_is_served_on_localhost,
+    (EVERYWHERE, BOTH) external::a_host_port_leads_to_its_pod,
     (EVERYWHERE, BOTH) external::health_checks_answer_for_local_endpoints,
     (EVERYWHERE, BOTH) translation::a_flow_of_datagrams_moves_when_its_backend_goes,
     (EVERYWHERE, BOTH) translation::datagrams_find_a_service_that_had_nobody,

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use thalweg_lab::probe::BindReport;
 
 use crate::lab::{Ctx, From, Pod, at};
 use crate::manifest::Manifest;
@@ -63,24 +62,18 @@ pub fn a_node_port_cannot_be_taken_by_a_process(ctx: &mut Ctx<'_>) -> Result<()>
     let web = Manifest::new(&format!("taken-{}", ctx.family_name()), vip).node_port("TCP", 80, 8080, port);
     let web = web.endpoints(ctx.endpoints(&[Pod::A1]));
     let any: SocketAddr = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().context("an address")?;
-    let bind = |ctx: &Ctx<'_>, from: From, address: SocketAddr, udp: bool| -> Result<BindReport> {
-        let address = address.to_string();
-        let mut args = vec!["bind", &address];
-        args.extend(udp.then_some("--udp"));
-        ctx.place(from).probe(&args)
-    };
     let own = at(ctx.node_address(0), port);
     let everywhere = at(any.ip(), port);
-    ensure!(bind(ctx, From::Node(0), own, false)?.error.is_none(), "before the service is there");
+    ensure!(ctx.bind(From::Node(0), own, false)?.error.is_none(), "before the service is there");
     ctx.apply(&[&web])?;
     for address in [own, everywhere] {
-        let report = bind(ctx, From::Node(0), address, false)?;
+        let report = ctx.bind(From::Node(0), address, false)?;
         ensure!(report.error.is_some(), "{address} was given away");
     }
     // Another protocol is another port, and pods have ports of their own.
-    ensure!(bind(ctx, From::Node(0), own, true)?.error.is_none(), "UDP is not the service's");
-    ensure!(bind(ctx, From::Pod(Pod::AAsks), everywhere, false)?.error.is_none(), "a pod's port is not the node's");
+    ensure!(ctx.bind(From::Node(0), own, true)?.error.is_none(), "UDP is not the service's");
+    ensure!(ctx.bind(From::Pod(Pod::AAsks), everywhere, false)?.error.is_none(), "a pod's port is not the node's");
     ctx.remove(&web)?;
-    ensure!(bind(ctx, From::Node(0), own, false)?.error.is_none(), "after the service is gone");
+    ensure!(ctx.bind(From::Node(0), own, false)?.error.is_none(), "after the service is gone");
     Ok(())
 }
