@@ -138,7 +138,8 @@ fn kept(known: *mut Affinity, frontend: &Frontend, now: u32) -> u32 {
         return NONE;
     }
     let Some(backend) = BACKENDS.get(was.backend) else { return NONE };
-    if backend.generation != was.generation || backend.state != BackendState::READY {
+    // The range says who serves: backends that drain are in it when nobody else is left.
+    if backend.generation != was.generation || backend.state == BackendState::FREE {
         return NONE;
     }
     let offset = if holds(frontend, was.offset, &was) { was.offset } else { search(frontend, backend, &was) };

@@ -152,14 +152,13 @@ fn affinity_ends_with_its_time_and_with_its_backend() -> Result<()> {
         let id = |port: u16| FIRST_BACKEND + u32::from(port) - 8000;
         let mut port = 40_000;
         // What each case does to the backend on port 8000, which the client has: its next connection is a new choice.
-        let cases: [(&str, Change); 4] = [
+        let cases: [(&str, Change); 3] = [
             ("time", |node, key, _| {
                 let mut entry = node.maps.affinity.get(&key)?.context("entry")?;
                 entry.last_seen = entry.last_seen.wrapping_sub(SECONDS + 1);
                 Ok(node.maps.affinity.update(&[(key, entry)])?)
             }),
             ("gone", |node, _, id| node.set_backend(id, BackendState::FREE, 1)),
-            ("draining", |node, _, id| node.set_backend(id, BackendState::DRAINING, 1)),
             ("reused id", |node, _, id| node.set_backend(id, BackendState::READY, 2)),
         ];
         for (what, change) in cases {
@@ -173,6 +172,17 @@ fn affinity_ends_with_its_time_and_with_its_backend() -> Result<()> {
             assert_eq!(node.counter(Counter::AffinityHit)?, hits, "{what}");
             port += 3;
         }
+        // One that drains is kept while it is in the range: it is there only when nobody else is left.
+        node.serve(service, &first)?;
+        assert_eq!(dial(&node, client, port, net.vip, 80)?, 8000);
+        node.serve(service, &both)?;
+        let hits = node.counter(Counter::AffinityHit)?;
+        for port in 8000..8002 {
+            node.set_backend(id(port), BackendState::DRAINING, 1)?;
+        }
+        assert_eq!(dial(&node, client, port + 1, net.vip, 80)?, 8000);
+        assert_eq!(node.counter(Counter::AffinityHit)?, hits + 1);
+        port += 2;
         // Not in the range any more, though it lives.
         node.serve(service, &first)?;
         assert_eq!(dial(&node, client, port, net.vip, 80)?, 8000);
