@@ -45,7 +45,7 @@ pub const TCP_CLOSING_SECONDS: u32 = 120;
 /// Idle seconds for a TCP flow that is over.
 pub const TCP_CLOSED_SECONDS: u32 = 10;
 
-/// First and last source port that the data path allocates itself. The node keeps them out of
-/// `ip_local_port_range` users by picking from above the default range.
+/// First and last source port that the data path allocates itself. They are above the default `ip_local_port_range`, and the
+/// agent reserves them (`ip_local_reserved_ports`), so that no socket of the node is given one.
 pub const SNAT_PORT_MIN: u16 = 61_000;
 pub const SNAT_PORT_MAX: u16 = 65_535;

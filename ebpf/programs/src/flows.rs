@@ -1,6 +1,7 @@
 //! Access to the tables of flows. While the programs of a node are switched from one pair of tables to another, link by
 //! link, each packet may meet a program on either side: for that moment there are programs that know both pairs. They look
-//! in both and begin flows in their own, so that no flow is lost, and none is begun twice.
+//! in both and begin flows in their own, so that no flow is lost. Two of them on two CPUs may begin one flow in both tables
+//! at one moment: its own table's entry is what each of them then follows.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap};
 

@@ -1,5 +1,9 @@
 //! cgroup/post_bind4, cgroup/post_bind6: a socket of the node takes a local port. One that is a NodePort is refused:
 //! what is sent to it from outside would never reach that socket. Pods have ports of their own.
+//!
+//! A socket bound to all addresses is judged by the node's own address ([`Address::node`]) alone: where NodePorts are not
+//! served on that one, the port is free to whoever binds to all, and on the addresses that serve it the NodePort comes first.
+//! One bound to :: is judged for both families, also when it takes IPv6 alone (IPV6_V6ONLY), which no program is told here.
 
 use aya_ebpf::{bindings::bpf_sock, macros::cgroup_sock, programs::SockContext};
 use thalweg_abi::{Be16, Be32, Be128, Counter, FrontendFlags, FrontendKey, Proto, Scope};
