@@ -5,9 +5,10 @@ mod support;
 use std::time::Duration;
 
 use support::{Kernel, Node, dual, endpoint, name, plan, restricted, sticky};
-use thalweg_abi::{BackendState, Be32, FrontendFlags, ServiceStats};
+use thalweg_abi::{BackendState, Be32, FrontendFlags, Proto, ServiceStats};
 use thalweg_proxy::Backend as _;
 use thalweg_proxy::ebpf::{Gone, Pressure};
+use thalweg_proxy::plan::PlannedFrontend;
 
 const CHECK: u32 = FrontendFlags::CHECK_SOURCE;
 
@@ -246,6 +247,62 @@ fn backends_that_are_gone_are_told_once() {
     node.set(plan("web", &[(1, 80, &[1])], &[]));
     node.apply();
     assert_eq!(node.backend.take_gone(), []);
+}
+
+// kubernetes#59368: datagrams of an old flow do not go on to who has left the service, whoever else has it.
+#[test]
+fn a_service_tells_which_backends_of_others_it_has_lost() {
+    let udp = |service: &str, vip: u8, endpoints: &[u8], draining: &[u8]| {
+        let mut plan = plan(service, &[(vip, 53, endpoints)], draining);
+        plan.frontends.iter_mut().filter(|frontend| frontend.port != 0).for_each(|frontend| frontend.protocol = Proto::UDP);
+        plan.frontends.sort_by_key(PlannedFrontend::key);
+        plan
+    };
+    let mut node = large();
+    node.set(udp("dns", 1, &[1, 2, 3], &[]));
+    node.set(udp("other", 2, &[1, 2, 3, 4], &[]));
+    node.set(plan("tcp", &[(3, 80, &[1, 2])], &[]));
+    node.apply();
+    assert_eq!(node.backend.take_left(), []);
+    let dns = node.number("dns").expect("a number");
+    let id = |node: &Node, n: u8| {
+        let state = node.kernel.lock();
+        state
+            .backends
+            .map
+            .iter()
+            .find(|(_, backend)| backend.addr == endpoint(n).ip().into())
+            .map(|(id, _)| *id)
+            .expect("an id")
+    };
+    let ids: Vec<u32> = (0..=4).map(|n| if n == 0 { 0 } else { id(&node, n) }).collect();
+    // One goes at once, and one by draining, for as long as it lasts. TCP may finish.
+    node.set(udp("dns", 1, &[1], &[3]));
+    node.set(plan("tcp", &[(3, 80, &[1])], &[]));
+    node.apply();
+    assert_eq!((node.backend.take_left(), node.backend.take_left()), (vec![(dns, ids[2])], vec![]));
+    node.set(udp("dns", 1, &[1], &[]));
+    node.apply();
+    assert_eq!(node.backend.take_left(), [(dns, ids[3])]);
+    // Who stands behind nobody any more is gone, which is another word.
+    node.set(udp("other", 2, &[1, 2, 3], &[]));
+    node.apply();
+    assert_eq!((node.backend.take_left(), node.backend.take_gone().len()), (vec![], 1));
+    // Still behind another frontend of the same service.
+    let mut two = udp("dns", 1, &[1], &[]);
+    let second =
+        PlannedFrontend { port: 54, ..two.frontends.iter().find(|frontend| frontend.port == 53).expect("one").clone() };
+    two.frontends.push(second);
+    two.frontends.sort_by_key(PlannedFrontend::key);
+    node.set(two);
+    node.apply();
+    node.set(udp("dns", 1, &[1], &[]));
+    node.apply();
+    assert_eq!(node.backend.take_left(), []);
+    // A service that is gone leaves all that others have.
+    node.remove("dns");
+    node.apply();
+    assert_eq!(node.backend.take_left(), [(dns, ids[1])]);
 }
 
 // cilium#24027: a service of thousands of endpoints costs what its own range costs.

@@ -10,6 +10,7 @@ use super::backends::{At, Backends};
 use super::blocks::{Block, Blocks};
 use super::claims::Claims;
 use super::failing::Failing;
+use super::left::Left;
 use super::mirror::{Held, Mirror};
 use super::numbers::Numbers;
 use super::stickiness::Leftovers;
@@ -85,6 +86,7 @@ impl EbpfBackend {
             numbers,
             blocks: blocks.blocks,
             backends,
+            left: Left::default(),
         })
     }
 }

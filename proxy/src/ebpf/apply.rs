@@ -69,6 +69,7 @@ pub(super) fn apply(this: &mut EbpfBackend, now: Instant) -> Result<Applied, Err
         this.remove_names(&mut outcomes, &mut loose);
     }
     this.write_gone(&mut applied, &mut loose, now);
+    this.settle_left();
     for outcome in outcomes {
         this.finish(outcome, &mut applied);
     }
@@ -149,6 +150,7 @@ impl EbpfBackend {
                     if let Some(record) = owner.and_then(|owner| self.services.get_mut(owner)) {
                         record.remove_frontend(&key);
                     }
+                    self.lose_block(&key, held.value.service, held.block);
                     self.leave(held.block, now);
                 }
             }

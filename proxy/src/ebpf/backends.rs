@@ -192,6 +192,16 @@ impl Backends {
         self.record(id).map(|record| (record.at, record.generation))
     }
 
+    /// The id of an address that is in use.
+    pub fn id_of(&self, at: At) -> Option<u32> {
+        self.by_address.get(&at).copied()
+    }
+
+    /// Whether flows to it go on: the kernel holds it, and not as free.
+    pub fn is_alive(&self, id: u32) -> bool {
+        self.record(id).and_then(|record| record.kernel).is_some_and(|state| state != BackendState::FREE)
+    }
+
     /// True when this id is the one that a new block would get for its address.
     pub fn is_current(&self, id: u32) -> bool {
         self.record(id).is_some_and(|record| self.by_address.get(&record.at) == Some(&id))

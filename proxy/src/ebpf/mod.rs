@@ -15,6 +15,7 @@ mod backends;
 mod blocks;
 mod claims;
 mod failing;
+mod left;
 mod mirror;
 mod numbers;
 mod stage;
@@ -39,6 +40,7 @@ use blocks::Blocks;
 use claims::Claims;
 use failing::Failing;
 pub use failing::Pressure;
+use left::Left;
 use mirror::Mirror;
 use numbers::Numbers;
 use stickiness::Leftovers;
@@ -76,6 +78,7 @@ pub struct EbpfBackend {
     numbers: Numbers,
     blocks: Blocks,
     backends: Backends,
+    left: Left,
 }
 
 /// A backend that has become free: who stood behind the id is gone. Sockets that remember both numbers are to be destroyed,

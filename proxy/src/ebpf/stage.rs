@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use thalweg_abi::{Be16, Frontend};
+use thalweg_abi::{Be16, Frontend, Proto};
 use thalweg_cluster::Name;
 use thalweg_loader::Error;
 
@@ -209,7 +209,11 @@ impl EbpfBackend {
         let draining = service.plan.as_ref().map_or(&[][..], |plan| &plan.draining);
         if *record.draining != *draining {
             self.backends.drain(&record.draining, draining);
-            record.draining = draining.into();
+            let old = std::mem::replace(&mut record.draining, draining.into());
+            let is_udp = record.frontends.iter().any(|key| key.protocol == Proto::UDP);
+            if let (true, Some(number)) = (is_udp, record.number) {
+                self.lose_draining(number, &old);
+            }
         }
     }
 }

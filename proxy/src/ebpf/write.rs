@@ -142,6 +142,9 @@ impl EbpfBackend {
             {
                 record.remove_frontend(&key);
             }
+            if (old.value.service, old.block) != (value.service, block) {
+                self.lose_block(&key, old.value.service, old.block);
+            }
             self.leave(old.block, now);
         }
         if let Some(record) = self.services.get_mut(owner) {
