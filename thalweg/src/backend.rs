@@ -1,15 +1,20 @@
 //! The service proxy's way to the kernel: one of two, chosen when it starts.
 
+use std::io::ErrorKind;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use ipnetwork::IpNetwork;
+use nix::errno::Errno;
 use thalweg_cluster::Name;
 use thalweg_loader::{Datapath, Error};
 use thalweg_proxy::iptables::{self, Programs, Variant};
 use thalweg_proxy::plan::ServicePlan;
 use thalweg_proxy::{Applied, Backend, EbpfBackend, IptablesBackend};
+
+use crate::datapath::NoCgroup2;
+use crate::rights::Rights;
 
 /// Why the data path is not dialled in iptables mode.
 pub const NO_PROBE: &str = "iptables mode has no data path of its own";
@@ -35,8 +40,15 @@ pub enum AnyBackend {
 ///
 /// # Errors
 /// What `open` said, when falling back would only hide it.
-pub fn choose(mode: ProxyMode, open: impl FnOnce() -> Result<Datapath>) -> Result<Option<Datapath>> {
+pub fn choose(mode: ProxyMode, rights: Rights, open: impl FnOnce() -> Result<Datapath>) -> Result<Option<Datapath>> {
+    let lacking = rights.missing_for_iptables();
     if mode == ProxyMode::Iptables {
+        if !lacking.is_empty() {
+            bail!(
+                "iptables may not be used by this process, which lacks {}: run it as root, or with these",
+                lacking.join(", ")
+            );
+        }
         tracing::info!("services are served by iptables, as configured");
         return Ok(None);
     }
@@ -46,7 +58,16 @@ pub fn choose(mode: ProxyMode, open: impl FnOnce() -> Result<Datapath>) -> Resul
             Ok(Some(datapath))
         }
         Err(error) if mode == ProxyMode::Auto && is_unable(&error) => {
-            tracing::warn!("eBPF is not possible here, so iptables it is: {error:#}");
+            let needed = rights.missing_for_ebpf();
+            if !lacking.is_empty() {
+                bail!(
+                    "neither eBPF nor iptables may be used by this process, which lacks {} for eBPF and {} for iptables: run it \
+                     as root, or with these ({error:#})",
+                    needed.join(", "),
+                    lacking.join(", ")
+                );
+            }
+            tracing::warn!(lacking = needed.join(", "), "eBPF is not possible here, so iptables it is: {error:#}");
             Ok(None)
         }
         Err(error) => Err(error),
@@ -55,7 +76,20 @@ pub fn choose(mode: ProxyMode, open: impl FnOnce() -> Result<Datapath>) -> Resul
 
 /// True when this kernel, this process or this build cannot do it at all, so that trying again would not help.
 fn is_unable(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Error>().is_some_and(|cause| cause.is_unsupported() || matches!(cause, Error::NoObject))
+    error.is::<NoCgroup2>() || error.downcast_ref::<Error>().is_some_and(is_beyond_this_machine)
+}
+
+fn is_beyond_this_machine(error: &Error) -> bool {
+    match error {
+        // Whatever its verifier does not like: another kernel may.
+        Error::NoObject | Error::NoProgram { .. } | Error::Program { .. } | Error::Probe { .. } => true,
+        // No such file system, or no place for one.
+        Error::Bpffs { source, .. } => {
+            let kinds = [ErrorKind::PermissionDenied, ErrorKind::NotFound, ErrorKind::ReadOnlyFilesystem];
+            kinds.contains(&source.kind()) || source.raw_os_error() == Some(Errno::ENODEV as i32)
+        }
+        error => error.is_unsupported(),
+    }
 }
 
 // === impl AnyBackend ===
@@ -163,17 +197,47 @@ mod tests {
         Err(Error::Busy { path: "/sys/fs/bpf/thalweg".into() }).context("load the kernel programs")
     }
 
+    fn bpffs(errno: Errno) -> Result<Datapath> {
+        let source = std::io::Error::from_raw_os_error(errno as i32);
+        Err(Error::Bpffs { path: "/sys/fs/bpf/thalweg".into(), action: "cannot mount a bpffs", source }).context("load")
+    }
+
+    fn falls_back(mode: ProxyMode, open: impl FnOnce() -> Result<Datapath>) -> bool {
+        choose(mode, Rights::ALL, open).is_ok_and(|datapath| datapath.is_none())
+    }
+
     #[test]
     fn iptables_take_over_only_where_ebpf_is_impossible() {
-        assert!(choose(ProxyMode::Auto, too_old).is_ok_and(|datapath| datapath.is_none()));
-        assert!(choose(ProxyMode::Auto, || Err(Error::NoObject.into())).is_ok_and(|datapath| datapath.is_none()));
+        assert!(falls_back(ProxyMode::Auto, too_old));
+        assert!(falls_back(ProxyMode::Auto, || Err(Error::NoObject.into())));
+        assert!(falls_back(ProxyMode::Auto, || Err(NoCgroup2.into())));
+        for errno in [Errno::ENODEV, Errno::EROFS, Errno::EPERM, Errno::EACCES] {
+            assert!(falls_back(ProxyMode::Auto, || bpffs(errno)), "{errno}");
+        }
+        assert!(!falls_back(ProxyMode::Auto, || bpffs(Errno::ENOSPC)));
         // Another agent that runs is no reason for a second kind of service proxy beside it.
-        assert!(choose(ProxyMode::Auto, busy).is_err());
+        assert!(!falls_back(ProxyMode::Auto, busy));
     }
 
     #[test]
     fn what_is_said_counts() {
-        assert!(choose(ProxyMode::Ebpf, too_old).is_err());
-        assert!(choose(ProxyMode::Iptables, || panic!("not to be opened")).is_ok_and(|datapath| datapath.is_none()));
+        assert!(!falls_back(ProxyMode::Ebpf, too_old));
+        assert!(falls_back(ProxyMode::Iptables, || panic!("not to be opened")));
+    }
+
+    #[test]
+    fn who_may_do_neither_is_told_what_is_missing() {
+        let said = |mode, rights| match choose(mode, rights, || bpffs(Errno::EPERM)) {
+            Ok(_) => "nothing".to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        let neither = said(ProxyMode::Auto, Rights::NONE);
+        assert!(
+            neither.contains("neither") && neither.contains("CAP_BPF") && neither.contains("CAP_NET_ADMIN for iptables"),
+            "{neither}"
+        );
+        assert_eq!(said(ProxyMode::Auto, Rights::NETWORK), "nothing");
+        let rules = said(ProxyMode::Iptables, Rights::NONE);
+        assert!(rules.contains("lacks CAP_NET_ADMIN"), "{rules}");
     }
 }

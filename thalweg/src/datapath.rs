@@ -29,6 +29,20 @@ pub struct DatapathArgs {
     pub map_size: Vec<(String, u32)>,
 }
 
+/// This machine has no unified hierarchy of control groups, as far as this process sees.
+#[derive(Debug)]
+pub struct NoCgroup2;
+
+// === impl NoCgroup2 ===
+
+impl std::fmt::Display for NoCgroup2 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no cgroup2 is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`) or give --cgroup")
+    }
+}
+
+impl std::error::Error for NoCgroup2 {}
+
 // === impl DatapathArgs ===
 
 impl DatapathArgs {
@@ -132,7 +146,7 @@ fn cgroup_root() -> Result<PathBuf> {
         let path = fields.next()?;
         (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
     });
-    found.next().context("no cgroup2 is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`) or give --cgroup")
+    Ok(found.next().ok_or(NoCgroup2)?)
 }
 
 #[cfg(test)]

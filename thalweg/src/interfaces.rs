@@ -97,7 +97,9 @@ pub fn node_port_addresses(wanted: &NodePortAddresses, local: &Local) -> Vec<IpA
             NodePortAddresses::All => true,
             // They come with the Node object.
             NodePortAddresses::Primary => false,
-            NodePortAddresses::Ranges(ranges) => ranges.iter().any(|range| range.contains(*address)),
+            NodePortAddresses::Ranges(ranges) | NodePortAddresses::PrimaryAnd(ranges) => {
+                ranges.iter().any(|range| range.contains(*address))
+            }
         })
         .collect();
     chosen.sort_unstable();

@@ -15,6 +15,7 @@ mod ports;
 mod pressure;
 mod probe;
 mod proxy;
+mod rights;
 mod server;
 mod services;
 mod views;

@@ -26,6 +26,7 @@ use crate::interfaces::{self, Local, Routes};
 use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
+use crate::rights::Rights;
 use crate::services::{Services, source_ended, until};
 use crate::{datapath, end_in_time, shutdown_signal, views};
 use links::Links;
@@ -207,10 +208,11 @@ impl Plan<'_> {
         let Self { args, settings, node, node_addr, .. } = self;
         tracing::info!(node, %node_addr, "service proxy starts");
         let mode = match settings.mode {
-            Mode::Ebpf => ProxyMode::Auto,
+            Mode::Auto => ProxyMode::Auto,
+            Mode::Ebpf => ProxyMode::Ebpf,
             Mode::Iptables => ProxyMode::Iptables,
         };
-        backend::choose(mode, || {
+        backend::choose(mode, Rights::own(), || {
             if interfaces::entries(&args.uplink, settings.pod_interfaces.as_deref(), &self.local).is_empty() {
                 bail!(
                     "no Ethernet interface of this node {}",

@@ -11,6 +11,9 @@ use super::model::KubeProxyConfiguration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
+    /// eBPF where that is possible.
+    Auto,
+    /// eBPF or nothing, as somebody said.
     Ebpf,
     Iptables,
 }
@@ -23,6 +26,8 @@ pub enum NodePortAddresses {
     /// Those of the Node object.
     Primary,
     Ranges(Vec<IpNetwork>),
+    /// Those of the Node object, and those in ranges.
+    PrimaryAnd(Vec<IpNetwork>),
 }
 
 /// A configuration that makes sense.
@@ -117,7 +122,9 @@ impl NodePortAddresses {
         match self {
             Self::All => true,
             Self::Primary => false,
-            Self::Ranges(ranges) => ranges.iter().any(|range| range.contains(Ipv4Addr::LOCALHOST.into())),
+            Self::Ranges(ranges) | Self::PrimaryAnd(ranges) => {
+                ranges.iter().any(|range| range.contains(Ipv4Addr::LOCALHOST.into()))
+            }
         }
     }
 }
@@ -131,7 +138,7 @@ fn idle(config: &KubeProxyConfiguration, mode: Mode) -> Vec<String> {
             notes.push(format!("{field}: {reason}"));
         }
     };
-    if mode == Mode::Ebpf {
+    if mode != Mode::Iptables {
         let (ours, theirs) = (&config.iptables, &default.iptables);
         let no_rules = "the eBPF data path has no rules and needs no mark";
         note(ours.masquerade_bit != theirs.masquerade_bit, "iptables.masqueradeBit", no_rules);
@@ -187,16 +194,16 @@ impl Check {
             "ebpf" => Mode::Ebpf,
             "iptables" => Mode::Iptables,
             "" => {
-                notes.push("mode: not said; ebpf is used (say iptables for rules)".to_owned());
-                Mode::Ebpf
+                notes.push("mode: not said; ebpf is used where it is possible, else iptables".to_owned());
+                Mode::Auto
             }
             "nftables" | "ipvs" => {
-                notes.push(format!("mode: {mode} is taken for ebpf"));
-                Mode::Ebpf
+                notes.push(format!("mode: {mode} is not known here; ebpf is used where it is possible, else iptables"));
+                Mode::Auto
             }
             other => {
                 self.refuse("mode", format!("{other:?}: must be ebpf, iptables, nftables, ipvs or empty"));
-                Mode::Ebpf
+                Mode::Auto
             }
         }
     }
@@ -214,11 +221,10 @@ impl Check {
     }
 
     fn node_ports(&mut self, texts: &[String]) -> NodePortAddresses {
-        let mut ranges = Vec::new();
+        let (mut ranges, mut is_primary) = (Vec::new(), false);
         for (index, text) in texts.iter().enumerate() {
             match text.as_str() {
-                "primary" if texts.len() == 1 => return NodePortAddresses::Primary,
-                "primary" => self.refuse("nodePortAddresses", "primary stands alone"),
+                "primary" => is_primary = true,
                 "all" => return NodePortAddresses::All,
                 "localhost" => {
                     ranges.extend(["127.0.0.0/8", "::1/128"].iter().filter_map(|range| range.parse::<IpNetwork>().ok()))
@@ -227,7 +233,12 @@ impl Check {
             }
         }
         // A zero range of one family does not stand for the other one.
-        if ranges.is_empty() { NodePortAddresses::All } else { NodePortAddresses::Ranges(ranges) }
+        match (is_primary, ranges.is_empty()) {
+            (true, true) => NodePortAddresses::Primary,
+            (true, false) => NodePortAddresses::PrimaryAnd(ranges),
+            (false, true) => NodePortAddresses::All,
+            (false, false) => NodePortAddresses::Ranges(ranges),
+        }
     }
 
     fn cidrs(&mut self, text: &str) -> Vec<IpNetwork> {

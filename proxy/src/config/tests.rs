@@ -52,7 +52,7 @@ fn the_file_of_a_kubeadm_cluster_is_accepted_unchanged() {
     let (config, notes) = merge(Some(config), Flags::default());
     assert!(notes.is_empty(), "{notes:?}");
     let settings = Settings::new(&config).expect("settings");
-    assert_eq!(settings.mode, Mode::Ebpf);
+    assert_eq!(settings.mode, Mode::Auto);
     assert_eq!(settings.kubeconfig.as_deref(), Some("/var/lib/kube-proxy/kubeconfig.conf".as_ref()));
     assert_eq!((settings.healthz, settings.metrics), (address("0.0.0.0:10256"), address("127.0.0.1:10249")));
     assert_eq!(settings.node_ports, NodePortAddresses::All);
@@ -72,7 +72,7 @@ fn files_of_kubeadm_from_1_29_to_1_36_are_accepted_unchanged() {
         let ranges: Vec<ipnetwork::IpNetwork> = cidrs.iter().map(|cidr| cidr.parse().expect("range")).collect();
         assert_eq!(settings.cluster_cidrs, ranges);
         assert_eq!((settings.healthz, settings.metrics), (address(healthz), address(metrics)));
-        assert_eq!((settings.mode, &settings.node_ports), (Mode::Ebpf, &NodePortAddresses::All));
+        assert_eq!((settings.mode, &settings.node_ports), (Mode::Auto, &NodePortAddresses::All));
         assert!(settings.localhost_node_ports && settings.node_address.is_none());
         let noted: Vec<&str> = settings.notes.iter().filter_map(|note| note.split(':').next()).collect();
         assert_eq!(noted, fields, "{text}");
@@ -143,6 +143,10 @@ fn what_is_written_is_read_again() {
 fn fields_become_settings() {
     check("mode: iptables", |s| s.mode == Mode::Iptables);
     check("mode: ebpf", |s| s.mode == Mode::Ebpf && s.notes.is_empty());
+    // What nobody said may fall back.
+    for mode in ["''", "ipvs", "nftables"] {
+        check(&format!("mode: {mode}"), |s| s.mode == Mode::Auto && s.notes.len() == 1);
+    }
     check("hostnameOverride: Node-A", |s| s.hostname_override.as_deref() == Some("node-a"));
     check("bindAddress: 192.0.2.7", |s| s.node_address == Some([192, 0, 2, 7].into()));
     check("bindAddress: '::'", |s| s.healthz == address("[::]:10256") && s.metrics == address("[::1]:10249"));
@@ -153,6 +157,11 @@ fn fields_become_settings() {
     check("nodePortAddresses: [primary]", |s| s.node_ports == NodePortAddresses::Primary);
     check("nodePortAddresses: [10.0.0.0/8]", |s| matches!(&s.node_ports, NodePortAddresses::Ranges(r) if r.len() == 1));
     check("nodePortAddresses: [localhost]", |s| matches!(&s.node_ports, NodePortAddresses::Ranges(r) if r.len() == 2));
+    let both = |ranges: &[ipnetwork::IpNetwork]| ranges.len() == 1;
+    check(
+        "nodePortAddresses: [primary, 10.0.0.0/8]",
+        |s| matches!(&s.node_ports, NodePortAddresses::PrimaryAnd(ranges) if both(ranges)),
+    );
     check("nodePortAddresses: [10.0.0.0/8, all]", |s| s.node_ports == NodePortAddresses::All);
     check("clusterCIDR: '10.0.0.0/8,fd00::/8'", |s| s.cluster_cidrs.len() == 2);
     check("iptables: {masqueradeBit: 0, masqueradeAll: true, syncPeriod: 1m}", |s| {

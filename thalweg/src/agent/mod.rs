@@ -26,6 +26,7 @@ use crate::handover::{self, Drain};
 use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
+use crate::rights::Rights;
 use crate::services::{Services, source_ended, until};
 use crate::{datapath, end_in_time, shutdown_signal};
 use admin::Board;
@@ -324,7 +325,7 @@ type Opened = (AnyBackend, Kernel, Option<(Maps, OwnMaps)>);
 
 /// The backend, as configured or as possible.
 fn open(args: &AgentArgs, node: NodeAddresses) -> Result<Opened> {
-    let Some(datapath) = backend::choose(args.proxy_mode, || args.datapath.open(node))? else {
+    let Some(datapath) = backend::choose(args.proxy_mode, Rights::own(), || args.datapath.open(node))? else {
         if args.uplink.starts_with("tw") {
             bail!("--uplink {}: rules tell pods by their links, whose names begin with tw: rename it", args.uplink);
         }
