@@ -44,7 +44,7 @@ pub fn begin<F: Family>(ctx: &TcContext, work: &mut Work<F>, now: u32) -> Decisi
     entry.flags = flags;
     entry.packets = 0;
     entry.bytes = 0;
-    match claim_reply(work) {
+    match claim_reply(work, now) {
         Claim::Ours => {}
         Claim::NoPort => return Decision::drop(DropReason::NoSourcePort),
         Claim::Full => return Decision::drop(DropReason::ConntrackFull),
@@ -85,12 +85,12 @@ fn yield_to_other<F: Family>(work: &mut Work<F>) {
 }
 
 /// Writes the reply entry, which reserves the translated tuple for this flow: with another source port if another
-/// flow has it, and from the start if it must have one (with the node's source address, for example).
+/// flow that lives has it, and from the start if it must have one (with the node's source address, for example).
 ///
 /// A direct connection has no entry and reserves nothing. What begins on the tuple of one that lives is found out
 /// with its answer, see [`direct::owner`].
 #[inline(always)]
-fn claim_reply<F: Family>(work: &mut Work<F>) -> Claim {
+fn claim_reply<F: Family>(work: &mut Work<F>, now: u32) -> Claim {
     let random = policy::random();
     let needs_port = work.new.needs_port;
     if needs_port {
@@ -112,9 +112,8 @@ fn claim_reply<F: Family>(work: &mut Work<F>) -> Claim {
                 let _ = F::insert_flow(&work.key, &work.entry, u64::from(BPF_ANY));
                 return Claim::Ours;
             }
-            // What is over gives way to the client's own port, for which the next attempt tries again.
-            if attempt == 1 && !needs_port && is_reply && other.state == CtState::CLOSED {
-                direct::forget::<F>(&work.key, other);
+            // What is over gives way; the next attempt takes its port.
+            if is_reply && direct::forget_if_over::<F>(&work.key, other, now) {
                 continue;
             }
         }

@@ -94,7 +94,7 @@ fn forward_of<F: Family>(key: &Tuple<F::Addr>, reply: &CtEntry<F::Addr>) -> Opti
 
 /// Removes a flow by its reply entry.
 #[inline(always)]
-pub fn forget<F: Family>(key: &Tuple<F::Addr>, reply: &CtEntry<F::Addr>) {
+fn forget<F: Family>(key: &Tuple<F::Addr>, reply: &CtEntry<F::Addr>) {
     if forward_of::<F>(key, reply).is_some() {
         F::remove_flow(&reply.to.reversed());
     }
@@ -104,7 +104,7 @@ pub fn forget<F: Family>(key: &Tuple<F::Addr>, reply: &CtEntry<F::Addr>) {
 /// Removes the flow of a reply entry if it is over or has been idle for too long in both directions: as an agent that
 /// sweeps would. Says whether it did.
 #[inline(always)]
-fn forget_if_over<F: Family>(key: &Tuple<F::Addr>, reply: &CtEntry<F::Addr>, now: u32) -> bool {
+pub fn forget_if_over<F: Family>(key: &Tuple<F::Addr>, reply: &CtEntry<F::Addr>, now: u32) -> bool {
     let silent = idle(reply.last_seen, now);
     let is_over = reply.state == CtState::CLOSED
         || match forward_of::<F>(key, reply) {
