@@ -247,6 +247,8 @@ impl Node {
             netns.ip(&format!("link set {link} up"))?;
             outside.ip(&format!("link set {link}p up"))?;
         }
+        // Whom the frames are for.
+        netns.ip("link set eth0 address 02:00:00:00:00:01")?;
         netns.ip("route add default via 172.31.0.1")?;
         netns.ip("-6 route add default via fd00:31::1")?;
         netns.enter(|| {

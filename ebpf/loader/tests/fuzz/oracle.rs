@@ -74,6 +74,11 @@ impl Case<'_> {
         let mut complaints = Complaints::new();
         self.verdict(&mut complaints);
         self.tables(&mut complaints);
+        if self.is_for_another_machine() {
+            promise!(complaints, self.run.verdict == PASS, "for another machine, and verdict {}", self.run.verdict);
+            self.nothing_happened("a frame for another machine", &mut complaints);
+            return complaints;
+        }
         match wire::read_frame(self.input) {
             Reading::Foreign => self.foreign(&mut complaints),
             Reading::Malformed => self.malformed(&mut complaints),
@@ -90,6 +95,11 @@ impl Case<'_> {
             }
         }
         complaints
+    }
+
+    /// Whether the uplink's hardware address is not the frame's, nor a group's.
+    fn is_for_another_machine(&self) -> bool {
+        self.way == Way::FromWire && self.input[0] & 1 == 0 && self.input[..6] != [2, 0, 0, 0, 0, 2]
     }
 
     fn verdict(&self, complaints: &mut Complaints) {

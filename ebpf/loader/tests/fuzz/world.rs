@@ -24,6 +24,8 @@ use crate::{
 /// So few that they fill up.
 pub const CONNTRACK: u32 = 96;
 const CLIENTS: u32 = 16;
+/// To whom frames of the corpus are sent.
+const UPLINK_MAC: &str = "02:00:00:00:00:02";
 /// A service's place in SLOTS: a range for each family.
 const RANGE: u32 = 8;
 const AFFINITY_SECONDS: u32 = 60;
@@ -91,6 +93,7 @@ impl Place {
             netns.ip(&format!("link set {name} up"))?;
             outside.ip(&format!("link set {name}-far up"))?;
         }
+        netns.ip(&format!("link set eth0 address {UPLINK_MAC}"))?;
         let both = |what: &str, v4: &str, v6: &str| netns.ip(&format!("{what} {v4}")).and(netns.ip(&format!("-6 {what} {v6}")));
         both("addr add", &format!("{}/24 dev eth0", NODE.v4), &format!("{}/64 dev eth0 nodad", NODE.v6))?;
         both("route add default via", "172.31.0.1", "fd00:172:31::1")?;

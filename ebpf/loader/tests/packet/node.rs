@@ -162,10 +162,21 @@ impl Node {
     }
 
     pub fn with_conntrack(conntrack: u32) -> Result<Self> {
+        Self::build(conntrack, Some((NODE, NODE6)))
+    }
+
+    /// Whose programs know no address of its own.
+    pub fn without_addresses() -> Result<Self> {
+        Self::build(256, None)
+    }
+
+    fn build(conntrack: u32, addresses: Option<(Ipv4Addr, Ipv6Addr)>) -> Result<Self> {
         let name = unique_name();
         let netns = Netns::create(&name)?;
         let outside = Netns::create(&format!("{name}-out"))?;
         wire(&netns, &outside, "eth0", "wire")?;
+        // Whom packets are for that say nothing else.
+        netns.ip("link set eth0 address 02:00:00:00:00:02")?;
         netns.ip(&format!("addr add {NODE}/24 dev eth0"))?;
         netns.ip("route add default via 172.31.0.1")?;
         netns.ip(&format!("route add 10.244.2.0/24 via {OTHER_NODE}"))?;
@@ -185,8 +196,8 @@ impl Node {
         let options = Options {
             pin_root: pins.path().to_owned(),
             cgroup: PathBuf::from("/sys/fs/cgroup/unified"),
-            node_addr: Some(NODE),
-            node_addr6: Some(NODE6),
+            node_addr: addresses.map(|(addr, _)| addr),
+            node_addr6: addresses.map(|(_, addr)| addr),
             sizes: Sizes { conntrack, ..Sizes::uniform(256) },
             socket_lb: false,
         };

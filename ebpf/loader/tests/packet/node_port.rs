@@ -10,7 +10,10 @@ use thalweg_lab::packet::{ACK, Packet, SYN, assert_frame};
 use thalweg_loader::Table;
 
 use super::{
-    node::{CLIENT, DROP, NODE, Node, PASS, POD_A, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, tuple, tuple4},
+    node::{
+        CLIENT, CLIENT6, DROP, NODE, NODE6, Node, PASS, POD_A, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, tuple, tuple_of,
+        tuple4,
+    },
     tables::{Served, served},
 };
 
@@ -189,7 +192,8 @@ fn no_free_source_port_drops_new_flows_and_leaves_nothing() -> Result<()> {
     let taken: Vec<_> = (SNAT_PORT_MIN..=SNAT_PORT_MAX)
         .map(|port| {
             let to = tuple4(tuple(Proto::TCP, at(NODE, 30_080), at(CLIENT, 1)));
-            let entry = CtEntry { to, direction: CtDirection::REPLY, ..Default::default() };
+            // Last seen in a moment that is yet to come, so never idle.
+            let entry = CtEntry { to, direction: CtDirection::REPLY, last_seen: i32::MAX as u32, ..Default::default() };
             (tuple4(tuple(Proto::TCP, at(REMOTE, 8080), at(NODE, port))), entry)
         })
         .collect();
@@ -198,5 +202,75 @@ fn no_free_source_port_drops_new_flows_and_leaves_nothing() -> Result<()> {
     assert_eq!(out.verdict, DROP);
     assert_eq!(node.drops()?, [(DropReason::NoSourcePort, 1)]);
     assert_eq!(node.tracked()?, taken.len());
+    // Ports of flows that are over, or of which nobody has heard for too long, are free.
+    let over: [fn(&mut CtEntry); 2] = [|entry| entry.state = CtState::CLOSED, |entry| entry.last_seen = u32::MAX - 60];
+    for (sport, over) in (50_000..).zip(over) {
+        let mut taken = taken.clone();
+        taken.iter_mut().for_each(|(_, entry)| over(entry));
+        node.maps.conntrack.update(&taken)?;
+        let syn = Packet::tcp(at(CLIENT, sport), at(NODE, 30_080), SYN);
+        assert_eq!(node.wire_brings(&syn)?.verdict, REDIRECT);
+        node.pair(&syn)?;
+        assert_eq!(node.tracked()?, taken.len() + 1, "one reply entry gave way to another");
+        let both = [tuple_of(&syn), node.pair(&syn)?.0.to.reversed()];
+        both.into_iter().try_for_each(|key| node.remove_flow(key))?;
+    }
+    Ok(())
+}
+
+/// What could come back only by way of the node cannot begin when the node has no address of the family.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_node_without_an_address_lends_none() -> Result<()> {
+    let mut node = Node::without_addresses()?;
+    serve_node_port(&mut node, Proto::TCP, &[at(REMOTE, 8080)])?;
+    assert_eq!(node.wire_brings(&Packet::tcp(at(CLIENT, 50_000), at(NODE, 30_080), SYN))?.verdict, DROP);
+    assert_eq!(node.drops()?, [(DropReason::NoRoute, 1)]);
+    assert_eq!(node.tracked()?, 0);
+    // What it says of a packet comes from whom that was for.
+    node.serve(served(Proto::UDP, VIP, 80), &[at(REMOTE, 8080)])?;
+    let probe = Packet::udp(at(POD_A, 40_000), at(VIP, 80), b"traceroute").ttl(1);
+    let out = node.pod_sends(&probe)?;
+    let told = probe.quoted_by(VIP, 11, 0, [0; 4], 8).id(0).dont_fragment().macs(probe.mac_dst, probe.mac_src);
+    assert_frame("time exceeded", &out.packet, &told);
+    Ok(())
+}
+
+/// Nobody here can fragment what has another source by then.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_is_too_big_for_the_way_to_a_remote_backend_is_answered_though_it_may_be_fragmented() -> Result<()> {
+    let mut node = Node::new()?;
+    node.netns.ip("link set eth0 mtu 1400")?;
+    serve_node_port(&mut node, Proto::UDP, &[at(REMOTE, 8080)])?;
+    let big = Packet::udp(at(CLIENT, 50_000), at(NODE, 30_080), &[7; 1400]);
+    let out = node.wire_brings(&big)?;
+    assert_eq!(out.verdict, REDIRECT);
+    let mtu = [0, 0, (1400 >> 8) as u8, (1400 & 0xff) as u8];
+    let told = big.quoted_by(NODE, 3, 4, mtu, 8).id(0).dont_fragment().macs(big.mac_dst, big.mac_src);
+    assert_frame("fragmentation needed", &out.packet, &told);
+    assert_eq!(node.drops()?, []);
+    Ok(())
+}
+
+/// A link that listens to everything shows packets to other machines too.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_frame_for_another_machine_is_left_alone() -> Result<()> {
+    let mut node = Node::new()?;
+    serve_node_port(&mut node, Proto::TCP, &[at(POD_A, 8080)])?;
+    let known = Packet::tcp(at(CLIENT, 50_000), at(NODE, 30_080), SYN);
+    assert_eq!(node.wire_brings(&known)?.verdict, REDIRECT);
+    let flows = node.tracked()?;
+    for port in [50_000, 50_001] {
+        for (src, dst) in [(at(CLIENT, port), at(NODE, 30_080)), (at(CLIENT6, port), at(NODE6, 30_080))] {
+            let others = Packet::tcp(src, dst, SYN).macs([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 3]);
+            let out = node.wire_brings(&others)?;
+            assert_eq!(out.verdict, PASS);
+            assert_frame("untouched", &out.packet, &others);
+        }
+    }
+    assert_eq!(node.tracked()?, flows);
+    assert_eq!(node.drops()?, []);
     Ok(())
 }

@@ -22,7 +22,7 @@ use thalweg_abi::{
 use super::{
     family::{Family, Message},
     outcome::{drop, verdict},
-    packet::{Packet, has_ports, ifindex, load},
+    packet::{Kind, Packet, has_ports, ifindex, load},
     work::Work,
 };
 
@@ -44,10 +44,6 @@ pub enum Back {
     /// Out of the link that it came from.
     Wire,
 }
-
-/// Kinds of frames in `__sk_buff::pkt_type`: linux/if_packet.h.
-const PACKET_BROADCAST: u32 = 1;
-const PACKET_MULTICAST: u32 = 2;
 
 const TCP_CHECKSUM: usize = 16;
 const ICMP_CHECKSUM: usize = 2;
@@ -74,8 +70,9 @@ impl Answer {
                 Self::TooBig => (F::TOO_BIG, (work.mtu as u16).max(F::MIN_MTU)),
                 Self::TimeExceeded => (F::TIME_EXCEEDED, 0),
             };
-            // A refusal comes from whom the packet is for, all else from this node.
-            let src = if self == Self::Refuse { packet.tuple.dst } else { F::node_addr() };
+            // A refusal comes from whom the packet is for, all else from this node, if it has an address of the family.
+            let is_for_them = self == Self::Refuse || F::is_unspecified(&F::node_addr());
+            let src = if is_for_them { packet.tuple.dst } else { F::node_addr() };
             error(ctx, packet, &src, message, mtu)
         };
         if written.is_none() {
@@ -98,9 +95,8 @@ impl Answer {
 /// RFC 4443, 2.4).
 #[inline(always)]
 fn may_be_answered<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> bool {
-    // SAFETY: the context is valid for the whole program.
-    let kind = unsafe { (*ctx.skb.skb).pkt_type };
-    if kind == PACKET_BROADCAST || kind == PACKET_MULTICAST || !F::mapped(&packet.tuple.src).is_one_host() {
+    let kind = Kind::of(ctx);
+    if kind == Kind::BROADCAST || kind == Kind::MULTICAST || !F::mapped(&packet.tuple.src).is_one_host() {
         return false;
     }
     if packet.tuple.src == packet.tuple.dst {

@@ -1,10 +1,7 @@
 //! What differs between IPv4 and IPv6: tables, addresses, and where things stand in a header. All else is written once, and
 //! compiled once for each.
 
-use aya_ebpf::{
-    bindings::{bpf_fib_lookup as FibLookup, bpf_redir_neigh as NextHop},
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::bpf_fib_lookup as FibLookup, programs::TcContext};
 use thalweg_abi::{Be16, Be128, CtEntry, FragmentKey, Frontend, FrontendKey, LocalPod, Proto, Slot, Tuple, checksum::Sum};
 
 use super::{packet::Packet, work::Work};
@@ -47,6 +44,7 @@ pub trait Family: Sized + 'static {
     fn frontend(key: &FrontendKey<Self::Addr>) -> Option<&'static Frontend>;
     /// The pod of this node that has this address.
     fn local_pod(addr: &Self::Addr) -> Option<&'static LocalPod>;
+    /// The node's own address; the unspecified one when it has none of this family.
     fn node_addr() -> Self::Addr;
     /// Whether an address is from the ranges of services.
     fn is_from_service_ranges(addr: &Self::Addr) -> bool;
@@ -55,6 +53,7 @@ pub trait Family: Sized + 'static {
 
     fn of_slot(slot: &Slot) -> Self::Addr;
     fn mapped(addr: &Self::Addr) -> Be128;
+    fn is_unspecified(addr: &Self::Addr) -> bool;
     fn sum(addr: &Self::Addr) -> Sum;
 
     // === Reading ===
@@ -71,9 +70,6 @@ pub trait Family: Sized + 'static {
 
     /// Fills in addresses and traffic class.
     fn ask(params: &mut FibLookup, packet: &Packet<Self>, src: &Self::Addr, dst: &Self::Addr);
-    /// The next hop that was found.
-    fn gateway(params: &FibLookup) -> Self::Addr;
-    fn next_hop(params: &mut NextHop, gateway: &Self::Addr);
 
     // === Writing ===
 

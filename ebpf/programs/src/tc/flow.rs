@@ -153,12 +153,16 @@ fn serve<F: Family>(ctx: &TcContext, work: &mut Work<F>, from_wire: bool, now: u
     }
     // That there is none has been counted.
     let Some(slot) = policy::choose(frontend, client, work.packet.tuple.proto, now) else { return Unknown::Drop };
-    to_slot(ctx, work, &slot, from_wire);
+    if !to_slot(ctx, work, &slot, from_wire) {
+        return Unknown::drop(DropReason::NoRoute);
+    }
     Unknown::Flow
 }
 
+/// The flow to a backend. Says whether there is a way back: an answer that must come through this node needs an address of
+/// its own to come to.
 #[inline(always)]
-fn to_slot<F: Family>(ctx: &TcContext, work: &mut Work<F>, slot: &Slot, from_wire: bool) {
+fn to_slot<F: Family>(ctx: &TcContext, work: &mut Work<F>, slot: &Slot, from_wire: bool) -> bool {
     let addr = F::of_slot(slot);
     work.to = work.packet.tuple;
     work.to.dst = addr;
@@ -168,6 +172,9 @@ fn to_slot<F: Family>(ctx: &TcContext, work: &mut Work<F>, slot: &Slot, from_wir
         flags |= CtFlags::EXTERNAL;
         if !work.frontend.flags.has(FrontendFlags::LOCAL_ONLY) && is_remote(ctx, work, &addr) {
             // The answer must come back through this node.
+            if F::is_unspecified(&F::node_addr()) {
+                return false;
+            }
             flags |= CtFlags::SNAT;
             work.to.src = F::node_addr();
             needs_port = true;
@@ -179,6 +186,7 @@ fn to_slot<F: Family>(ctx: &TcContext, work: &mut Work<F>, slot: &Slot, from_wir
     }
     let Slot { backend, generation, .. } = *slot;
     work.new = New { service: work.frontend.service, backend, generation, flags, needs_port };
+    true
 }
 
 /// Whether a backend is neither a pod of this node nor the node itself, by whichever of its addresses.

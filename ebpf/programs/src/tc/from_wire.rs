@@ -1,6 +1,10 @@
 //! tc ingress of the node's uplink: what other nodes and the outside send.
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
 use thalweg_abi::DropReason;
 
 use super::{
@@ -10,7 +14,7 @@ use super::{
     ipv4::Ipv4,
     ipv6::Ipv6,
     outcome::{self, drop},
-    packet::{Parsed, parse},
+    packet::{Kind, Parsed, parse},
 };
 
 #[classifier]
@@ -27,6 +31,10 @@ pub fn tc_from_wire6(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn run<F: Family>(ctx: &TcContext) -> i32 {
+    // Whom it is for gets it too. The stack drops this one.
+    if Kind::of(ctx) == Kind::OTHERS {
+        return TC_ACT_OK;
+    }
     let Some(work) = F::work() else { return TC_ACT_UNSPEC };
     match parse(ctx, &mut work.packet) {
         Parsed::Ours => {}

@@ -1,9 +1,6 @@
 //! IPv4: where things stand, and which tables are its own.
 
-use aya_ebpf::{
-    bindings::{bpf_fib_lookup as FibLookup, bpf_redir_neigh as NextHop},
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::bpf_fib_lookup as FibLookup, programs::TcContext};
 use thalweg_abi::{
     Be16, Be32, Be128, CtEntry, FragmentKey, Frontend, FrontendKey, LocalPod, Proto, Slot, Tuple,
     checksum::{self, Sum, pseudo_header},
@@ -140,6 +137,11 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
+    fn is_unspecified(addr: &Be32) -> bool {
+        *addr == Be32::ZERO
+    }
+
+    #[inline(always)]
     fn sum(addr: &Be32) -> Sum {
         Sum(addr.0)
     }
@@ -195,17 +197,6 @@ impl Family for Ipv4 {
         params.__bindgen_anon_2.tos = packet.ip.tos;
         params.__bindgen_anon_3.ipv4_src = src.0;
         params.__bindgen_anon_4.ipv4_dst = dst.0;
-    }
-
-    #[inline(always)]
-    fn gateway(params: &FibLookup) -> Be32 {
-        // SAFETY: the field of this family.
-        Be32(unsafe { params.__bindgen_anon_4.ipv4_dst })
-    }
-
-    #[inline(always)]
-    fn next_hop(params: &mut NextHop, gateway: &Be32) {
-        params.__bindgen_anon_1.ipv4_nh = gateway.0;
     }
 
     #[inline(always)]

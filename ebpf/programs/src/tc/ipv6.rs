@@ -4,7 +4,7 @@
 //! every byte that changes there.
 
 use aya_ebpf::{
-    bindings::{BPF_F_RECOMPUTE_CSUM, bpf_fib_lookup as FibLookup, bpf_redir_neigh as NextHop},
+    bindings::{BPF_F_RECOMPUTE_CSUM, bpf_fib_lookup as FibLookup},
     programs::TcContext,
 };
 use thalweg_abi::{
@@ -185,6 +185,11 @@ impl Family for Ipv6 {
     }
 
     #[inline(always)]
+    fn is_unspecified(addr: &Be128) -> bool {
+        addr.is_zero()
+    }
+
+    #[inline(always)]
     fn sum(addr: &Be128) -> Sum {
         addr.sum()
     }
@@ -247,17 +252,6 @@ impl Family for Ipv6 {
         params.__bindgen_anon_4.ipv6_dst = dst.0;
     }
 
-    #[inline(always)]
-    fn gateway(params: &FibLookup) -> Be128 {
-        // SAFETY: the field of this family.
-        Be128(unsafe { params.__bindgen_anon_4.ipv6_dst })
-    }
-
-    #[inline(always)]
-    fn next_hop(params: &mut NextHop, gateway: &Be128) {
-        params.__bindgen_anon_1.ipv6_nh = gateway.0;
-    }
-
     /// The helpers that change a transport checksum take it for granted that the IP header makes up for new addresses, as
     /// that of IPv4 does; here the addresses themselves are accounted for.
     #[inline(always)]
@@ -315,7 +309,8 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn write_quoted(ctx: &TcContext, work: &Work<Self>) -> Option<Sum> {
         let (quote, becomes, own) = (&work.quote, &work.to, &work.packet.tuple);
-        ctx.skb.store(quote.offset as usize + IP_ADDRESSES, &[becomes.src, becomes.dst], 0).ok()?;
+        let at = quote.offset as usize + IP_ADDRESSES;
+        ctx.skb.store(at, &[becomes.src, becomes.dst], u64::from(BPF_F_RECOMPUTE_CSUM)).ok()?;
         let quoted = addresses::<Self>(&quote.was.src, &quote.was.dst, &becomes.src, &becomes.dst);
         Some(quoted.plus(addresses::<Self>(&own.src, &own.dst, &quote.src, &quote.dst)))
     }

@@ -86,8 +86,8 @@ fn to_pod<F: Family>(ctx: &TcContext, work: &Work<F>) -> i32 {
 fn to_wire<F: Family>(work: &Work<F>) -> i32 {
     // SAFETY: integers and unions of integers.
     let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    params.nh_family = u32::from(F::ADDRESS_FAMILY);
-    F::next_hop(&mut params, &work.hop.gateway);
+    params.nh_family = work.hop.family;
+    params.__bindgen_anon_1.ipv6_nh = work.hop.gateway;
     let size = size_of_val(&params) as i32;
     // SAFETY: the structure lives on the stack and its size is given.
     verdict(Counter::TcToWire, unsafe { bpf_redirect_neigh(work.hop.ifindex, &raw mut params, size, 0) })
@@ -179,10 +179,12 @@ fn forward<F: Family>(ctx: &TcContext, work: &mut Work<F>, is_quote: bool) -> Ou
         Route::Pod => Outcome::Pod,
         Route::Wire => Outcome::Wire,
         Route::Stack => Outcome::Pass,
-        Route::TooBig if F::must_not_be_fragmented(&work.packet) => return Outcome::TooBig,
         // The stack fragments, or says that there is no route.
-        Route::TooBig | Route::Unreachable if stack_takes_it => Outcome::Pass,
-        Route::TooBig | Route::Unreachable => return Outcome::drop(DropReason::NoRoute),
+        Route::TooBig if stack_takes_it && !F::must_not_be_fragmented(&work.packet) => Outcome::Pass,
+        Route::Unreachable if stack_takes_it => Outcome::Pass,
+        // What nobody here can fragment the sender can, once it knows how.
+        Route::TooBig => return Outcome::TooBig,
+        Route::Unreachable => return Outcome::drop(DropReason::NoRoute),
     };
     let mut ttl = work.packet.ttl;
     if way != Outcome::Pass {

@@ -99,6 +99,24 @@ pub fn length_on_link<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> u16 {
     if len > IP_MAX { IP_MAX as u16 } else { len as u16 }
 }
 
+/// Kinds of frames in `__sk_buff::pkt_type`: linux/if_packet.h.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Kind(u32);
+
+impl Kind {
+    pub const BROADCAST: Self = Self(1);
+    pub const MULTICAST: Self = Self(2);
+    /// Another's hardware address: seen only because the link listens to everything.
+    pub const OTHERS: Self = Self(3);
+
+    #[inline(always)]
+    pub fn of(ctx: &TcContext) -> Self {
+        // SAFETY: the context is valid for the whole program.
+        Self(unsafe { (*ctx.skb.skb).pkt_type })
+    }
+}
+
 #[inline(always)]
 pub fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: the context is valid for the whole program.

@@ -102,25 +102,27 @@ fn sctp<F: Family>(ctx: &TcContext, packet: &Packet<F>, old: u32, new: u32) -> O
     ctx.skb.store(packet.transport as usize, &new, u64::from(BPF_F_RECOMPUTE_CSUM)).ok()
 }
 
-/// The quoted packet, and the message's checksum, which covers it.
+/// The quoted packet, and the message's checksum, which covers it. Its own pseudo-header (of IPv6) makes the two differ by
+/// what else has changed, so a sum that the hardware took of the packet must follow each of them.
 #[inline(always)]
 fn quoted<F: Family>(ctx: &TcContext, work: &Work<F>) -> Option<()> {
     let (was, becomes, transport) = (&work.quote.was, &work.to, work.quote.transport);
+    let summed = u64::from(BPF_F_RECOMPUTE_CSUM);
     let mut difference = F::write_quoted(ctx, work)?;
     let words = Sum::ZERO.replace(ports(was), ports(becomes));
     difference = difference.plus(words);
-    ctx.skb.store(transport as usize, &ports(becomes), 0).ok()?;
+    ctx.skb.store(transport as usize, &ports(becomes), summed).ok()?;
     // A TCP checksum lies beyond the 8 bytes that a message must quote; nobody verifies it.
     if was.proto == Proto::UDP {
         let old: u16 = load(ctx, transport + UDP_CHECKSUM)?;
         if old != 0 {
             let addresses = addresses::<F>(&was.src, &was.dst, &becomes.src, &becomes.dst);
             let new = checksum::update(old, addresses.plus(words));
-            ctx.skb.store((transport + UDP_CHECKSUM) as usize, &new, 0).ok()?;
+            ctx.skb.store((transport + UDP_CHECKSUM) as usize, &new, summed).ok()?;
             difference = difference.replace(u32::from(old), u32::from(new));
         }
     }
     let offset = work.packet.transport + ICMP_CHECKSUM;
     let old: u16 = load(ctx, offset)?;
-    ctx.skb.store(offset as usize, &checksum::update(old, difference), 0).ok()
+    ctx.skb.store(offset as usize, &checksum::update(old, difference), summed).ok()
 }

@@ -45,7 +45,9 @@ pub fn find<F: Family>(ctx: &TcContext, work: &mut Work<F>, is_quote: bool) -> R
     match answer(ctx, work) {
         BPF_FIB_LKUP_RET_SUCCESS => {
             work.hop.ifindex = work.lookup.ifindex;
-            work.hop.gateway = F::gateway(&work.lookup);
+            work.hop.family = u32::from(work.lookup.family);
+            // SAFETY: the union's longest field; that of IPv4 is its first word.
+            work.hop.gateway = unsafe { work.lookup.__bindgen_anon_4.ipv6_dst };
             Route::Wire
         }
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {

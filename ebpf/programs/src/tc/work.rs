@@ -18,7 +18,7 @@ pub struct Work<F: Family> {
     /// The pod of this node that it is for; interface 0 when there is none.
     pub pod: LocalPod,
     /// The next hop; interface 0 when there is none.
-    pub hop: Hop<F>,
+    pub hop: Hop,
     /// The question to the kernel's routes.
     pub lookup: FibLookup,
     /// What the next link takes.
@@ -35,9 +35,12 @@ pub struct Work<F: Family> {
 
 /// A next hop on an interface; its hardware address is the kernel's business.
 #[repr(C)]
-pub struct Hop<F: Family> {
+pub struct Hop {
     pub ifindex: u32,
-    pub gateway: F::Addr,
+    /// That of the gateway's address, which may be of IPv6 for a route of IPv4 (RFC 5549).
+    pub family: u32,
+    /// An address of IPv4 stands in the first word.
+    pub gateway: [u32; 4],
 }
 
 /// A flow to be made; its first packet becomes `to`.
