@@ -129,6 +129,11 @@ impl Lab {
         &self.topology.nodes[node].netns
     }
 
+    /// A node's address of IPv6, whatever the lab's family.
+    pub fn address6(&self, node: usize) -> Ipv6Addr {
+        self.topology.nodes[node].addr6
+    }
+
     pub fn client(&self) -> &Netns {
         &self.topology.client
     }

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, io, net::SocketAddr, time::Instant};
 
 use anyhow::{Context, Result};
 use thalweg_abi::{BackendState, Counter, DropReason, Proto, Scope};
-use thalweg_lab::{netns::Netns, packet::Packet};
+use thalweg_lab::{netns::Netns, packet::Packet, topology::UPLINK};
 
 use self::{
     lab::{Family, Lab},
@@ -106,6 +106,23 @@ fn pod_dials_the_vip_and_reaches_local_and_remote_backends_which_see_its_address
         assert!(lab.nodes[0].tables.counter(Counter::TcToWire)? > 0);
         Ok(())
     })
+}
+
+/// RFC 5549: the route is of IPv4, its gateway of IPv6.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn gateways_may_be_of_the_other_family() -> Result<()> {
+    let (lab, _servers) = serve(Family::Ipv4, &[(1, 0)])?;
+    for (node, pods, gateway) in [(0, "10.244.2.0/24", lab.address6(1)), (1, "10.244.1.0/24", lab.address6(0))] {
+        lab.host(node).ip(&format!("route replace {pods} via inet6 {gateway} dev {UPLINK}"))?;
+    }
+    let client = &lab.nodes[0].pods[0].netns;
+    for to in [at(lab.vip(), PORT), at(lab.nodes[0].addr, NODE_PORT)] {
+        let answers = ask_both(client, to)?;
+        assert_eq!(answers.map(|answer| answer.server), [name(1, 0), name(1, 0)]);
+    }
+    assert!(lab.nodes[0].tables.counter(Counter::TcToWire)? > 0);
+    assert_no_drops(&lab)
 }
 
 #[test]
