@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use thalweg_lab::file::FilePod;
 use thalweg_lab::http::get;
@@ -118,6 +118,7 @@ pub fn a_host_port_leads_to_its_pod(ctx: &mut Ctx<'_>) -> Result<()> {
     if ctx.hook == Hook::Socket {
         ensure!(ctx.bind(From::Node(0), target, false)?.error.is_some(), "{target} was given to a process");
     }
+    ensure!(reserved(ctx)?.contains(&port.to_string()), "the node may choose {port}: {:?} is reserved", reserved(ctx)?);
     if ctx.hook != Hook::Tc && target.is_ipv4() {
         let report = ctx.http(From::Node(0), at(Ipv4Addr::LOCALHOST.into(), port), 5)?;
         ensure!(is_answered_by(&report.pods, &web) && report.failed == 0, "localhost: {report:?}");
@@ -145,7 +146,14 @@ pub fn a_host_port_leads_to_its_pod(ctx: &mut Ctx<'_>) -> Result<()> {
     for (node, pod) in [(0, &late), (0, &echo), (1, &other)] {
         ctx.lab().cni(node, "DEL", &pod.name, pod.netns())?;
     }
+    ctx.until("the port is nobody's", || Ok(!reserved(ctx)?.contains(&port.to_string())))?;
     Ok(())
+}
+
+/// Ports that the first node does not choose for its own connections.
+fn reserved(ctx: &Ctx<'_>) -> Result<String> {
+    let read = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports");
+    ctx.node_netns(0).enter(read)?.context("read which ports are reserved")
 }
 
 fn is_answered_by<N: AsRef<str>, C>(pods: &BTreeMap<N, C>, pod: &FilePod) -> bool {

@@ -200,9 +200,9 @@ impl Ctx<'_> {
         30_000 + self.number()
     }
 
-    /// A port of nodes that no other behaviour uses, outside of the NodePorts' range.
+    /// A port of nodes that no other behaviour uses; of those that the kernel may choose for a connection.
     pub fn host_port(&mut self) -> u16 {
-        20_000 + self.number()
+        40_000 + self.number()
     }
 
     /// A service with an address of its own, on HTTP's port 80.
