@@ -1,13 +1,15 @@
 //! Sockets whose backend goes while they are connected.
 
 use std::{
-    io::{ErrorKind, Read},
+    io::{self, ErrorKind, Read},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     process::{Child, Stdio},
     thread,
     time::Duration,
 };
 
+use nix::sys::socket::{SockaddrIn, connect};
 use thalweg_abi::{Backend, BackendState, Frontend, Proto};
 use thalweg_lab::netns::Netns;
 use thalweg_loader::{
@@ -42,8 +44,19 @@ fn connected(ns: &Netns, local: &str, to: SocketAddr) -> UdpSocket {
 }
 
 /// The error of a socket that was ended.
-fn aborted(result: std::io::Result<usize>) -> bool {
+fn aborted(result: io::Result<usize>) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)
+}
+
+#[expect(unsafe_code, reason = "no library knows this protocol")]
+fn mptcp_socket() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
 // cilium#28820, cilium#48096, kubernetes#59368: a connected UDP socket is not left with a backend that is gone.
@@ -152,4 +165,26 @@ fn sockets_where_nobody_can_look_are_not_forgotten() {
     assert_eq!(destroyed, Destroyed { udp: 1, ..Destroyed::default() }, "all were found: what is unseen does not matter");
     assert!(aborted(socket.recv(&mut [0; 8])));
     assert_eq!(lab.registered().len(), 0);
+}
+
+/// Programs see its first subflow, which is what sock_diag shows too.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_mptcp_connection_ends_with_its_backend() {
+    let mut lab = Lab::new(true);
+    lab.publish(vip(80).into(), Proto::TCP, Frontend::default(), &[(1, address(1, 8080).into())]);
+    lab.tcp_server(address(1, 8080));
+    let mut stream = lab.inside(|| {
+        let stream = mptcp_socket().expect("a kernel with MPTCP");
+        connect(stream.as_raw_fd(), &SockaddrIn::from(vip(80))).expect("through the VIP");
+        TcpStream::from(stream)
+    });
+    stream.set_read_timeout(Some(WAIT)).expect("a bounded wait");
+    assert_eq!(lab.registered().len(), 1);
+    free(&mut lab, 1);
+    let paths = [lab.ns.path().to_owned()];
+    let destroyed = sockets::destroy_gone(&mut lab.maps, &paths).expect("end it");
+    assert_eq!(destroyed, Destroyed { tcp: 1, ..Destroyed::default() });
+    assert!(aborted(stream.read(&mut [0; 8])));
+    assert_eq!(lab.registered(), []);
 }
