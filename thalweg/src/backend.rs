@@ -123,6 +123,14 @@ impl AnyBackend {
         }
     }
 
+    /// Numbers of services with ids of backends that they have lost and others still have, since this was last asked.
+    pub fn take_left(&mut self) -> Vec<(u32, u32)> {
+        match self {
+            Self::Ebpf(backend) => backend.take_left(),
+            Self::Iptables(_) => Vec::new(),
+        }
+    }
+
     /// Looks after what others may have changed: rules.
     pub fn repair(&mut self) {
         if let Self::Iptables(backend) = self

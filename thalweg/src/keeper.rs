@@ -1,6 +1,8 @@
-//! Work on the maps that must not hold up changes of services: expiry, fill levels, and sockets whose backend is gone.
+//! Work on the maps that must not hold up changes of services: expiry, fill levels, sockets whose backend is gone, and UDP
+//! flows whose backend has left their service.
 //! A thread of its own does it.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -18,10 +20,14 @@ const SWEEP: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The thread's owner; it ends when this is dropped.
-pub struct Keeper(Sender<BackendsGone>);
+pub struct Keeper(Sender<News>);
 
-/// Some backends are not any more who they were.
-struct BackendsGone;
+enum News {
+    /// Some backends are not any more who they were.
+    Gone,
+    /// Services, by number, have lost backends, by id, that others still have.
+    Left(Vec<(u32, u32)>),
+}
 
 /// What is due when. Neither work keeps the other from its turn, however many backends go.
 struct Turns {
@@ -29,6 +35,8 @@ struct Turns {
     /// Not before.
     sockets: Instant,
     is_gone: bool,
+    /// At once.
+    left: HashSet<(u32, u32)>,
 }
 
 // === impl Keeper ===
@@ -49,24 +57,30 @@ impl Keeper {
     /// Backends have become free: whoever is connected to one waits in vain.
     pub fn backends_gone(&self) {
         // Fails when the thread has panicked, which has been logged.
-        let _ = self.0.send(BackendsGone);
+        let _ = self.0.send(News::Gone);
+    }
+
+    /// Backends have left services and stay behind others: UDP flows between the two end. Numbers of services, ids of
+    /// backends.
+    pub fn backends_left(&self, pairs: Vec<(u32, u32)>) {
+        // As above.
+        let _ = self.0.send(News::Left(pairs));
     }
 }
 
-fn keep(mut maps: Maps, metrics: &Metrics, receiver: &Receiver<BackendsGone>, namespaces: &dyn Fn() -> Vec<PathBuf>) {
+fn keep(mut maps: Maps, metrics: &Metrics, receiver: &Receiver<News>, namespaces: &dyn Fn() -> Vec<PathBuf>) {
     let mut alarm = Alarm::default();
     let mut turns = Turns::new(Instant::now());
     let (mut is_measured, mut is_blind) = (false, false);
     loop {
         match receiver.recv_timeout(turns.wait(Instant::now())) {
-            Ok(BackendsGone) => turns.is_gone = true,
+            Ok(news) => turns.take(news),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         // One look serves all that has been said until now.
-        while receiver.try_recv().is_ok() {
-            turns.is_gone = true;
-        }
+        receiver.try_iter().for_each(|news| turns.take(news));
+        forget_left(&mut maps, &mut turns.left);
         if turns.is_time_for_sockets(Instant::now()) {
             end_sockets(&mut maps, &namespaces(), &mut is_blind);
             // The first word comes when everything is written; later, each map is counted in its turn.
@@ -97,6 +111,19 @@ fn sweep(maps: &mut Maps, metrics: &Metrics) {
     }
 }
 
+/// Pairs stay until they are forgotten.
+fn forget_left(maps: &mut Maps, left: &mut HashSet<(u32, u32)>) {
+    match conntrack::forget(maps, left) {
+        Ok(entries) => {
+            if !left.is_empty() {
+                tracing::debug!(pairs = left.len(), entries, "UDP flows of services that have lost their backend");
+            }
+            left.clear();
+        }
+        Err(error) => tracing::warn!("end UDP flows of services that have lost their backend: {error}"),
+    }
+}
+
 /// A socket that is connected to a backend sends to it for ever, whatever becomes of the service: only its end makes the
 /// program connect again.
 fn end_sockets(maps: &mut Maps, namespaces: &[PathBuf], is_blind: &mut bool) {
@@ -119,7 +146,14 @@ fn end_sockets(maps: &mut Maps, namespaces: &[PathBuf], is_blind: &mut bool) {
 
 impl Turns {
     fn new(now: Instant) -> Self {
-        Self { sweep: now + SWEEP, sockets: now, is_gone: false }
+        Self { sweep: now + SWEEP, sockets: now, is_gone: false, left: HashSet::new() }
+    }
+
+    fn take(&mut self, news: News) {
+        match news {
+            News::Gone => self.is_gone = true,
+            News::Left(pairs) => self.left.extend(pairs),
+        }
     }
 
     /// How long there is nothing to do but to listen.
@@ -131,7 +165,8 @@ impl Turns {
     fn is_time_for_sockets(&mut self, now: Instant) -> bool {
         let is_time = self.is_gone && self.sockets <= now;
         if is_time {
-            *self = Self { sockets: now + PAUSE, is_gone: false, ..*self };
+            self.sockets = now + PAUSE;
+            self.is_gone = false;
         }
         is_time
     }
@@ -175,5 +210,16 @@ mod tests {
         turns.is_gone = true;
         assert!(!turns.is_time_for_sockets(start) && turns.wait(start) == PAUSE);
         assert!(turns.is_time_for_sockets(start + PAUSE) && !turns.is_time_for_sockets(start + PAUSE));
+    }
+
+    #[test]
+    fn what_is_said_in_several_words_is_done_in_one_look() {
+        let mut turns = Turns::new(Instant::now());
+        turns.take(News::Left(vec![(1, 2), (3, 4)]));
+        assert!(!turns.is_gone, "no socket is looked for");
+        turns.take(News::Left(vec![(1, 2), (5, 6)]));
+        turns.take(News::Gone);
+        assert!(turns.is_gone);
+        assert_eq!(turns.left, HashSet::from([(1, 2), (3, 4), (5, 6)]));
     }
 }

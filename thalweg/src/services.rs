@@ -168,6 +168,12 @@ impl Services {
         {
             keeper.backends_gone();
         }
+        let left = self.proxy.backend_mut().take_left();
+        if !left.is_empty()
+            && let Some(keeper) = &self.keeper
+        {
+            keeper.backends_left(left);
+        }
         outcome
     }
 
@@ -215,6 +221,11 @@ impl Services {
 
     pub fn backend_mut(&mut self) -> &mut AnyBackend {
         self.proxy.backend_mut()
+    }
+
+    /// See [`Proxy::set_backend`].
+    pub fn set_backend(&mut self, backend: AnyBackend) {
+        self.proxy.set_backend(backend);
     }
 
     pub fn view(&self) -> &NodeView {
