@@ -160,7 +160,7 @@ impl<'a, 'p> Reply<'a, 'p> {
         for _ in 0..MAX_ALIASES {
             let alias = match found {
                 Found::Nothing => return self.negative(Realm::Cluster(offset), Rcode::NxDomain),
-                Found::Pod(ip) => return self.pod(ip, owner, offset),
+                Found::Dashed(ip) => return self.dashed(ip, owner, offset),
                 Found::Node(node) => match self.positive(node, owner) {
                     Some(outcome) => return self.end(Rcode::NoError, outcome),
                     None => match node.set(rtype::CNAME) {
@@ -216,7 +216,7 @@ impl<'a, 'p> Reply<'a, 'p> {
         Some(Outcome::Answer)
     }
 
-    fn pod(mut self, ip: IpAddr, owner: u16, offset: usize) -> Outcome {
+    fn dashed(mut self, ip: IpAddr, owner: u16, offset: usize) -> Outcome {
         let rtype = if ip.is_ipv4() { rtype::A } else { rtype::AAAA };
         if self.query.rtype != rtype && self.query.rtype != rtype::ANY {
             return self.negative(Realm::Cluster(offset), Rcode::NoError);

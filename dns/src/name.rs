@@ -4,13 +4,14 @@
 //! any letter, hence lower-casing a whole wire name as ASCII is safe.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Octets of a whole name, the root label included (RFC 1035 section 3.1).
 pub const MAX_NAME: usize = 255;
 const MAX_LABEL: usize = 63;
 
-/// A lower-cased name in wire form.
-pub type WireName = Box<[u8]>;
+/// A lower-cased name in wire form. Shared: the same name stands at its node and in pointers to it.
+pub type WireName = Arc<[u8]>;
 
 /// `cluster.local` or `cluster.local.` in wire form; `None` for what DNS cannot carry (an empty or long label, a long name).
 pub fn encode(text: &str) -> Option<WireName> {
@@ -22,7 +23,7 @@ pub fn encode(text: &str) -> Option<WireName> {
         }
     }
     wire.push(0);
-    (wire.len() <= MAX_NAME).then(|| wire.into_boxed_slice())
+    (wire.len() <= MAX_NAME).then(|| wire.into())
 }
 
 /// `label.parent`; `None` when the label or the whole name is not representable.
@@ -33,7 +34,7 @@ pub fn child(label: &str, parent: &[u8]) -> Option<WireName> {
     let mut wire = Vec::with_capacity(label.len() + 1 + parent.len());
     push_label(&mut wire, label)?;
     wire.extend_from_slice(parent);
-    (wire.len() <= MAX_NAME).then(|| wire.into_boxed_slice())
+    (wire.len() <= MAX_NAME).then(|| wire.into())
 }
 
 /// The name below `in-addr.arpa` or `ip6.arpa` that holds the PTR of an address.
@@ -57,7 +58,7 @@ pub fn reverse(ip: IpAddr) -> WireName {
             wire.extend_from_slice(REVERSE_V6);
         }
     }
-    wire.into_boxed_slice()
+    wire.into()
 }
 
 pub const REVERSE_V4: &[u8] = b"\x07in-addr\x04arpa\0";

@@ -12,7 +12,7 @@ use thalweg_cluster::{Name, World};
 
 use super::record::{RrSet, RrSetBuilder};
 use super::service::{Contribution, Pointer, Rank, contribution};
-use super::table::{Node, Table};
+use super::table::{Dashed, Node, Table};
 use super::{Apex, PodMode, Zone, ZoneConfig};
 use crate::name::{self, WireName};
 use crate::query::rtype;
@@ -28,7 +28,8 @@ pub struct ZoneBuilder {
     services: HashMap<Name, Contribution>,
     /// How many services a namespace has.
     namespaces: HashMap<Arc<str>, usize>,
-    reverse: HashMap<IpAddr, BTreeSet<(Rank, WireName)>>,
+    /// Of all services. Those of one address stand together, the best first.
+    pointers: BTreeSet<Pointer>,
 }
 
 // === impl ZoneBuilder ===
@@ -55,7 +56,7 @@ impl ZoneBuilder {
             nameservers: config.nameservers.iter().copied().collect(),
             services: HashMap::new(),
             namespaces: HashMap::new(),
-            reverse: HashMap::new(),
+            pointers: BTreeSet::new(),
         };
         let apex = builder.zone.apex.clone();
         for name in [&apex.services, &apex.pods, &dns] {
@@ -116,15 +117,13 @@ impl ZoneBuilder {
         for node in new.nodes.iter().filter(|node| old.node(&node.name) != Some(*node)) {
             self.zone.table.insert(node.clone());
         }
-        for Pointer { ip, rank, target } in old.pointers.difference(&new.pointers) {
-            if let Some(names) = self.reverse.get_mut(ip) {
-                names.remove(&(*rank, target.clone()));
-            }
-            addresses.insert(*ip);
+        for pointer in old.pointers_beyond(new) {
+            self.pointers.remove(pointer);
+            addresses.insert(pointer.ip);
         }
-        for Pointer { ip, rank, target } in new.pointers.difference(&old.pointers) {
-            self.reverse.entry(*ip).or_default().insert((*rank, target.clone()));
-            addresses.insert(*ip);
+        for pointer in new.pointers_beyond(old) {
+            self.pointers.insert(pointer.clone());
+            addresses.insert(pointer.ip);
         }
     }
 
@@ -141,7 +140,7 @@ impl ZoneBuilder {
                 }
                 if let Some(name) = name::child(namespace, &apex.pods).filter(|_| apex.pod_mode == PodMode::Insecure) {
                     let mut node = Node::empty(name);
-                    node.pods = true;
+                    node.dashed = Dashed::Any;
                     self.insert(node);
                 }
             }
@@ -159,14 +158,14 @@ impl ZoneBuilder {
 
     fn write_reverse(&mut self, ip: IpAddr) {
         let name = name::reverse(ip);
-        let names = self.reverse.get(&ip).filter(|names| !names.is_empty());
-        let Some(best) = names.and_then(BTreeSet::first).map(|(rank, _)| *rank) else {
-            self.reverse.remove(&ip);
+        let first = Pointer { ip, rank: Rank::BEST, target: WireName::default() };
+        let mut pointers = self.pointers.range(first..).take_while(|pointer| pointer.ip == ip).peekable();
+        let Some(best) = pointers.peek().map(|pointer| pointer.rank) else {
             self.zone.table.remove(&name);
             return;
         };
         let mut set = RrSetBuilder::new(rtype::PTR, self.zone.apex.ttl);
-        names.into_iter().flatten().filter(|(rank, _)| *rank == best).for_each(|(_, target)| set.push(target));
+        pointers.filter(|pointer| pointer.rank == best).for_each(|pointer| set.push(&pointer.target));
         self.insert(Node::new(name, set.finish()));
     }
 

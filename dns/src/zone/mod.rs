@@ -3,6 +3,7 @@
 //! [`Zone`] is an immutable snapshot, shared by all workers; [`ZoneBuilder`] owns the next one and changes it by the
 //! services that became dirty.
 
+use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ mod table;
 
 pub use builder::ZoneBuilder;
 pub use record::{FIXED, QUESTION_POINTER, RrSet, RrSetBuilder, push_address, push_record};
-pub use table::{Node, Table};
+pub use table::{Dashed, Node, Table};
 
 /// Whether `a-b-c-d.namespace.pod.<zone>` exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -82,8 +83,8 @@ pub enum Realm {
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'z> {
     Node(&'z Node),
-    /// The name of a pod that spells its address.
-    Pod(IpAddr),
+    /// The name of a pod or an endpoint spells its address.
+    Dashed(IpAddr),
     Nothing,
 }
 
@@ -111,7 +112,7 @@ impl Zone {
     pub fn find(&self, name: &[u8]) -> Found<'_> {
         match self.table.get(name) {
             Some(node) => Found::Node(node),
-            None => self.find_pod(name).map_or(Found::Nothing, Found::Pod),
+            None => self.find_dashed(name).map_or(Found::Nothing, Found::Dashed),
         }
     }
 
@@ -119,19 +120,32 @@ impl Zone {
         &self.table
     }
 
-    fn find_pod(&self, name: &[u8]) -> Option<IpAddr> {
-        let namespace = name::parent(name)?;
-        if name::parent(namespace)? != &*self.apex.pods {
-            return None;
-        }
+    fn find_dashed(&self, name: &[u8]) -> Option<IpAddr> {
         let address = parse_dashed(name::first_label(name))?;
-        self.table.get(namespace).filter(|node| node.pods).map(|_| address)
+        let exists = match &self.table.get(name::parent(name)?)?.dashed {
+            Dashed::Any => true,
+            // An address of IPv6 has many spellings, a name has one.
+            Dashed::Only(these) => these.binary_search(&address).is_ok() && is_dashed(name::first_label(name), address),
+        };
+        exists.then_some(address)
     }
 }
 
 /// The label that spells an address: dots and colons become dashes.
 pub fn dashed(ip: IpAddr) -> String {
     ip.to_string().replace(['.', ':'], "-")
+}
+
+/// Whether the label is [`dashed`] of that address, without allocating.
+fn is_dashed(label: &[u8], ip: IpAddr) -> bool {
+    let mut text = [0; 63];
+    let mut rest = &mut text[..];
+    if write!(rest, "{ip}").is_err() {
+        return false;
+    }
+    let room = rest.len();
+    let text = &text[..text.len() - room];
+    text.iter().map(|&byte| if matches!(byte, b'.' | b':') { b'-' } else { byte }).eq(label.iter().copied())
 }
 
 /// The address that a label spells, without allocating.

@@ -35,10 +35,11 @@ enum Layout {
 }
 
 /// Address records of targets; their owner is filled in when the reply is written.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Glue {
-    targets: Vec<(u32, u32)>,
-    bytes: Vec<u8>,
+    /// For each target the index of a record that names it, and where its addresses start.
+    targets: Box<[(u32, u32)]>,
+    bytes: Box<[u8]>,
 }
 
 /// Collects the data of one set.
@@ -47,7 +48,8 @@ pub struct RrSetBuilder {
     ttl: u32,
     starts: Vec<u32>,
     bytes: Vec<u8>,
-    glue: Glue,
+    glue_targets: Vec<(u32, u32)>,
+    glue_bytes: Vec<u8>,
 }
 
 // === impl RrSet ===
@@ -126,7 +128,8 @@ impl Glue {
 
 impl RrSetBuilder {
     pub fn new(rtype: u16, ttl: u32) -> Self {
-        Self { rtype, ttl, starts: Vec::new(), bytes: Vec::new(), glue: Glue::default() }
+        let (starts, bytes, glue_targets, glue_bytes) = Default::default();
+        Self { rtype, ttl, starts, bytes, glue_targets, glue_bytes }
     }
 
     /// Adds a record with this data.
@@ -139,8 +142,8 @@ impl RrSetBuilder {
     pub fn push_glue(&mut self, addresses: &BTreeSet<IpAddr>) {
         let Some(record) = self.starts.len().checked_sub(1) else { return };
         if !addresses.is_empty() {
-            self.glue.targets.push((record as u32, self.glue.bytes.len() as u32));
-            addresses.iter().for_each(|&ip| push_address(&mut self.glue.bytes, QUESTION_POINTER, self.ttl, ip));
+            self.glue_targets.push((record as u32, self.glue_bytes.len() as u32));
+            addresses.iter().for_each(|&ip| push_address(&mut self.glue_bytes, QUESTION_POINTER, self.ttl, ip));
         }
     }
 
@@ -156,7 +159,8 @@ impl RrSetBuilder {
         } else {
             Layout::Starts(self.starts.into())
         };
-        let glue = (!self.glue.targets.is_empty()).then(|| Box::new(self.glue));
+        let glue = (!self.glue_targets.is_empty())
+            .then(|| Box::new(Glue { targets: self.glue_targets.into(), bytes: self.glue_bytes.into() }));
         Some(RrSet { rtype: self.rtype, layout, bytes: self.bytes.into(), glue })
     }
 }

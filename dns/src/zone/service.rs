@@ -7,8 +7,8 @@ use std::sync::Arc;
 use thalweg_cluster::{EndpointSlice, Port, Protocol, Service, ServiceType};
 
 use super::record::{RrSet, RrSetBuilder};
-use super::table::Node;
-use super::{Apex, dashed};
+use super::table::{Dashed, Node};
+use super::{Apex, dashed, parse_dashed};
 use crate::name::{self, WireName};
 use crate::query::rtype;
 
@@ -16,8 +16,9 @@ use crate::query::rtype;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Contribution {
     /// In the order of their names.
-    pub nodes: Vec<Arc<Node>>,
-    pub pointers: BTreeSet<Pointer>,
+    pub nodes: Box<[Arc<Node>]>,
+    /// In order.
+    pub pointers: Box<[Pointer]>,
 }
 
 /// The name of an address. Several services may say one for the same address.
@@ -66,7 +67,7 @@ pub fn contribution<'a>(apex: &Apex, service: &Service, slices: impl Iterator<It
     } else if !service.cluster_ips.is_empty() {
         names.cluster_ip(service, &hosts(&names.base, service, slices));
     }
-    Contribution { nodes: names.nodes.into_values().collect(), pointers: names.pointers }
+    Contribution { nodes: names.nodes.into_values().collect(), pointers: names.pointers.into_iter().collect() }
 }
 
 // === impl Contribution ===
@@ -76,6 +77,17 @@ impl Contribution {
         let index = self.nodes.binary_search_by(|node| (*node.name).cmp(name)).ok()?;
         self.nodes.get(index)
     }
+
+    /// The pointers that the other has not.
+    pub fn pointers_beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Pointer> {
+        self.pointers.iter().filter(|pointer| other.pointers.binary_search(pointer).is_err())
+    }
+}
+
+// === impl Rank ===
+
+impl Rank {
+    pub const BEST: Self = Self::ClusterIp;
 }
 
 // === impl Names ===
@@ -104,7 +116,7 @@ impl Names<'_> {
         };
         let mut sets = self.address_sets(&addresses);
         sets.extend(self.services_set(&targets(None)));
-        self.put(self.base.clone(), sets);
+        self.put_base(sets, hosts);
         for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
             let set = self.services_set(&targets(Some(port)));
             self.put_port(&port.name, port.protocol, set);
@@ -131,7 +143,7 @@ impl Names<'_> {
         }
         let mut sets = self.address_sets(&addresses);
         sets.extend(self.services_set(&all));
-        self.put(self.base.clone(), sets);
+        self.put_base(sets, hosts);
         for ((name, protocol), targets) in named {
             let set = self.services_set(&targets);
             self.put_port(name, protocol, set);
@@ -142,8 +154,10 @@ impl Names<'_> {
     /// The names of endpoints, and for some of them the names of their addresses.
     fn hosts(&mut self, hosts: &BTreeMap<String, Host>, has_pointer: impl Fn(&Host) -> bool) {
         for host in hosts.values() {
-            let sets = self.address_sets(&host.addresses);
-            self.put(host.name.clone(), sets);
+            if host.dashed().is_none() {
+                let sets = self.address_sets(&host.addresses);
+                self.put(host.name.clone(), sets);
+            }
             if has_pointer(host) {
                 for &ip in &host.addresses {
                     self.pointers.insert(Pointer { ip, rank: Rank::Endpoint, target: host.name.clone() });
@@ -192,8 +206,26 @@ impl Names<'_> {
         self.put(name, set);
     }
 
+    /// The name of the service itself, which knows those of its hosts that are but addresses.
+    fn put_base(&mut self, sets: Vec<RrSet>, hosts: &BTreeMap<String, Host>) {
+        let dashed: BTreeSet<IpAddr> = hosts.values().filter_map(Host::dashed).collect();
+        let mut node = Node::new(self.base.clone(), sets);
+        node.dashed = Dashed::Only(dashed.into_iter().collect());
+        self.nodes.insert(self.base.clone(), Arc::new(node));
+    }
+
     fn put(&mut self, name: WireName, sets: impl IntoIterator<Item = RrSet>) {
         self.nodes.insert(name.clone(), Arc::new(Node::new(name, sets)));
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    /// The address that its name spells, when its name does and nothing else is to be said of it.
+    fn dashed(&self) -> Option<IpAddr> {
+        let address = parse_dashed(name::first_label(&self.name))?;
+        (!self.named && self.addresses.iter().eq([&address])).then_some(address)
     }
 }
 

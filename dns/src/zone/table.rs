@@ -6,6 +6,7 @@
 //! two indexed loads and a binary search. The hash is keyed at random: names are chosen by users.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::record::RrSet;
@@ -19,8 +20,17 @@ pub struct Node {
     pub name: WireName,
     /// Empty when only names below it have records.
     sets: Box<[RrSet]>,
-    /// Below this name, a dashed address is the name of a pod.
-    pub pods: bool,
+    pub dashed: Dashed,
+}
+
+/// Which addresses, written with dashes, are names right below a node. They have no node of their own: there are many, and
+/// hardly anybody asks for them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Dashed {
+    /// Of pods: whatever is an address.
+    Any,
+    /// Of endpoints: these, in order.
+    Only(Box<[IpAddr]>),
 }
 
 #[derive(Clone)]
@@ -43,7 +53,7 @@ pub struct Table {
 
 impl Node {
     pub fn new(name: WireName, sets: impl IntoIterator<Item = RrSet>) -> Self {
-        Self { name, sets: sets.into_iter().collect(), pods: false }
+        Self { name, sets: sets.into_iter().collect(), dashed: Dashed::default() }
     }
 
     /// A name that exists because names below it do.
@@ -57,6 +67,14 @@ impl Node {
 
     pub fn sets(&self) -> &[RrSet] {
         &self.sets
+    }
+}
+
+// === impl Dashed ===
+
+impl Default for Dashed {
+    fn default() -> Self {
+        Self::Only(Box::default())
     }
 }
 
@@ -177,9 +195,9 @@ mod tests {
         let mut table = Table::default();
         table.insert(node(1));
         let mut other = Node::clone(&node(1));
-        other.pods = true;
+        other.dashed = Dashed::Any;
         table.insert(Arc::new(other));
         assert_eq!(table.len(), 1);
-        assert!(table.get(&node(1).name).expect("there").pods);
+        assert_eq!(table.get(&node(1).name).expect("there").dashed, Dashed::Any);
     }
 }

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use thalweg_cluster::{Change, Service};
 
 use super::*;
-use crate::testkit::{Cluster, external, sample, service, service_name, slice};
+use crate::query::rtype;
+use crate::testkit::{Cluster, TTL, external, sample, service, service_name, slice};
 
 #[test]
 fn dashed_labels() {
@@ -63,6 +64,35 @@ fn disabled_pod_names_do_not_exist() {
         assert!(matches!(zone.find(&name::encode(name).expect("a name")), Found::Nothing), "{name}");
     }
     assert!(matches!(zone.find(&name::encode("pod.cluster.local").expect("a name")), Found::Node(_)));
+}
+
+#[test]
+fn endpoints_without_a_hostname_are_found_by_their_address_alone() {
+    let mut cluster = Cluster::new(false);
+    cluster.service(service("default/web", &["10.0.0.1"], &["http/tcp/80"])).service(service("data/db", &[], &["p/tcp/1"]));
+    cluster.slice("default/web", &["10.244.1.9", "!10.244.1.10", "h=10.244.1.11", "10-244-1-12=10.244.1.13"], &["http/tcp/80"]);
+    cluster.slice("data/db", &["fd00::1:0:2"], &["p/tcp/1"]);
+    let zone = cluster.publish();
+    let check = |name: &str, expected: Option<&str>| {
+        let found = match zone.find(&name::encode(&format!("{name}.svc.cluster.local")).expect("a name")) {
+            Found::Dashed(ip) => Some(ip),
+            Found::Nothing => None,
+            Found::Node(node) => panic!("{name}: {node:?}"),
+        };
+        assert_eq!(found, expected.map(|ip| ip.parse().expect("an address")), "{name}");
+    };
+    check("10-244-1-9.web.default", Some("10.244.1.9"));
+    check("10-244-1-10.web.default", None);
+    check("10-244-1-11.web.default", None);
+    check("10-244-1-9.db.data", None);
+    check("10-244-1-9.10-244-1-9.web.default", None);
+    check("fd00--1-0-2.db.data", Some("fd00::1:0:2"));
+    check("fd00-0--1-0-2.db.data", None);
+    for (name, ip) in [("h", "10.244.1.11"), ("10-244-1-12", "10.244.1.13")] {
+        let name = name::encode(&format!("{name}.web.default.svc.cluster.local")).expect("a name");
+        let Found::Node(node) = zone.find(&name) else { panic!("{ip} has a name of its own") };
+        assert_eq!(node.set(rtype::A), RrSet::addresses(TTL, rtype::A, &[ip.parse().expect("an address")]).as_ref());
+    }
 }
 
 #[test]
