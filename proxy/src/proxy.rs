@@ -169,6 +169,14 @@ impl<B: Backend> Proxy<B> {
         self.lonely.count()
     }
 
+    /// From now on another backend has the kernel, of which nothing is known: the next update sets everything again.
+    pub fn set_backend(&mut self, backend: B) {
+        self.backend = backend;
+        self.complete = false;
+        self.service_ranges.clear();
+        self.failing.clear();
+    }
+
     /// Services that keep their old state because of an error, with the last one of each.
     pub fn failing(&self) -> &BTreeMap<Name, String> {
         &self.failing

@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use thalweg_abi::{SNAT_PORT_MAX, SNAT_PORT_MIN};
 use thalweg_cluster::{Name, World, sysctl};
 use thalweg_proxy::plan::host_ports::NAMESPACE;
 
@@ -23,6 +25,8 @@ pub struct ReservedPorts {
     record: PathBuf,
     /// Host ports have a name of their own here.
     by_service: BTreeMap<Name, BTreeSet<u16>>,
+    /// Ports that the data path gives to translated flows, which are the node's flows no more.
+    translated: BTreeSet<u16>,
     ours: BTreeSet<u16>,
     /// A setting that cannot be written is spoken of once.
     failed: bool,
@@ -31,11 +35,12 @@ pub struct ReservedPorts {
 // === impl ReservedPorts ===
 
 impl ReservedPorts {
-    /// `run`: the folder of sockets.
-    pub fn open(run: &Path) -> Self {
+    /// `run`: the folder of sockets. `translates`: this node's data path gives source ports to flows (eBPF mode).
+    pub fn open(run: &Path, translates: bool) -> Self {
         let record = run.join(RECORD);
         let ours = fs::read_to_string(&record).map(|text| parse(&text)).unwrap_or_default();
-        Self { record, by_service: BTreeMap::new(), ours, failed: false }
+        let translated = if translates { (SNAT_PORT_MIN..=SNAT_PORT_MAX).collect() } else { BTreeSet::new() };
+        Self { record, by_service: BTreeMap::new(), translated, ours, failed: false }
     }
 
     /// Follows the services that became dirty.
@@ -71,7 +76,10 @@ impl ReservedPorts {
             Ok(()) => self.failed = false,
             Err(error) if !self.failed => {
                 self.failed = true;
-                tracing::warn!("NodePorts may be taken as source ports: {error:#}");
+                tracing::warn!(
+                    "NodePorts and ports of translated flows may be taken as source ports: {error:#}{}",
+                    hint(&error)
+                );
             }
             Err(_) => {}
         }
@@ -79,7 +87,7 @@ impl ReservedPorts {
 
     fn sync(&mut self) -> Result<()> {
         let range = read(RANGE)?;
-        let wanted = overlap(&self.by_service, &range);
+        let wanted = overlap(self.by_service.values().flatten().chain(&self.translated), &range);
         if wanted == self.ours {
             return Ok(());
         }
@@ -90,6 +98,18 @@ impl ReservedPorts {
         write(&self.record, &wanted)?;
         self.ours = wanted;
         Ok(())
+    }
+}
+
+/// What to do about it.
+fn hint(error: &anyhow::Error) -> String {
+    let is_read_only = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied));
+    if is_read_only {
+        format!(": mount the node's /proc/sys/net where it can be written, and name that by {}", sysctl::VARIABLE)
+    } else {
+        String::new()
     }
 }
 
@@ -125,11 +145,11 @@ fn exchanged(there: &BTreeSet<u16>, ours: &BTreeSet<u16>, wanted: &BTreeSet<u16>
     there.difference(ours).chain(wanted).copied().collect()
 }
 
-/// The NodePorts that the kernel might choose.
-fn overlap(by_service: &BTreeMap<Name, BTreeSet<u16>>, range: &str) -> BTreeSet<u16> {
+/// Those that the kernel might choose.
+fn overlap<'a>(ports: impl Iterator<Item = &'a u16>, range: &str) -> BTreeSet<u16> {
     let mut bounds = range.split_whitespace().filter_map(|bound| bound.parse::<u16>().ok());
     let (first, last) = (bounds.next().unwrap_or_default(), bounds.next().unwrap_or(u16::MAX));
-    by_service.values().flatten().copied().filter(|port| (first..=last).contains(port)).collect()
+    ports.copied().filter(|port| (first..=last).contains(port)).collect()
 }
 
 fn write(record: &Path, ports: &BTreeSet<u16>) -> Result<()> {
@@ -183,8 +203,25 @@ mod tests {
     fn node_ports_that_the_kernel_might_choose_are_reserved() {
         let name = |name: &str| Name::new("default", name);
         let services = BTreeMap::from([(name("a"), ports("30080,40000")), (name("b"), ports("60999-61000"))]);
-        assert_eq!(overlap(&services, "32768\t60999\n"), ports("40000,60999"));
-        assert_eq!(overlap(&services, "1024 65535"), ports("30080,40000,60999,61000"));
+        assert_eq!(overlap(services.values().flatten(), "32768\t60999\n"), ports("40000,60999"));
+        assert_eq!(overlap(services.values().flatten(), "1024 65535"), ports("30080,40000,60999,61000"));
+    }
+
+    #[test]
+    fn ports_of_translated_flows_are_reserved_where_the_ranges_overlap() {
+        let nowhere = Path::new("/nonexistent");
+        let wanted = |translates, range| overlap(ReservedPorts::open(nowhere, translates).translated.iter(), range);
+        assert_eq!(text(&wanted(true, "1024 65535")), "61000-65535");
+        assert_eq!(text(&wanted(true, "32768 61001")), "61000-61001");
+        assert_eq!(text(&wanted(true, "32768 60999")), "");
+        assert_eq!(text(&wanted(false, "1024 65535")), "");
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_written_says_what_to_mount() {
+        let failed = |kind: ErrorKind| hint(&anyhow::Error::new(std::io::Error::from(kind)).context("write it"));
+        assert!(failed(ErrorKind::ReadOnlyFilesystem).contains(sysctl::VARIABLE));
+        assert_eq!(failed(ErrorKind::NotFound), "");
     }
 
     #[test]

@@ -100,6 +100,8 @@ enum Kernel {
         /// An earlier eBPF data path.
         drain: Option<Box<Drain>>,
         repaired: Instant,
+        /// To be used with the node's own ranges for its pods, which its object says; `None` when others are configured.
+        by_node: Option<iptables::Options>,
     },
 }
 
@@ -255,16 +257,21 @@ impl Plan<'_> {
     fn iptables(self) -> Result<Lone> {
         let settings = self.settings;
         let options = iptables::Options {
-            inside: inside(settings, &self.config.detect_local_mode)?,
+            inside: inside(settings),
             masquerade_all: settings.masquerade_all,
             masquerade_bit: settings.masquerade_bit,
             // The next one, as far as there is one.
             refuse_bit: (settings.masquerade_bit + 1) % 32,
         };
+        let is_by_node = self.config.detect_local_mode == "NodeCIDR" && options.inside == Inside::Sources(Vec::new());
+        let by_node = is_by_node.then(|| options.clone());
+        if !is_by_node && options.inside == Inside::Sources(Vec::new()) {
+            warn_of_no_ranges("clusterCIDR");
+        }
         let backend = AnyBackend::iptables(options)?;
         let drain = Drain::find(&self.args.datapath.bpffs, Duration::from_secs(self.args.drain_timeout))?;
         let monitor = self.monitor(backend.mode(), None)?;
-        let kernel = Kernel::Iptables { drain: drain.map(Box::new), repaired: Instant::now() };
+        let kernel = Kernel::Iptables { drain: drain.map(Box::new), repaired: Instant::now(), by_node };
         let mut lone = self.lone(backend, kernel, monitor, None);
         lone.services.set_probe(Err(backend::NO_PROBE));
         Ok(lone)
@@ -302,7 +309,7 @@ impl Plan<'_> {
         if let Err(error) = std::fs::create_dir_all(&args.run) {
             tracing::warn!("{}: {error}", args.run.display());
         }
-        let ports = ReservedPorts::open(&args.run);
+        let ports = ReservedPorts::open(&args.run, matches!(kernel, Kernel::Ebpf { .. }));
         let (node_ports, period) = (settings.node_ports.clone(), settings.sync_period);
         let mut lone = Lone { services, kernel, node, node_ports, ports, period };
         lone.listen_where_node_ports_are();
@@ -311,18 +318,21 @@ impl Plan<'_> {
 }
 
 /// How the rules tell the cluster's pods from the outside.
-fn inside(settings: &Settings, mode: &str) -> Result<Inside> {
-    if let Some(pattern) = &settings.pod_interfaces {
-        return Ok(Inside::Interfaces(vec![pattern.replace('*', "+")]));
+fn inside(settings: &Settings) -> Inside {
+    match &settings.pod_interfaces {
+        Some(pattern) => Inside::Interfaces(vec![pattern.replace('*', "+")]),
+        None => Inside::Sources(settings.cluster_cidrs.clone()),
     }
-    let sources: Vec<IpNetwork> = settings.cluster_cidrs.clone();
-    if sources.is_empty() && mode == "NodeCIDR" {
-        bail!("detectLocalMode NodeCIDR: iptables mode cannot ask for the node's range: give clusterCIDR too");
-    }
-    if sources.is_empty() {
-        tracing::warn!("without clusterCIDR, pods count as outside of the cluster, where external traffic policies hold");
-    }
-    Ok(Inside::Sources(sources))
+}
+
+/// What `options` become when the node's ranges are these; `None` when they are so already.
+fn with_ranges(options: &iptables::Options, ranges: &[IpNetwork]) -> Option<iptables::Options> {
+    let inside = Inside::Sources(ranges.to_vec());
+    (options.inside != inside).then(|| iptables::Options { inside, ..options.clone() })
+}
+
+fn warn_of_no_ranges(what: &str) {
+    tracing::warn!("without {what}, pods count as outside of the cluster, where external traffic policies hold");
 }
 
 // === impl Lone ===
@@ -338,10 +348,36 @@ impl Lone {
                 handover::prepare(maps);
             }
         }
+        if taken.first || taken.dirty.nodes.contains(self.node.as_str()) {
+            self.follow_node_ranges(taken.first);
+        }
         self.ports.follow(&self.services.world, &taken.dirty.services);
         self.apply(&taken.dirty, Some(taken.received))?;
         self.services.follow(&taken.dirty);
         Ok(())
+    }
+
+    /// The rules tell pods by the ranges that the node's object says, from when it says them.
+    fn follow_node_ranges(&mut self, is_first: bool) {
+        let Kernel::Iptables { by_node: Some(options), .. } = &mut self.kernel else { return };
+        let node = self.services.world.node(&self.node);
+        let ranges = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+        if ranges.is_empty() {
+            if is_first {
+                warn_of_no_ranges("podCIDRs of this node's object (detectLocalMode NodeCIDR)");
+            }
+            // One that is deleted has pods still.
+            return;
+        }
+        let Some(next) = with_ranges(options, &ranges) else { return };
+        match AnyBackend::iptables(next.clone()) {
+            Ok(backend) => {
+                tracing::info!(?ranges, "the node's pods are told by these ranges");
+                self.services.set_backend(backend);
+                *options = next;
+            }
+            Err(error) => tracing::error!("the node's ranges are {ranges:?}, and rules do not know them: {error:#}"),
+        }
     }
 
     /// Brings the kernel to the world; `received` is when the cause arrived.
@@ -370,7 +406,7 @@ impl Lone {
     /// What is done from time to time.
     fn tend(&mut self) {
         self.services.tend();
-        let Kernel::Iptables { drain, repaired } = &mut self.kernel else { return };
+        let Kernel::Iptables { drain, repaired, .. } = &mut self.kernel else { return };
         if repaired.elapsed() >= self.period {
             *repaired = Instant::now();
             // Others write rules too, and some flush them all.
@@ -423,4 +459,19 @@ fn node_addresses(args: &ProxyArgs, settings: &Settings, local: &Local) -> Resul
         bail!("this machine has no address but loopback: give --node-address and --uplink");
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_the_node_are_taken_when_they_are_news() {
+        let options =
+            iptables::Options { inside: Inside::Sources(Vec::new()), masquerade_all: true, masquerade_bit: 14, refuse_bit: 15 };
+        let ranges: Vec<IpNetwork> = vec!["10.244.1.0/24".parse().expect("range")];
+        let next = with_ranges(&options, &ranges).expect("news");
+        assert!(next.inside == Inside::Sources(ranges.clone()) && next.masquerade_all);
+        assert!(with_ranges(&next, &ranges).is_none());
+    }
 }

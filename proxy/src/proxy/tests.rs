@@ -120,6 +120,19 @@ fn nothing_is_told_before_everything_is_listed() {
     assert_eq!(case.proxy.backend().retained, 1);
 }
 
+#[test]
+fn another_backend_is_told_everything_again() {
+    let mut case = Case::new();
+    case.service("a/a", Some("10.96.0.1 80/tcp"));
+    case.range("kubernetes", &["10.96.0.0/12"]);
+    case.proxy.synced();
+    case.update();
+    case.proxy.set_backend(Told::default());
+    assert_eq!(case.update(), (names("a/a"), names("")));
+    assert_eq!((case.proxy.backend().ranges.len(), case.proxy.backend().retained), (1, 1));
+    assert_eq!(case.update(), (names(""), names("")));
+}
+
 // kubernetes#139513, kubernetes#135639: what a change costs does not grow with the cluster.
 #[test]
 fn only_what_changed_is_planned() {

@@ -169,7 +169,7 @@ impl Agent {
             Kernel::Ebpf { .. } => args.datapath.probe(node),
             Kernel::Iptables { .. } => Err(backend::NO_PROBE),
         });
-        let ports = ReservedPorts::open(&args.run);
+        let ports = ReservedPorts::open(&args.run, matches!(kernel, Kernel::Ebpf { .. }));
         let agent = Self { args, services, kernel, dns, network, host_ports, ports, board, installed: false };
         Ok((agent, socket))
     }
