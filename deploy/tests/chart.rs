@@ -162,7 +162,10 @@ fn values_reach_the_container() {
     let args: Vec<&str> = found["args"].as_array().expect("args").iter().filter_map(Value::as_str).collect();
     assert_eq!(args[3..], ["--cgroup=/host/cgroup", "--socket-lb=false", "--uplink=eth0,cali*", "--x=1"]);
     assert_eq!(capabilities(found), ["BPF", "NET_ADMIN", "PERFMON", "NET_RAW"], "without setns(2)");
-    let mount = &find(&manifests, "DaemonSet").object["spec"]["template"]["spec"]["initContainers"][0];
+    let spec = &find(&manifests, "DaemonSet").object["spec"]["template"]["spec"];
+    assert_eq!(spec.get("hostPID"), None, "without sockets of pods");
+    assert!(!find(&manifests, "ClusterRole").object.to_string().contains("pods"), "nobody asks for annotations");
+    let mount = &spec["initContainers"][0];
     assert_eq!(mount["volumeMounts"][0]["mountPropagation"], "Bidirectional");
 
     let manifests = render(&json!({"proxy": {"existingConfigMap": "kube-proxy"}})).manifests;
