@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use thalweg_abi::{Counter, DropReason, StateKey};
+use thalweg_abi::{Counter, DropReason};
 use thalweg_deploy::folder;
 use thalweg_proxy::health::Probe;
-use thalweg_proxy::inspect;
-use thalweg_proxy::metrics::{Metrics, NoLocal};
+use thalweg_proxy::metrics::{KernelFigures, MapFigure, Metrics, NoLocal};
 
 /// Labels that Prometheus adds to what it scrapes.
 const TARGET: &[&str] = &["instance", "job"];
@@ -27,13 +26,13 @@ fn exported() -> BTreeMap<String, BTreeSet<String>> {
     for probe in [Probe::Healthz, Probe::Livez] {
         metrics.probed(probe, 200);
     }
-    let status = inspect::status(
-        &[(StateKey::Adoptions, 1)],
-        &[("FRONTENDS", 1, 2)],
-        &[(Counter::SockLookup, 1)],
-        &[(DropReason::Malformed, 1)],
-    );
-    let page = metrics.render(Some(&status));
+    metrics.maps([MapFigure { map: "FRONTENDS", entries: Some(1), capacity: 2 }]);
+    let kernel = KernelFigures {
+        drops: vec![(DropReason::Malformed.name(), 1)],
+        events: vec![(Counter::SockLookup.name(), 1)],
+        adoptions: 1,
+    };
+    let page = metrics.render(Some(&kernel));
     let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let (name, rest) = line.split_at(line.find(['{', ' ']).expect("a sample"));
