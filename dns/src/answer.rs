@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::name;
 use crate::query::{HEADER, MAX_UDP, Malformed, Query, Rcode, Transport, class, rtype};
-use crate::zone::{FIXED, Found, Node, QUESTION_POINTER, Realm, RrSet, Zone, push_address, push_record};
+use crate::zone::{FIXED, Found, Glue, Node, QUESTION_POINTER, Realm, RrSet, Zone, push_address, push_record};
 
 /// How a packet was answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -261,19 +261,43 @@ impl<'a, 'p> Reply<'a, 'p> {
     /// Adds the addresses of the targets to a set that was written at `answer_at`. What does not fit is left out: the
     /// client can ask.
     fn glue(&mut self, set: &RrSet, answer_at: usize) {
-        let Some(glue) = set.glue() else { return };
+        if let Some(target) = set.one_target() {
+            let at = answer_at + set.target_offset();
+            match self.zone.find(target) {
+                Found::Node(node) => {
+                    let sets = [rtype::A, rtype::AAAA].into_iter().filter_map(|rtype| node.set(rtype));
+                    sets.for_each(|addresses| self.additional(addresses.bytes(), at));
+                }
+                Found::Dashed(ip) => self.additional_address(ip, at),
+                Found::Nothing => {}
+            }
+        }
         let split = set.start(self.first(set));
-        for (record, addresses) in glue.targets() {
+        for (record, addresses) in set.glue().into_iter().flat_map(Glue::targets) {
             let start = set.start(record);
             let moved = if start >= split { start - split } else { start + set.bytes().len() - split };
-            let target = answer_at + moved + set.target_offset();
-            let at = self.out.len();
-            if at + addresses.len() > self.limit || target > MAX_POINTER {
-                continue;
-            }
-            self.out.extend_from_slice(addresses);
-            self.counts[Section::Additional as usize] += own(&mut self.out[at..], pointer(target));
+            self.additional(addresses, answer_at + moved + set.target_offset());
         }
+    }
+
+    fn additional_address(&mut self, ip: IpAddr, target: usize) {
+        let at = self.out.len();
+        push_address(self.out, pointer(target), self.zone.apex.ttl, ip);
+        if self.out.len() > self.limit {
+            self.out.truncate(at);
+        } else {
+            self.counts[Section::Additional as usize] += 1;
+        }
+    }
+
+    /// Adds address records of the name that was written at `target`.
+    fn additional(&mut self, addresses: &[u8], target: usize) {
+        let at = self.out.len();
+        if at + addresses.len() > self.limit || target > MAX_POINTER {
+            return;
+        }
+        self.out.extend_from_slice(addresses);
+        self.counts[Section::Additional as usize] += own(&mut self.out[at..], pointer(target));
     }
 
     fn first(&self, set: &RrSet) -> usize {

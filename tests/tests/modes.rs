@@ -326,6 +326,8 @@ fn the_mode_changes_under_load_and_back() {
             lab.serves(node, "iptables")?;
             lab.note(by_ebpf.go_on(&format!("when node {node} serves by iptables")));
         }
+        // The rules translate these: no program may carry their answers past them.
+        lab.note(Sessions::open(&ways).map(drop).context("while eBPF drains"));
         for node in NODES {
             lab.drained(node)?;
         }

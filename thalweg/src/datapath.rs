@@ -108,7 +108,7 @@ impl DatapathArgs {
 /// # Errors
 /// When the maps cannot be read.
 pub fn is_filled(datapath: &Datapath) -> Result<bool> {
-    Ok(datapath.adopted() && datapath.maps()?.state(StateKey::Synced)? != 0)
+    Ok(datapath.adopted() && datapath.maps()?.state(StateKey::Synced)? == 1)
 }
 
 /// `NAME=N`

@@ -176,7 +176,7 @@ impl ZoneBuilder {
         let apex = self.zone.apex.clone();
         let mut set = RrSetBuilder::new(rtype::NS, apex.ttl);
         set.push(&apex.nameserver);
-        set.push_glue(&addresses);
+        set.set_one_target();
         self.insert(Node::new(apex.origin.clone(), set.finish()));
         let sets = [rtype::A, rtype::AAAA].into_iter().filter_map(|rtype| RrSet::addresses(apex.ttl, rtype, &addresses));
         self.insert(Node::new(apex.nameserver.clone(), sets));

@@ -16,7 +16,7 @@ mod service;
 mod table;
 
 pub use builder::ZoneBuilder;
-pub use record::{FIXED, QUESTION_POINTER, RrSet, RrSetBuilder, push_address, push_record};
+pub use record::{FIXED, Glue, QUESTION_POINTER, RrSet, RrSetBuilder, push_address, push_record};
 pub use table::{Dashed, Node, Table};
 
 /// Whether `a-b-c-d.namespace.pod.<zone>` exists.

@@ -20,9 +20,11 @@ pub const SRV_TARGET: usize = 6;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RrSet {
     rtype: u16,
+    /// All records name the same target: its addresses are found at its node.
+    one_target: bool,
     layout: Layout,
     bytes: Box<[u8]>,
-    /// Addresses of the targets, for the additional section of an SRV or NS answer.
+    /// Addresses of several targets, for the additional section of an SRV or NS answer.
     glue: Option<Box<Glue>>,
 }
 
@@ -46,6 +48,7 @@ pub struct Glue {
 pub struct RrSetBuilder {
     rtype: u16,
     ttl: u32,
+    one_target: bool,
     starts: Vec<u32>,
     bytes: Vec<u8>,
     glue_targets: Vec<(u32, u32)>,
@@ -82,6 +85,11 @@ impl RrSet {
 
     pub fn record(&self, index: usize) -> &[u8] {
         &self.bytes[self.start(index)..self.start(index + 1)]
+    }
+
+    /// The target of all records, when they have but one and its addresses belong into the additional section.
+    pub fn one_target(&self) -> Option<&[u8]> {
+        self.one_target.then(|| &self.record(0)[self.target_offset()..])
     }
 
     pub fn glue(&self) -> Option<&Glue> {
@@ -129,13 +137,18 @@ impl Glue {
 impl RrSetBuilder {
     pub fn new(rtype: u16, ttl: u32) -> Self {
         let (starts, bytes, glue_targets, glue_bytes) = Default::default();
-        Self { rtype, ttl, starts, bytes, glue_targets, glue_bytes }
+        Self { rtype, ttl, one_target: false, starts, bytes, glue_targets, glue_bytes }
     }
 
     /// Adds a record with this data.
     pub fn push(&mut self, data: &[u8]) {
         self.starts.push(self.bytes.len() as u32);
         push_record(&mut self.bytes, QUESTION_POINTER, self.rtype, self.ttl, data);
+    }
+
+    /// Says that all records have the same target, which is a name of the zone: its addresses need not be kept here.
+    pub fn set_one_target(&mut self) {
+        self.one_target = true;
     }
 
     /// Says the addresses of the target of the record that was pushed last.
@@ -161,7 +174,7 @@ impl RrSetBuilder {
         };
         let glue = (!self.glue_targets.is_empty())
             .then(|| Box::new(Glue { targets: self.glue_targets.into(), bytes: self.glue_bytes.into() }));
-        Some(RrSet { rtype: self.rtype, layout, bytes: self.bytes.into(), glue })
+        Some(RrSet { rtype: self.rtype, one_target: self.one_target, layout, bytes: self.bytes.into(), glue })
     }
 }
 

@@ -175,6 +175,10 @@ impl Names<'_> {
         let weight = (100 / targets.len().max(1)).max(1) as u16;
         let mut set = RrSetBuilder::new(rtype::SRV, self.apex.ttl);
         let mut with_glue = BTreeSet::new();
+        let one_target = targets.iter().is_sorted_by(|(_, a, _), (_, b, _)| a == b);
+        if one_target {
+            set.set_one_target();
+        }
         for &(port, target, addresses) in targets {
             let mut data = Vec::with_capacity(6 + target.len());
             data.extend_from_slice(&0u16.to_be_bytes());
@@ -182,7 +186,7 @@ impl Names<'_> {
             data.extend_from_slice(&port.to_be_bytes());
             data.extend_from_slice(target);
             set.push(&data);
-            if with_glue.insert(target) {
+            if !one_target && with_glue.insert(target) {
                 set.push_glue(addresses);
             }
         }

@@ -38,7 +38,7 @@ pub use pod::{LocalPod, Netns, NetnsFlags};
 pub use range::{Range, SERVICE_RANGES_EACH, ServiceRanges, SourceRange, SourceRangeKey};
 pub use service::{ServiceName, ServiceStats};
 pub use socket::{SOCK_NAT_ENTRIES, SockBackend, SockNat, SockNatEntry};
-pub use state::StateKey;
+pub use state::{DRAINING, StateKey};
 
 /// Version of every layout and meaning in this crate. Part of the pin path.
 pub const ABI_VERSION: u32 = 2;

@@ -12,9 +12,13 @@ pub enum StateKey {
     Adoptions,
     /// Raised by one with every apply that changed something.
     Applies,
-    /// 1 once the maps have held a complete snapshot.
+    /// 1 once the maps have held a complete snapshot; [`DRAINING`] while another way of serving has taken over.
     Synced,
 }
+
+/// Value of [`StateKey::Synced`]: flows that were begun here go on, and everything else is the host's stack's, past which no
+/// packet is to go: its answers must meet the rules by which its questions were translated.
+pub const DRAINING: u64 = 2;
 
 impl StateKey {
     pub const COUNT: u32 = 5;

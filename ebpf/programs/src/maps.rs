@@ -93,7 +93,7 @@ pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
 
-/// What identifies this set of maps, indexed by [`StateKey`]; for user space, never read by a program.
+/// What identifies this set of maps, indexed by [`StateKey`]. Programs read only whether they drain.
 #[btf_map]
 pub static STATE: Array<u64, { StateKey::COUNT as usize }> = Array::new();
 

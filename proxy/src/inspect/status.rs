@@ -56,7 +56,7 @@ pub fn status(
         created_at: word(StateKey::CreatedAt),
         adoptions: word(StateKey::Adoptions),
         applies: word(StateKey::Applies),
-        synced: word(StateKey::Synced) != 0,
+        synced: word(StateKey::Synced) == 1,
         maps: self::maps(maps),
         counters: counters.iter().map(|(counter, count)| CountRow { name: counter.name(), count: *count }).collect(),
         drops: drops.iter().map(|(reason, count)| CountRow { name: reason.name(), count: *count }).collect(),

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use thalweg_abi::{Backend, BackendState, Proto, ServiceRanges, StateKey};
+use thalweg_abi::{Backend, BackendState, DRAINING, Proto, ServiceRanges, StateKey};
 use thalweg_cluster::World;
 use thalweg_loader::{Error, Maps, Table, conntrack, sockets};
 
@@ -127,7 +127,7 @@ impl Remains {
         }
         if let Some(maps) = &mut self.maps {
             // Who comes next finds maps that are not complete.
-            maps.set_state(StateKey::Synced, 0)?;
+            maps.set_state(StateKey::Synced, DRAINING)?;
             // The ranges first: an address in them without a frontend would be nobody's.
             maps.service_ranges.update(&[(0, ServiceRanges::default())])?;
             empty(&mut maps.frontends)?;

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
-use thalweg_abi::{Counter, DropReason};
+use thalweg_abi::{Counter, DRAINING, DropReason, StateKey};
 
 use super::{
     answer::{Answer, Back},
@@ -17,7 +17,10 @@ use super::{
     route::{self, Route},
     work::Work,
 };
-use crate::count::{count, count_drop};
+use crate::{
+    count::{count, count_drop},
+    maps::STATE,
+};
 
 /// How the program ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -146,13 +149,19 @@ pub fn of<F: Family>(ctx: &TcContext, work: &mut Work<F>, from_wire: bool) -> Ou
         flow::decide_portless(work)
     };
     match decision {
-        Decision::Untouched if work.pod.ifindex == 0 => Outcome::Pass,
+        Decision::Untouched if work.pod.ifindex == 0 || is_draining() => Outcome::Pass,
         Decision::Untouched => deliver_untouched(ctx, work),
         Decision::Translate => forward(ctx, work, false),
         Decision::Quote => forward(ctx, work, true),
         Decision::Refuse => Outcome::Refuse,
         Decision::Drop | Decision::Consumed => Outcome::Drop,
     }
+}
+
+/// Whether only flows that were begun here are still ours.
+#[inline(always)]
+fn is_draining() -> bool {
+    STATE.get(StateKey::Synced as u32).is_some_and(|state| *state == DRAINING)
 }
 
 /// Past the host's stack into a pod.
