@@ -467,13 +467,16 @@ fn what_does_not_fit_is_cut_between_records() {
 }
 
 #[test]
-fn glue_that_does_not_fit_is_left_out() {
+fn glue_is_there_and_left_out_when_it_does_not_fit() {
     let mut cluster = Cluster::new(false);
     cluster.builder.set_synced();
     let hosts: Vec<String> = (0..9).map(|index| format!("h{index}=10.0.0.{index}")).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     cluster.service(service("a/b", &[], &[])).slice("a/b", &hosts, &["p/tcp/1"]);
+    cluster.service(service("a/c", &[], &[])).slice("a/c", &["10.0.1.1"], &["p/tcp/1"]);
     let zone = cluster.publish();
+    let lonely = "NoError aa an[@ 5 SRV 0 100 1 10-0-1-1.c.a.svc.~] ar[10-0-1-1.c.a.svc.~ 5 A 10.0.1.1]";
+    check(&zone, "c.a.svc.~ SRV", lonely);
     let mut out = Vec::new();
     assert_eq!(respond(&packet("b.a.svc.~", "SRV", None), Transport::Udp, 1 << 30, &zone, &mut out), Outcome::Answer);
     let message = Message::from_vec(&out).expect("a reply");
