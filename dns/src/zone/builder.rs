@@ -96,14 +96,17 @@ impl ZoneBuilder {
 
     fn apply_service(&mut self, world: &World, service: &Name, addresses: &mut BTreeSet<IpAddr>) {
         let old = self.services.remove(service);
-        let new = world.service(service).map(|object| contribution(&self.zone.apex, object, world.slices(service)));
+        let mut new = world.service(service).map(|object| contribution(&self.zone.apex, object, world.slices(service)));
         match (&old, &new) {
             (None, Some(_)) => self.count_namespace(&service.namespace, true),
             (Some(_), None) => self.count_namespace(&service.namespace, false),
             _ => {}
         }
-        let none = Contribution::default();
-        self.replace(old.as_ref().unwrap_or(&none), new.as_ref().unwrap_or(&none), addresses);
+        let old = old.unwrap_or_default();
+        if let Some(new) = &mut new {
+            new.share(&old);
+        }
+        self.replace(&old, new.as_ref().unwrap_or(&Contribution::default()), addresses);
         if let Some(new) = new {
             self.services.insert(service.clone(), new);
         }

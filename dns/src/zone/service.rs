@@ -78,6 +78,20 @@ impl Contribution {
         self.nodes.get(index)
     }
 
+    /// Takes from an older one what is still the same, so that the table and this hold one copy of it.
+    pub fn share(&mut self, old: &Self) {
+        for node in &mut self.nodes {
+            if let Some(same) = old.node(&node.name).filter(|same| *same == node) {
+                *node = same.clone();
+            }
+        }
+        for pointer in &mut self.pointers {
+            if let Ok(same) = old.pointers.binary_search(pointer) {
+                *pointer = old.pointers[same].clone();
+            }
+        }
+    }
+
     /// The pointers that the other has not.
     pub fn pointers_beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Pointer> {
         self.pointers.iter().filter(|pointer| other.pointers.binary_search(pointer).is_err())

@@ -127,6 +127,18 @@ fn a_change_leaves_other_names_untouched() {
     assert!(!same("db.data.svc.cluster.local"));
 }
 
+#[test]
+fn what_a_change_leaves_as_it_was_is_held_once() {
+    let mut cluster = Cluster::new(false);
+    cluster.service(service("data/db", &[], &[])).slice("data/db", &["db-0=10.244.1.1"], &["p/tcp/1"]);
+    drop(cluster.publish());
+    cluster.slice("data/db", &["db-1=10.244.1.2"], &["p/tcp/1"]);
+    let zone = cluster.publish();
+    let node = zone.table().get(&name::encode("db-0.db.data.svc.cluster.local").expect("a name")).expect("there");
+    assert_eq!(Arc::strong_count(node), 2, "the table's leaf, which the snapshot shares, and the service");
+    assert_eq!(Arc::strong_count(&node.name), 3, "the node, and its pointer in the service and among all");
+}
+
 /// One thing that happens to a small cluster, so that names and addresses meet.
 #[derive(Clone, Debug)]
 enum Event {
