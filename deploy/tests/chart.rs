@@ -125,11 +125,11 @@ fn the_configuration_of_the_proxy_means_what_the_values_say() {
     let rendered = render(&json!({"apiServer": API}));
     let map = find(&rendered.manifests, "ConfigMap");
     let (_, found) = settings(map);
-    assert_eq!(found.mode, Mode::Ebpf);
+    assert_eq!(found.mode, Mode::Auto);
     assert_eq!(found.kubeconfig.as_deref(), Some(Path::new("/var/lib/kube-proxy/kubeconfig.conf")));
     assert_eq!(found.healthz, Some("0.0.0.0:10256".parse().expect("an address")));
     assert_eq!(found.metrics, Some("127.0.0.1:10249".parse().expect("an address")));
-    assert!(found.notes.is_empty(), "{:?}", found.notes);
+    assert_eq!(found.notes, ["mode: not said; ebpf is used where it is possible, else iptables"]);
     leads_to(map, API);
 
     let configuration = json!({"mode": "iptables", "clusterCIDR": "10.0.0.0/8", "nodePortAddresses": ["primary"],
@@ -149,7 +149,7 @@ fn another_configuration_is_another_pod() {
         let rendered = render(&json!({"apiServer": API, "proxy": {"configuration": configuration}}));
         find(&rendered.manifests, "DaemonSet").text("/spec/template/metadata/annotations/checksum~1config").to_owned()
     };
-    assert_eq!(sum(json!({})), sum(json!({"mode": "ebpf"})));
+    assert_eq!(sum(json!({})), sum(json!({"mode": ""})));
     assert_ne!(sum(json!({})), sum(json!({"mode": "iptables"})));
 }
 

@@ -81,7 +81,7 @@ fn the_configuration_of_the_proxy_means_what_it_says() {
     let manifests = load("proxy");
     let map = find(&manifests, "ConfigMap");
     let (_, settings) = settings(map);
-    assert_eq!(settings.mode, Mode::Ebpf);
+    assert_eq!(settings.mode, Mode::Auto);
     assert_eq!(settings.kubeconfig.as_deref(), Some(Path::new("/var/lib/kube-proxy/kubeconfig.conf")));
     assert_eq!(settings.healthz, Some("0.0.0.0:10256".parse().expect("an address")));
     assert_eq!(settings.metrics, Some("127.0.0.1:10249".parse().expect("an address")));
@@ -90,7 +90,7 @@ fn the_configuration_of_the_proxy_means_what_it_says() {
     assert!(settings.hostname_override.is_none(), "the DaemonSet says it");
     // Nothing in it means nothing, but for the range that only the other mode asks for.
     let fields: Vec<&str> = settings.notes.iter().filter_map(|note| note.split(':').next()).collect();
-    assert_eq!(fields, ["clusterCIDR"]);
+    assert_eq!(settings.notes, ["mode: not said; ebpf is used where it is possible, else iptables"]);
     leads_to(map, "https://CONTROL-PLANE:6443");
     leads_to(find(&load("agent"), "ConfigMap"), "https://CONTROL-PLANE:6443");
 }
