@@ -129,8 +129,13 @@ impl Context {
         }
     }
 
+    /// With no room for more: an endpoint has one, and there are many endpoints.
     fn addresses(&self, field: &str, texts: &[String]) -> Result<Vec<IpAddr>, ConvertError> {
-        texts.iter().enumerate().map(|(index, text)| self.address(|| format!("{field}[{index}]"), text)).collect()
+        let mut addresses = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            addresses.push(self.address(|| format!("{field}[{index}]"), text)?);
+        }
+        Ok(addresses)
     }
 
     fn cidrs(&self, field: &str, texts: &[String]) -> Result<Vec<IpNetwork>, ConvertError> {

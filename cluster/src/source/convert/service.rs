@@ -52,14 +52,15 @@ pub fn service(object: core::Service) -> Result<Service, ConvertError> {
         _ => context.addresses("spec.clusterIPs", &ips)?,
     };
 
-    let mut ports = Vec::new();
-    for (index, port) in spec.ports.unwrap_or_default().into_iter().enumerate() {
+    let listed = spec.ports.unwrap_or_default();
+    let mut ports = Vec::with_capacity(listed.len());
+    for (index, port) in listed.into_iter().enumerate() {
         let node_port = match port.node_port.unwrap_or_default() {
             0 => 0,
             number => context.port(|| format!("spec.ports[{index}].nodePort"), number)?,
         };
         ports.push(Port {
-            name: port.name.unwrap_or_default().into(),
+            name: port.name.map(Into::into).unwrap_or_default(),
             protocol: context.protocol(|| format!("spec.ports[{index}].protocol"), port.protocol.as_deref())?,
             port: context.port(|| format!("spec.ports[{index}].port"), port.port)?,
             node_port,
@@ -128,19 +129,21 @@ pub fn endpoint_slice(object: discovery::EndpointSlice) -> Result<Option<Endpoin
         other => return Err(context.error("addressType", format!("{other:?} is none of IPv4, IPv6, FQDN"))),
     };
 
-    let mut ports = Vec::new();
-    for (index, port) in object.ports.unwrap_or_default().into_iter().enumerate() {
+    let listed = object.ports.unwrap_or_default();
+    let mut ports = Vec::with_capacity(listed.len());
+    for (index, port) in listed.into_iter().enumerate() {
         // A port without a number stands for "every port", which no service port can be matched with.
         let Some(number) = port.port else { continue };
         ports.push(EndpointPort {
-            name: port.name.unwrap_or_default().into(),
+            name: port.name.map(Into::into).unwrap_or_default(),
             protocol: context.protocol(|| format!("ports[{index}].protocol"), port.protocol.as_deref())?,
             port: context.port(|| format!("ports[{index}].port"), number)?,
         });
     }
 
-    let mut endpoints = Vec::new();
-    for (index, endpoint) in object.endpoints.unwrap_or_default().into_iter().enumerate() {
+    let listed = object.endpoints.unwrap_or_default();
+    let mut endpoints = Vec::with_capacity(listed.len());
+    for (index, endpoint) in listed.into_iter().enumerate() {
         endpoints.push(self::endpoint(&context, &name.namespace, family, index, endpoint)?);
     }
     let service = Name { namespace: name.namespace.clone(), name: service };
