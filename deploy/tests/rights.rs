@@ -252,7 +252,8 @@ impl Lab {
             ensure!(std::time::Instant::now() < end, "neither ended nor serving:\n{}", proxy.log_tail(10));
             std::thread::sleep(Duration::from_millis(20));
         };
-        let log = proxy.log_tail(20);
+        // What the verifier says is long.
+        let log = proxy.log_tail(1_000);
         proxy.stop(DEADLINE)?;
         match outcome.as_str() {
             "ebpf" => bail!("{capabilities:?} are enough: the DaemonSet has more than it needs"),
