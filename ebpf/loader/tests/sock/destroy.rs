@@ -1,12 +1,17 @@
 //! Sockets whose backend goes while they are connected.
 
 use std::{
+    fs,
     io::{self, ErrorKind, Read},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
     process::{Child, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::socket::{SockaddrIn, connect};
@@ -41,6 +46,17 @@ fn connected(ns: &Netns, local: &str, to: SocketAddr) -> UdpSocket {
     socket.connect(to).expect("connect");
     socket.set_read_timeout(Some(WAIT)).expect("a bounded wait");
     socket
+}
+
+/// A process enters its namespace some time after it was started.
+fn arrives(process: &Process, ns: &Netns) {
+    let inode = |path: &Path| fs::metadata(path).map(|found| found.ino()).ok();
+    let there = inode(ns.path()).expect("the namespace");
+    let end = Instant::now() + WAIT;
+    while inode(Path::new(&format!("/proc/{}/ns/net", process.0.id()))) != Some(there) {
+        assert!(Instant::now() < end, "the process never came");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The error of a socket that was ended.
@@ -80,7 +96,8 @@ fn sockets_of_a_gone_backend_are_ended_and_no_others() {
     let other = Netns::create("tw-sock2").expect("a namespace");
     other.ip("addr add 10.99.0.1/32 dev lo").expect("an address");
     let sleep = other.command("sleep").arg("60").stdin(Stdio::null()).spawn().expect("a process in it");
-    let _process = Process(sleep);
+    let process = Process(sleep);
+    arrives(&process, &other);
 
     let doomed = [
         connected(&lab.ns, "0.0.0.0:0", vip(53).into()),
