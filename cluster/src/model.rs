@@ -106,6 +106,30 @@ pub struct Service {
     pub proxy_name: Option<Arc<str>>,
 }
 
+impl Service {
+    /// A ClusterIP service as the API server defaults it, without addresses and ports yet.
+    pub fn new(name: Name) -> Self {
+        Self {
+            name,
+            service_type: ServiceType::ClusterIp,
+            cluster_ips: Vec::new(),
+            headless: false,
+            ports: Vec::new(),
+            external_ips: Vec::new(),
+            load_balancer: Vec::new(),
+            source_ranges: Vec::new(),
+            affinity_seconds: None,
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: 0,
+            traffic_distribution: None,
+            publish_not_ready: false,
+            external_name: None,
+            proxy_name: None,
+        }
+    }
+}
+
 /// Readiness of one endpoint, absent values already defaulted as the API says: ready, serving, not terminating.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Condition {

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Record, RecordType};
 use thalweg_cluster::{
-    Change, Condition, Dirty, Endpoint, EndpointPort, EndpointSlice, Family, Name, Port, Protocol, Service, ServiceType,
-    TrafficPolicy, World,
+    Change, Condition, Dirty, Endpoint, EndpointPort, EndpointSlice, Family, Name, Port, Protocol, Service, ServiceType, World,
 };
 
 use crate::name;
@@ -25,22 +24,10 @@ pub fn service_name(text: &str) -> Name {
 /// A ClusterIP service; no address at all makes it headless. Ports as `name/protocol/number`.
 pub fn service(name: &str, ips: &[&str], ports: &[&str]) -> Service {
     Service {
-        name: service_name(name),
-        service_type: ServiceType::ClusterIp,
         cluster_ips: ips.iter().map(|ip| ip.parse().expect("an address")).collect(),
         headless: ips.is_empty(),
         ports: ports.iter().map(|text| port(text)).collect(),
-        external_ips: Vec::new(),
-        load_balancer: Vec::new(),
-        source_ranges: Vec::new(),
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: 0,
-        traffic_distribution: None,
-        publish_not_ready: false,
-        external_name: None,
-        proxy_name: None,
+        ..Service::new(service_name(name))
     }
 }
 

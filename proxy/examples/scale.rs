@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thalweg_cluster::{
-    Change, Condition, Dirty, Endpoint, EndpointPort, EndpointSlice, Family, Name, Port, Protocol, Service, ServiceType,
-    TrafficPolicy, World,
+    Change, Condition, Dirty, Endpoint, EndpointPort, EndpointSlice, Family, Name, Port, Protocol, Service, World,
 };
 use thalweg_loader::{Datapath, Options, Sizes, cleanup};
 use thalweg_proxy::ebpf::EbpfBackend;
@@ -124,22 +123,9 @@ fn name(service: usize) -> Name {
 fn object(service: usize) -> Change {
     let name = name(service);
     let object = Service {
-        name: name.clone(),
-        service_type: ServiceType::ClusterIp,
         cluster_ips: vec![IpAddr::V4(Ipv4Addr::from(0x0A60_0000 + service as u32))],
-        headless: false,
         ports: vec![Port { name: Arc::from("http"), protocol: Protocol::Tcp, port: 80, node_port: 0, app_protocol: None }],
-        external_ips: Vec::new(),
-        load_balancer: Vec::new(),
-        source_ranges: Vec::new(),
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: 0,
-        traffic_distribution: None,
-        publish_not_ready: false,
-        external_name: None,
-        proxy_name: None,
+        ..Service::new(name.clone())
     };
     Change::Service(name, Some(Arc::new(object)))
 }

@@ -27,22 +27,11 @@ fn web() -> Name {
 
 fn service(port: u16) -> Service {
     Service {
-        name: web(),
         service_type: ServiceType::LoadBalancer,
         cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 9).into()],
-        headless: false,
-        ports: Vec::new(),
-        external_ips: Vec::new(),
-        load_balancer: Vec::new(),
-        source_ranges: Vec::new(),
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Local,
         health_check_node_port: port,
-        traffic_distribution: None,
-        publish_not_ready: false,
-        external_name: None,
-        proxy_name: None,
+        ..Service::new(web())
     }
 }
 

@@ -96,24 +96,7 @@ fn port(text: &str) -> Port {
 }
 
 pub(crate) fn service<'a>(full_name: &str, words: impl Iterator<Item = &'a str>) -> Service {
-    let mut service = Service {
-        name: name(full_name),
-        service_type: ServiceType::ClusterIp,
-        cluster_ips: Vec::new(),
-        headless: false,
-        ports: Vec::new(),
-        external_ips: Vec::new(),
-        load_balancer: Vec::new(),
-        source_ranges: Vec::new(),
-        affinity_seconds: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: 0,
-        traffic_distribution: None,
-        publish_not_ready: false,
-        external_name: None,
-        proxy_name: None,
-    };
+    let mut service = Service::new(name(full_name));
     for word in words {
         let (key, value) = word.split_once('~').unwrap_or((word, ""));
         match key {
