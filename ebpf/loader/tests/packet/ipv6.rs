@@ -7,6 +7,7 @@ use thalweg_abi::{Counter, CtFlags, CtState, DropReason, FrontendFlags, Proto, S
 use thalweg_lab::packet::{ACK, Body, FIN, Packet, RST, SYN, assert_frame};
 
 use super::{
+    malformed::are_dropped,
     node::{CLIENT6, DROP, NODE6, Node, PASS, POD_A6, POD_B6, REDIRECT, REMOTE6, VIP6, at, host_mac, pod_mac, tuple_of},
     tables::served,
 };
@@ -365,19 +366,7 @@ fn malformed_packets_are_dropped_from_pods_and_from_the_wire() -> Result<()> {
             frame
         }),
     ];
-    for (what, frame) in cases {
-        for (program, ifindex) in [("tc_from_pod6", node.pod_a), ("tc_from_wire6", node.uplink)] {
-            assert_eq!(node.run(program, ifindex, frame)?.verdict, DROP, "{program}: {what}");
-        }
-        // The node's own stack is not judged.
-        for (program, ifindex) in [("tc_to_pod6", node.pod_a), ("tc_to_wire6", node.uplink)] {
-            let out = node.run(program, ifindex, frame)?;
-            assert_eq!((out.verdict, &out.packet), (PASS, frame), "{program}: {what}");
-        }
-    }
-    assert_eq!(node.drops()?, [(DropReason::Malformed, 2 * cases.len() as u64)]);
-    assert_eq!(node.tracked()?, 0);
-    Ok(())
+    are_dropped(&node, "6", cases)
 }
 
 #[test]

@@ -51,13 +51,20 @@ fn malformed_packets_are_dropped_from_pods_and_from_the_wire() -> Result<()> {
         ("ICMP header cut off", with(&icmp, &[(IP + 3, 27)])),
         ("first fragment too short for TCP", with(&tcp, &[(IP + 3, 36), (IP + 6, 0x20)])),
     ];
+    are_dropped(&node, "", cases)
+}
+
+/// Whoever sends these frames, nothing comes of them; what the node's own stack sends is not judged. `suffix`: of the
+/// family's programs.
+pub fn are_dropped(node: &Node, suffix: &str, cases: &[(&str, Vec<u8>)]) -> Result<()> {
     for (what, frame) in cases {
         for (program, ifindex) in [("tc_from_pod", node.pod_a), ("tc_from_wire", node.uplink)] {
-            assert_eq!(node.run(program, ifindex, frame)?.verdict, DROP, "{program}: {what}");
+            let program = format!("{program}{suffix}");
+            assert_eq!(node.run(&program, ifindex, frame)?.verdict, DROP, "{program}: {what}");
         }
-        // The node's own stack is not judged.
         for (program, ifindex) in [("tc_to_pod", node.pod_a), ("tc_to_wire", node.uplink)] {
-            let out = node.run(program, ifindex, frame)?;
+            let program = format!("{program}{suffix}");
+            let out = node.run(&program, ifindex, frame)?;
             assert_eq!((out.verdict, &out.packet), (PASS, frame), "{program}: {what}");
         }
     }
