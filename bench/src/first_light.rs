@@ -58,10 +58,7 @@ struct Rate {
 
 pub fn run(args: &Args) -> Result<()> {
     ensure!(args.runs >= 3, "--runs {}: at least 3, or there is no spread", args.runs);
-    let bin = match &args.common.bin {
-        Some(bin) => bin.clone(),
-        None => std::env::current_exe()?.parent().context("directory of this program")?.to_owned(),
-    };
+    let bin = args.common.bin()?;
     let mut figures = Figures::default();
     let mut starts = Vec::new();
     let mut cluster = None;

@@ -50,10 +50,7 @@ struct Figures {
 
 pub fn run(args: &Args) -> Result<()> {
     ensure!((1..=50_000).contains(&args.services), "--services {}: 1 to 50000", args.services);
-    let bin = match &args.common.bin {
-        Some(bin) => bin.clone(),
-        None => std::env::current_exe()?.parent().context("directory of this program")?.to_owned(),
-    };
+    let bin = args.common.bin()?;
     let options = Options { id: "benchapi".to_owned(), nodes: 1, data: None, bin };
     let mut cluster = Cluster::start(&options, &|_| {})?;
     let result = measure(args, &mut cluster);

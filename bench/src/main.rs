@@ -9,7 +9,7 @@ mod stats;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser, Debug)]
@@ -40,6 +40,16 @@ pub struct Common {
     /// Also write the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+impl Common {
+    /// Where the executables under test are.
+    fn bin(&self) -> Result<PathBuf> {
+        match &self.bin {
+            Some(bin) => Ok(bin.clone()),
+            None => Ok(std::env::current_exe()?.parent().context("directory of this program")?.to_owned()),
+        }
+    }
 }
 
 fn main() -> ExitCode {

@@ -107,10 +107,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn one(args: &Args, mode: &str, count: u32) -> Result<OneLab> {
     eprintln!("{mode}, {count} services: start");
-    let bin = match &args.common.bin {
-        Some(bin) => bin.clone(),
-        None => std::env::current_exe()?.parent().context("directory of this program")?.to_owned(),
-    };
+    let bin = args.common.bin()?;
     let options = LabOptions { id: "benchsvc", proxy_mode: Some(mode), dual_stack: true, bin: Some(bin) };
     let mut lab = FileLab::start_with(&options)?;
     let near = lab.pod(0, "near", true)?;
