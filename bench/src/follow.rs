@@ -12,7 +12,7 @@ use serde_json::Value;
 use thalweg_lab::cluster::{Cluster, Options};
 
 use crate::Common;
-use crate::services::memory;
+use crate::agent::memory;
 
 /// How many objects one kubectl creates, several at a time.
 const CHUNK: u32 = 2_500;

@@ -1,8 +1,10 @@
 //! `thalweg-bench`: the scenarios behind docs/NUMBERS.md, run in a lab of their own. `cargo xtask bench` builds and calls it.
 
+mod agent;
 mod first_light;
 mod follow;
 mod packets;
+mod plain;
 mod services;
 mod stats;
 
@@ -40,6 +42,9 @@ pub struct Common {
     /// Also write the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// What the names of the lab begin with; two benches at once spoil each other's figures whatever they are called.
+    #[arg(long, default_value = "bench")]
+    lab: String,
 }
 
 impl Common {

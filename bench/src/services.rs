@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use serde_json::Value;
-use thalweg_lab::file::{FileLab, FilePod, LabOptions};
+use thalweg_lab::file::{FileLab, FileNode, FilePod, LabOptions};
 use thalweg_lab::http::get;
 use thalweg_lab::place::Place;
 use thalweg_lab::probe::RateReport;
 
 use crate::Common;
+use crate::agent::{self, Figures as Agent};
+use crate::plain::{PlainLab, PlainPod};
 use crate::stats::Spread;
 
 /// Most services that the address plan has room for.
@@ -58,7 +60,7 @@ struct Figures {
 struct OneLab {
     mode: String,
     services: u32,
-    /// Milliseconds from the last object read to live maps, as the agent measured them.
+    /// Milliseconds from the last object read to its effect in the kernel, as the agent measured them.
     first_sync_ms: f64,
     /// The same of one changed endpoint, in microseconds.
     change_p50_us: u64,
@@ -75,18 +77,35 @@ struct OneLab {
 #[derive(Debug, Serialize)]
 struct Rate {
     what: String,
+    /// Between pods without any of our programs or rules.
+    plain_per_second: Spread,
     direct_per_second: Spread,
+    /// Direct / plain: what programs and rules cost those who dial no service.
+    direct_to_plain: Spread,
     /// VIP / direct, pair by pair.
     ratio: Spread,
     /// Direct / direct in the same alternation: the noise that a ratio of 1 would show.
     noise: Spread,
 }
 
+/// Two servers and a client as in the lab, with nothing between them but routes.
+struct Plain {
+    lab: PlainLab,
+    client: PlainPod,
+    servers: [PlainPod; 2],
+}
+
+/// The same server's three addresses.
+struct Targets {
+    plain: SocketAddr,
+    direct: SocketAddr,
+    vip: SocketAddr,
+}
+
 pub fn run(args: &Args) -> Result<()> {
     ensure!(args.runs >= 3, "--runs {}: at least 3, or there is no spread", args.runs);
     ensure!(args.services.iter().all(|count| (1..=MOST).contains(count)), "--services: 1 to {MOST} each");
-    // An agent tells of its first sync beside its maps, of which iptables mode has none.
-    ensure!(args.modes.iter().all(|mode| mode == "ebpf"), "--modes: only ebpf can be measured yet");
+    ensure!(args.modes.iter().all(|mode| matches!(mode.as_str(), "ebpf" | "iptables")), "--modes: ebpf, iptables or both");
     ensure!(args.family.iter().all(|family| matches!(family, 4 | 6)), "--family: 4, 6 or both");
     let mut figures = Figures::default();
     for mode in &args.modes {
@@ -107,40 +126,44 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn one(args: &Args, mode: &str, count: u32) -> Result<OneLab> {
     eprintln!("{mode}, {count} services: start");
-    let bin = args.common.bin()?;
-    let options = LabOptions { id: "benchsvc", proxy_mode: Some(mode), dual_stack: true, bin: Some(bin) };
+    let (bin, id) = (args.common.bin()?, &args.common.lab);
+    let plain = Plain::start(&format!("{id}plain"), &bin)?;
+    let id = format!("{id}svc");
+    let options = LabOptions { id: &id, proxy_mode: Some(mode), dual_stack: true, bin: Some(bin) };
     let mut lab = FileLab::start_with(&options)?;
     let near = lab.pod(0, "near", true)?;
     let far = lab.pod(1, "far", true)?;
     let client = lab.pod(0, "client", false)?;
-    // All at once, as a restarted agent meets them.
+    // All at once, as an agent meets them that comes to a running cluster.
+    lab.nodes[0].agent.kill()?;
     lab.apply("many.yaml", &many(count.saturating_sub(4)))?;
-    lab.apply("few.yaml", &few(&near, &far, &lab.nodes[0].name))?;
+    lab.apply("few.yaml", &few(&[&near, &far], &lab.nodes))?;
     lab.apply("moving.yaml", &moving(0))?;
     lab.restart_agent(0, Duration::ZERO)?;
-    synced(&lab, count)?;
-    let agent = status(&lab)?;
-    let micros = |status: &Value, key: &str| status.pointer(&format!("/agent/{key}")).and_then(Value::as_u64);
-    let first_sync_ms = micros(&agent, "first_sync_us").context("no first sync in the status")? as f64 / 1000.0;
+    let expected = u64::from(count.max(5));
+    for node in [0, 1] {
+        until(&mut lab, node, "the agent has synced", |agent| agent.synced && agent.services >= expected)?;
+    }
+    let agent = agent::figures(&lab.nodes[0].dir.join("run"))?;
+    ensure!(agent.mode == mode, "the agent runs in mode {} instead of {mode}", agent.mode);
+    let first_sync_ms = agent.first_sync_us as f64 / 1000.0;
 
     eprintln!("{mode}, {count} services: {} changes", args.changes);
-    let before = micros(&agent, "changes").unwrap_or(0);
+    let before = agent.changes;
+    let mut after = agent;
     for number in 1..=args.changes {
         lab.apply("moving.yaml", &moving(number))?;
-        lab.until_status(0, "the change is there", |status| {
-            micros(status, "changes").unwrap_or(0) >= before + u64::from(number)
-        })?;
+        after = until(&mut lab, 0, "the change is there", |agent| agent.changes >= before + u64::from(number))?;
     }
-    let after = status(&lab)?;
-    let (rss_mb, private_mb) = memory(lab.nodes[0].agent.id())?;
-    let rates = rates(args, mode, &lab, &client, &near, &far)?;
+    let (rss_mb, private_mb) = agent::memory(lab.nodes[0].agent.id())?;
+    let rates = rates(args, mode, [&client, &near, &far], &plain)?;
     let figures = OneLab {
         mode: mode.to_owned(),
         services: count,
         first_sync_ms,
-        change_p50_us: micros(&after, "change_to_map_p50_us").unwrap_or_default(),
-        change_p99_us: micros(&after, "change_to_map_p99_us").unwrap_or_default(),
-        changes: micros(&after, "changes").unwrap_or_default(),
+        change_p50_us: after.change_to_map_p50_us,
+        change_p99_us: after.change_to_map_p99_us,
+        changes: after.changes,
         rss_mb,
         private_mb,
         stages: stages(&lab)?,
@@ -148,7 +171,22 @@ fn one(args: &Args, mode: &str, count: u32) -> Result<OneLab> {
     };
     drop((near, far, client));
     lab.remove()?;
+    plain.lab.remove()?;
     Ok(figures)
+}
+
+impl Plain {
+    fn start(id: &str, bin: &Path) -> Result<Self> {
+        let lab = PlainLab::start(id, bin)?;
+        let servers = [lab.pod(0, 2, "near", true)?, lab.pod(1, 2, "far", true)?];
+        let client = lab.pod(0, 3, "client", false)?;
+        Ok(Self { lab, client, servers })
+    }
+}
+
+fn until(lab: &mut FileLab, node: usize, what: &str, ready: impl Fn(&Agent) -> bool) -> Result<Agent> {
+    let FileNode { dir, agent, .. } = &mut lab.nodes[node];
+    agent::until(agent, &dir.join("run"), what, ready)
 }
 
 /// Services that nobody asks, with two endpoints each, as one file.
@@ -170,10 +208,11 @@ fn many(count: u32) -> String {
 }
 
 /// One service in front of each of the two servers, in both families.
-fn few(near: &FilePod, far: &FilePod, node: &str) -> String {
+fn few(pods: &[&FilePod], nodes: &[FileNode]) -> String {
     let mut text = String::new();
-    for (index, pod) in [near, far].into_iter().enumerate() {
+    for (index, pod) in pods.iter().enumerate() {
         let [vip4, vip6] = vips(index);
+        let node = &nodes[pod.node].name;
         let endpoint = |address: IpAddr| [format!("{{\"addresses\":[\"{address}\"],\"nodeName\":\"{node}\"}}")];
         service(&mut text, &format!("{}-4", pod.name), vip4, 9090, 9090, &endpoint(pod.addr.into()));
         if let Some(addr6) = pod.addr6 {
@@ -211,28 +250,6 @@ fn service(text: &mut String, name: &str, vip: IpAddr, port: u16, target: u16, e
     written.unwrap_or(());
 }
 
-fn synced(lab: &FileLab, count: u32) -> Result<()> {
-    lab.until_status(0, "the agent has synced", |status| {
-        let figure = |key: &str| status.pointer(&format!("/agent/{key}"));
-        figure("synced") == Some(&Value::Bool(true))
-            && figure("services").and_then(Value::as_u64).is_some_and(|services| services >= u64::from(count.max(5)))
-    })
-}
-
-fn status(lab: &FileLab) -> Result<Value> {
-    lab.status(0)
-}
-
-/// VmRSS and RssAnon of a process, in MB.
-pub fn memory(process: u32) -> Result<(f64, f64)> {
-    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let field = |name: &str| -> Option<f64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<f64>().ok().map(|kb| kb / 1024.0)
-    };
-    Ok((field("VmRSS:").context("VmRSS")?, field("RssAnon:").context("RssAnon")?))
-}
-
 /// Sums of `thalweg_sync_stage_seconds` by stage.
 fn stages(lab: &FileLab) -> Result<BTreeMap<String, f64>> {
     let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, 10_249));
@@ -244,8 +261,8 @@ fn stages(lab: &FileLab) -> Result<BTreeMap<String, f64>> {
     Ok(text.lines().filter_map(of_stage).collect())
 }
 
-fn rates(args: &Args, mode: &str, lab: &FileLab, client: &FilePod, near: &FilePod, far: &FilePod) -> Result<Vec<Rate>> {
-    let places: Vec<(Place, &str)> = match mode {
+fn rates(args: &Args, mode: &str, [client, near, far]: [&FilePod; 3], plain: &Plain) -> Result<Vec<Rate>> {
+    let ways: Vec<(Place, &str)> = match mode {
         "iptables" => vec![(client.place(), "iptables")],
         _ => vec![(client.place(), "socket LB"), (client.by_tc(), "tc")],
     };
@@ -253,25 +270,27 @@ fn rates(args: &Args, mode: &str, lab: &FileLab, client: &FilePod, near: &FilePo
     for family in &args.family {
         for (index, (server, way)) in [(near, "same node"), (far, "across nodes")].into_iter().enumerate() {
             let address = if *family == 4 { server.addr.into() } else { server.addr6.context("no IPv6 address")?.into() };
-            let direct = SocketAddr::new(address, 9090);
-            let vip = SocketAddr::new(vips(index)[usize::from(*family == 6)], 9090);
-            for (place, by) in &places {
+            let targets = Targets {
+                plain: SocketAddr::new(plain.servers[index].address(*family), 9090),
+                direct: SocketAddr::new(address, 9090),
+                vip: SocketAddr::new(vips(index)[usize::from(*family == 6)], 9090),
+            };
+            for (place, by) in &ways {
                 for (kind, persistent) in [("connect-request-response", false), ("request-response", true)] {
                     let what = format!("{kind}, {way}, IPv{family}, {by}");
                     eprintln!("{mode}: {what}");
-                    rates.push(rate(args, place, what, direct, vip, persistent)?);
+                    rates.push(rate(args, what, [place, &plain.client.place()], &targets, persistent)?);
                 }
             }
         }
     }
-    ensure!(lab.nodes.len() == 2, "two nodes");
     Ok(rates)
 }
 
-/// Direct, VIP, direct again, round after round.
-fn rate(args: &Args, place: &Place, what: String, direct: SocketAddr, vip: SocketAddr, persistent: bool) -> Result<Rate> {
+/// Plain, direct, VIP, direct again, round after round.
+fn rate(args: &Args, what: String, [place, plain]: [&Place; 2], to: &Targets, persistent: bool) -> Result<Rate> {
     let millis = args.millis.to_string();
-    let measure = |target: SocketAddr| -> Result<f64> {
+    let measure = |place: &Place, target: SocketAddr| -> Result<f64> {
         let target = target.to_string();
         let mut probe = vec!["crr", &target, "--millis", &millis];
         if persistent {
@@ -279,18 +298,22 @@ fn rate(args: &Args, place: &Place, what: String, direct: SocketAddr, vip: Socke
         }
         Ok(place.probe::<RateReport>(&probe)?.per_second)
     };
-    let (mut first, mut through, mut second) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bare, mut first, mut through, mut second) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..args.runs {
-        first.push(measure(direct)?);
-        through.push(measure(vip)?);
-        second.push(measure(direct)?);
+        bare.push(measure(plain, to.plain)?);
+        first.push(measure(place, to.direct)?);
+        through.push(measure(place, to.vip)?);
+        second.push(measure(place, to.direct)?);
     }
-    let base: Vec<f64> = first.iter().zip(&second).map(|(a, b)| (a + b) / 2.0).collect();
+    let direct: Vec<f64> = first.iter().zip(&second).map(|(a, b)| (a + b) / 2.0).collect();
+    let ratios = |ours: &[f64], theirs: &[f64]| Spread::of_ratios(ours, theirs).context("no pair");
     Ok(Rate {
         what,
-        direct_per_second: Spread::of(&base).context("no run")?,
-        ratio: Spread::of_ratios(&through, &base).context("no pair")?,
-        noise: Spread::of_ratios(&first, &second).context("no pair")?,
+        plain_per_second: Spread::of(&bare).context("no run")?,
+        direct_per_second: Spread::of(&direct).context("no run")?,
+        direct_to_plain: ratios(&direct, &bare)?,
+        ratio: ratios(&through, &direct)?,
+        noise: ratios(&first, &second)?,
     })
 }
 
@@ -304,10 +327,15 @@ fn print(figures: &Figures) {
             "| {mode} | {services} | {first_sync_ms:.1} | {change_p50_us} / {change_p99_us} ({changes} changes) | {rss_mb:.1} / {private_mb:.1} |"
         );
     }
-    println!("\n| services | what | VIP / direct | direct / direct | direct per second |\n|---|---|---|---|---|");
+    println!(
+        "\n| services | what | VIP / direct | direct / direct | direct per second | direct / plain | plain per second |\n|---|---|---|---|---|---|---|"
+    );
     for lab in &figures.labs {
-        for rate in &lab.rates {
-            println!("| {} | {} | {} | {} | {} |", lab.services, rate.what, rate.ratio, rate.noise, rate.direct_per_second);
+        for Rate { what, ratio, noise, direct_per_second, direct_to_plain, plain_per_second } in &lab.rates {
+            println!(
+                "| {} | {what} | {ratio} | {noise} | {direct_per_second} | {direct_to_plain} | {plain_per_second} |",
+                lab.services
+            );
         }
     }
     for lab in &figures.labs {
@@ -327,6 +355,10 @@ mod tests {
         let vips: std::collections::BTreeSet<&str> =
             text.split("\"clusterIP\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         assert_eq!(vips.len(), 70_000);
-        assert!(text.lines().filter(|line| line.starts_with('{')).all(|line| serde_json::from_str::<Value>(line).is_ok()));
+        assert!(
+            text.lines()
+                .filter(|line| line.starts_with('{'))
+                .all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+        );
     }
 }
