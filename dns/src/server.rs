@@ -18,7 +18,7 @@ use crate::forward::Forwarder;
 use crate::query::Rotation;
 use crate::sockets::{UdpWorker, bind_tcp, bind_udp};
 use crate::tcp::StreamHandler;
-use crate::zone::{PodMode, Zone, ZoneBuilder, ZoneConfig};
+use crate::zone::{Zone, ZoneBuilder, ZoneConfig, ZoneError};
 
 /// A connection that asks nothing for so long is closed.
 const TCP_IDLE: Duration = Duration::from_secs(10);
@@ -48,8 +48,8 @@ pub enum Error {
          other DNS server holds it (`ss -lntup`)"
     )]
     Bind { address: SocketAddr, transport: &'static str, source: io::Error },
-    #[error("`{0}` cannot be the cluster's DNS zone: use a domain name such as cluster.local")]
-    Zone(String),
+    #[error("cannot serve the zones as configured: {0}")]
+    Zone(#[from] ZoneError),
     #[error("no address to serve DNS on: give at least one listen address")]
     NoAddress,
     #[error("cannot start the threads of the DNS server: {0}")]
@@ -140,13 +140,13 @@ impl Server {
     /// Brings the zone to this state of the cluster; the services in `dirty` are looked at again. Queries under way see
     /// the zone before or after, never between.
     pub fn publish(&self, world: &World, dirty: &Dirty) {
-        if dirty.services.is_empty() {
+        if dirty.services.is_empty() && dirty.pods.is_empty() {
             return;
         }
         let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
         let serial = now.max(self.shared.zone.load().serial.wrapping_add(1));
-        builder.apply(world, &dirty.services, serial);
+        builder.apply(world, dirty, serial);
         self.shared.zone.store(Arc::new(builder.snapshot()));
     }
 
@@ -193,13 +193,13 @@ impl Server {
     fn builder(options: &Options) -> Result<ZoneBuilder> {
         let nameservers = options.listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
         let config = ZoneConfig {
-            origin: options.zone.clone(),
+            origins: vec![options.zone.clone()],
             ttl: options.ttl,
-            pods: PodMode::Insecure,
             nameservers: nameservers.collect(),
             recursion: !options.upstreams.is_empty(),
+            ..ZoneConfig::default()
         };
-        ZoneBuilder::new(&config).ok_or_else(|| Error::Zone(options.zone.clone()))
+        Ok(ZoneBuilder::new(&config)?)
     }
 
     fn start_worker(

@@ -1,6 +1,5 @@
 //! For tests: a small cluster in words, queries in words, and replies read by an independent decoder (hickory-proto).
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use thalweg_cluster::{
 };
 
 use crate::name;
-use crate::zone::{PodMode, Zone, ZoneBuilder, ZoneConfig};
+use crate::zone::{Zone, ZoneBuilder, ZoneConfig};
 
 pub const TTL: u32 = 5;
 
@@ -90,7 +89,7 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(recursion: bool) -> Self {
         let nameservers = vec!["172.30.0.11".parse::<IpAddr>().expect("an address")];
-        let config = ZoneConfig { origin: "cluster.local".into(), ttl: TTL, pods: PodMode::Insecure, nameservers, recursion };
+        let config = ZoneConfig { ttl: TTL, nameservers, recursion, ..ZoneConfig::default() };
         let builder = ZoneBuilder::new(&config).expect("a zone");
         Self { world: World::default(), dirty: Dirty::default(), builder }
     }
@@ -112,8 +111,8 @@ impl Cluster {
 
     /// Publishes what is dirty.
     pub fn publish(&mut self) -> Zone {
-        let services: BTreeSet<Name> = std::mem::take(&mut self.dirty).services;
-        self.builder.apply(&self.world, &services, 42);
+        let dirty = std::mem::take(&mut self.dirty);
+        self.builder.apply(&self.world, &dirty, 42);
         self.builder.snapshot()
     }
 }

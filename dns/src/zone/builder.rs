@@ -8,12 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use thalweg_cluster::{Name, World};
+use thalweg_cluster::{Dirty, Name, World};
 
 use super::record::{RrSet, RrSetBuilder};
 use super::service::{Contribution, Pointer, Rank, contribution};
 use super::table::{Dashed, Node, Table};
-use super::{Apex, PodMode, Zone, ZoneConfig};
+use super::{Apex, MAX_TTL, PodMode, Zone, ZoneConfig, ZoneError};
 use crate::name::{self, WireName};
 use crate::query::rtype;
 
@@ -35,9 +35,18 @@ pub struct ZoneBuilder {
 // === impl ZoneBuilder ===
 
 impl ZoneBuilder {
-    /// An empty zone; `None` when the origin is no name or leaves no room for names below it.
-    pub fn new(config: &ZoneConfig) -> Option<Self> {
-        let origin = name::encode(&config.origin)?;
+    /// An empty zone, or why it cannot be.
+    pub fn new(config: &ZoneConfig) -> Result<Self, ZoneError> {
+        let origin = config.origins.first().ok_or(ZoneError::NoOrigin)?;
+        if config.ttl > MAX_TTL {
+            return Err(ZoneError::Ttl(config.ttl));
+        }
+        Self::with_origin(config, origin).ok_or_else(|| ZoneError::Origin(origin.clone()))
+    }
+
+    /// `None` when the origin is no name or leaves no room for names below it.
+    fn with_origin(config: &ZoneConfig, origin: &str) -> Option<Self> {
+        let origin = name::encode(origin)?;
         let dns = name::child("dns", &origin)?;
         let apex = Apex {
             services: name::child("svc", &origin)?,
@@ -79,10 +88,10 @@ impl ZoneBuilder {
     }
 
     /// Looks at these services again.
-    pub fn apply(&mut self, world: &World, dirty: &BTreeSet<Name>, serial: u32) {
+    pub fn apply(&mut self, world: &World, dirty: &Dirty, serial: u32) {
         self.zone.serial = serial;
         let mut addresses = BTreeSet::new();
-        for service in dirty {
+        for service in &dirty.services {
             self.apply_service(world, service, &mut addresses);
             if (&*service.namespace, &*service.name) == NAMESERVER_SERVICE {
                 self.set_nameserver(world.service(service).map(|service| &*service.cluster_ips));

@@ -11,36 +11,15 @@ use crate::name::{self, WireName};
 use crate::query::QueryName;
 
 mod builder;
+mod config;
 mod record;
 mod service;
 mod table;
 
 pub use builder::ZoneBuilder;
+pub use config::{Fallthrough, MAX_TTL, PodMode, ZoneConfig, ZoneError, reverse_range};
 pub use record::{FIXED, Glue, QUESTION_POINTER, RrSet, RrSetBuilder, push_address, push_record};
 pub use table::{Dashed, Node, Table};
-
-/// Whether `a-b-c-d.namespace.pod.<zone>` exists.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum PodMode {
-    Disabled,
-    /// Any address that parses, in a namespace that exists.
-    #[default]
-    Insecure,
-}
-
-/// What the operator chose.
-#[derive(Clone, Debug)]
-pub struct ZoneConfig {
-    /// For example `cluster.local`.
-    pub origin: String,
-    /// Seconds.
-    pub ttl: u32,
-    pub pods: PodMode,
-    /// Addresses of `ns.dns.<zone>` as long as there is no service kube-system/kube-dns.
-    pub nameservers: Vec<IpAddr>,
-    /// Upstreams are configured: names that are not ours are forwarded instead of refused.
-    pub recursion: bool,
-}
 
 /// The names that the zone itself consists of.
 #[derive(Debug)]

@@ -40,24 +40,14 @@ fn dashed_labels() {
 
 #[test]
 fn origins() {
-    let new = |origin: &str| {
-        let config =
-            ZoneConfig { origin: origin.into(), ttl: 5, pods: PodMode::Insecure, nameservers: Vec::new(), recursion: false };
-        ZoneBuilder::new(&config).is_some()
-    };
+    let new = |origin: &str| ZoneBuilder::new(&ZoneConfig { origins: vec![origin.into()], ..ZoneConfig::default() }).is_ok();
     assert!(new("cluster.local") && new("Cluster.Example.") && new("local"));
     assert!(!new("a..b") && !new(&"x".repeat(64)) && !new(&"abcdefg.".repeat(31)));
 }
 
 #[test]
 fn disabled_pod_names_do_not_exist() {
-    let config = ZoneConfig {
-        origin: "cluster.local".into(),
-        ttl: 5,
-        pods: PodMode::Disabled,
-        nameservers: Vec::new(),
-        recursion: false,
-    };
+    let config = ZoneConfig { pods: PodMode::Disabled, ..ZoneConfig::default() };
     let mut cluster = Cluster { builder: ZoneBuilder::new(&config).expect("a zone"), ..Cluster::new(false) };
     let zone = cluster.service(service("default/web", &["10.0.0.1"], &[])).publish();
     for name in ["1-2-3-4.default.pod.cluster.local", "default.pod.cluster.local"] {

@@ -1,0 +1,124 @@
+//! What the operator chooses about the zones, and what follows from it once.
+
+use std::net::IpAddr;
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use crate::name;
+
+/// The longest TTL that may be configured, in seconds.
+pub const MAX_TTL: u32 = 3600;
+
+/// Whether `a-b-c-d.namespace.pod.<zone>` exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PodMode {
+    /// Never.
+    Disabled,
+    /// For any address that parses, in a namespace that exists.
+    #[default]
+    Insecure,
+    /// For the addresses of pods that the source of the cluster's state tells of.
+    Verified,
+}
+
+/// Which names of our zones are passed on, rather than denied, when they do not exist.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fallthrough {
+    Never,
+    Always,
+    /// Those in these domains.
+    Below(Vec<String>),
+}
+
+/// What the operator chose. Take [`ZoneConfig::default`] for what is not said.
+#[derive(Clone, Debug)]
+pub struct ZoneConfig {
+    /// Zones with the names of the cluster, all with the same content. PTR records point into the first one.
+    pub origins: Vec<String>,
+    /// Addresses whose reverse names are ours; [`reverse_range`] turns the name of a reverse zone into one of these.
+    pub reverse: Vec<IpNetwork>,
+    /// Seconds, at most [`MAX_TTL`].
+    pub ttl: u32,
+    pub pods: PodMode,
+    /// Addresses of `ns.dns.<zone>` as long as there is no service kube-system/kube-dns.
+    pub nameservers: Vec<IpAddr>,
+    /// Somebody else is asked for names that are not ours; otherwise they are refused.
+    pub recursion: bool,
+    pub fallthrough: Fallthrough,
+    /// Only services and pods of these namespaces have names; `None`: those of all.
+    pub namespaces: Option<Vec<String>>,
+    /// An endpoint without a hostname is called by the name of its pod, not by its address.
+    pub endpoint_pod_names: bool,
+    /// A service with a cluster IP does not exist as long as no endpoint is ready.
+    pub ignore_empty_service: bool,
+}
+
+/// Why a zone cannot be served as configured.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+pub enum ZoneError {
+    #[error("no zone to serve: name one such as cluster.local")]
+    NoOrigin,
+    #[error("`{0}` cannot be a zone: use a domain name such as cluster.local, short enough for names below it")]
+    Origin(String),
+    #[error("`{0}` is no domain name: names of such a domain cannot be passed on")]
+    Fallthrough(String),
+    #[error("a TTL of {0} seconds is out of range: use 0 to {MAX_TTL}")]
+    Ttl(u32),
+}
+
+// === impl ZoneConfig ===
+
+impl Default for ZoneConfig {
+    /// As a cluster made by kubeadm has it, apart from the TTL, which it sets to 30.
+    fn default() -> Self {
+        Self {
+            origins: vec!["cluster.local".into()],
+            reverse: ["0.0.0.0/0", "::/0"].into_iter().filter_map(|range| range.parse().ok()).collect(),
+            ttl: 5,
+            pods: PodMode::default(),
+            nameservers: Vec::new(),
+            recursion: false,
+            fallthrough: Fallthrough::Below(vec!["in-addr.arpa".into(), "ip6.arpa".into()]),
+            namespaces: None,
+            endpoint_pod_names: false,
+            ignore_empty_service: false,
+        }
+    }
+}
+
+/// The addresses of a reverse zone: `10.in-addr.arpa` is 10.0.0.0/8. `None` when the name is none of a reverse zone.
+pub fn reverse_range(zone: &str) -> Option<IpNetwork> {
+    let wire = name::encode(zone)?;
+    let mut labels: Vec<&[u8]> = Vec::new();
+    let mut rest = &*wire;
+    let (v4, suffix) = match name::is_within(rest, name::REVERSE_V4) {
+        true => (true, name::REVERSE_V4),
+        false => (false, name::REVERSE_V6),
+    };
+    while rest.len() > suffix.len() {
+        labels.push(name::first_label(rest));
+        rest = name::parent(rest)?;
+    }
+    if rest != suffix {
+        return None;
+    }
+    let (width, radix) = if v4 { (8, 10) } else { (4, 16) };
+    let total = if v4 { 32 } else { 128 };
+    let prefix = labels.len() * width;
+    if prefix > total {
+        return None;
+    }
+    let mut bits = 0u128;
+    for label in labels.iter().rev() {
+        let text = std::str::from_utf8(label).ok()?;
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let number = u128::from_str_radix(text, radix).ok().filter(|number| plain && *number < 1 << width)?;
+        bits = bits << width | number;
+    }
+    bits = bits.checked_shl((total - prefix) as u32).unwrap_or(0);
+    if v4 {
+        Ipv4Network::new((bits as u32).into(), prefix as u8).ok().map(IpNetwork::V4)
+    } else {
+        Ipv6Network::new(bits.into(), prefix as u8).ok().map(IpNetwork::V6)
+    }
+}
