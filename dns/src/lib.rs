@@ -4,16 +4,20 @@
 //! - [`query`]: a packet becomes a [`query::Query`], or a reason why it does not.
 //! - [`zone`]: the table: lower-cased wire name and type to record bytes ready to send; built from the cluster's state.
 //! - [`answer`]: a query and a zone become the reply's bytes. Pure: no I/O, no clock.
+//! - [`corefile`]: CoreDNS's configuration, read as it is.
+//! - [`stub_domains`]: kube-dns's, likewise.
 //! - `sockets`, `tcp`, `forward`: the shell around it.
 //! - [`server`]: wires them together; this is what an agent starts.
 
 pub mod answer;
+pub mod corefile;
 mod counters;
 mod forward;
 pub mod name;
 pub mod query;
 pub mod server;
 mod sockets;
+pub mod stub_domains;
 mod tcp;
 #[cfg(test)]
 mod testkit;
