@@ -1,49 +1,31 @@
-//! Connect-request-response and request-response over TCP: one short line each way, against `thalweg echo --tcp`.
+//! Connect-request-response and request-response over TCP: one short line each way, against a server of lines.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::libc;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Linger;
-use serde::{Deserialize, Serialize};
+
+use super::rate::{RateReport, repeat};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RateReport {
-    pub transactions: u64,
-    pub seconds: f64,
-    pub per_second: f64,
-}
 
 /// Transactions one after another for `millis`; with `persistent` on one connection, else each on its own.
 ///
 /// # Errors
 /// On the first transaction that fails: a rate with failures in it means nothing.
 pub fn run(target: SocketAddr, millis: u64, persistent: bool) -> Result<RateReport> {
-    ensure!((1..=30_000).contains(&millis), "--millis {millis}: 1 to 30000");
-    let limit = Duration::from_millis(millis);
-    let mut transactions = 0;
-    let mut held = None;
-    let started = Instant::now();
-    while started.elapsed() < limit {
-        let connection = match held.take() {
-            Some(connection) => connection,
-            None => open(target)?,
-        };
-        let connection = exchange(connection).with_context(|| format!("transaction {transactions} with {target}"))?;
-        if persistent {
-            held = Some(connection);
-        } else {
-            drop(connection);
+    let mut held = if persistent { Some(open(target)?) } else { None };
+    repeat(millis, || {
+        match &mut held {
+            Some(connection) => exchange(connection),
+            None => exchange(&mut open(target)?),
         }
-        transactions += 1;
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    Ok(RateReport { transactions, seconds, per_second: transactions as f64 / seconds })
+        .with_context(|| format!("with {target}"))
+    })
 }
 
 fn open(target: SocketAddr) -> Result<BufReader<TcpStream>> {
@@ -57,10 +39,10 @@ fn open(target: SocketAddr) -> Result<BufReader<TcpStream>> {
     Ok(BufReader::with_capacity(512, stream))
 }
 
-fn exchange(mut connection: BufReader<TcpStream>) -> Result<BufReader<TcpStream>> {
+fn exchange(connection: &mut BufReader<TcpStream>) -> Result<()> {
     connection.get_mut().write_all(b"x\n")?;
     let mut line = Vec::with_capacity(256);
     connection.read_until(b'\n', &mut line)?;
     ensure!(line.ends_with(b"\n"), "the connection was closed without an answer");
-    Ok(connection)
+    Ok(())
 }

@@ -5,7 +5,10 @@
 
 mod crr;
 mod dns;
+mod flow;
 mod http;
+mod rate;
+mod serve;
 mod session;
 
 use std::io::Read;
@@ -18,9 +21,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
-pub use crr::RateReport;
 pub use dns::DnsReport;
 pub use http::{HttpReport, Latency};
+pub use rate::RateReport;
+pub use serve::ServeArgs;
 pub use session::{Said, SessionArgs};
 
 /// No probe runs longer than this, whatever it is asked.
@@ -56,7 +60,31 @@ pub enum Probe {
         /// One connection for all of them: request-response.
         #[arg(long)]
         persistent: bool,
+        /// The CPU to run on.
+        #[arg(long)]
+        cpu: Option<usize>,
     },
+    /// Datagrams one after another from one socket, each answered before the next, as fast as they go.
+    UdpRr {
+        target: SocketAddr,
+        #[arg(long, default_value_t = 1000)]
+        millis: u64,
+        /// Bytes of each.
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+    /// A stream of bytes into a sink, as fast as it goes.
+    Stream {
+        target: SocketAddr,
+        #[arg(long, default_value_t = 1000)]
+        millis: u64,
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+    /// The server of these three, until the standard input ends.
+    Serve(ServeArgs),
     /// One socket that speaks once for each line on its standard input.
     Session(SessionArgs),
     /// Takes a local port, as a server would.
@@ -137,7 +165,19 @@ pub fn run(probe: Probe) -> Result<()> {
         Probe::Connect { target } => serde_json::to_string(&connect(resolve_one(&target)?))?,
         Probe::Udp { target, count } => serde_json::to_string(&udp(resolve_one(&target)?, count)?)?,
         Probe::Dns { name, record, server, tcp } => serde_json::to_string(&dns::query(&name, &record, server, tcp)?)?,
-        Probe::Crr { target, millis, persistent } => serde_json::to_string(&crr::run(target, millis, persistent)?)?,
+        Probe::Crr { target, millis, persistent, cpu } => {
+            rate::pin(cpu)?;
+            serde_json::to_string(&crr::run(target, millis, persistent)?)?
+        }
+        Probe::UdpRr { target, millis, size, cpu } => {
+            rate::pin(cpu)?;
+            serde_json::to_string(&flow::datagrams(target, millis, size)?)?
+        }
+        Probe::Stream { target, millis, cpu } => {
+            rate::pin(cpu)?;
+            serde_json::to_string(&flow::stream(target, millis)?)?
+        }
+        Probe::Serve(args) => return serve::run(&args),
         Probe::Session(args) => return session::run(&args),
         Probe::Bind { address, udp } => serde_json::to_string(&bind(address, udp))?,
         Probe::Resolve { name } => serde_json::to_string(&resolve(&name))?,
