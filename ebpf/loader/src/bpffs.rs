@@ -5,6 +5,7 @@
 //! <pin_root>/new/<MAP>                     maps that are being filled from those of a predecessor
 //! <pin_root>/old/<MAP>                     maps of a predecessor whose flows are being taken over
 //! <pin_root>/links/<program>@<target>      links; the next agent replaces the programs in them
+//! <pin_root>/programs-<hash>/<program>     programs; the next agent goes on with those of the same hash
 //! ```
 
 use std::{
@@ -46,6 +47,19 @@ pub fn retired_dir(pin_root: &Path) -> PathBuf {
 
 pub fn links_dir(pin_root: &Path) -> PathBuf {
     pin_root.join("links")
+}
+
+/// What the names of folders of programs begin with.
+const PROGRAMS: &str = "programs-";
+
+pub fn programs_dir(pin_root: &Path, hash: u64) -> PathBuf {
+    pin_root.join(format!("{PROGRAMS}{hash:016x}"))
+}
+
+/// Every folder of programs.
+pub fn program_dirs(pin_root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let folders = names(pin_root)?.into_iter().filter(|name| name.starts_with(PROGRAMS));
+    Ok(folders.map(|name| pin_root.join(name)).collect())
 }
 
 fn error(path: &Path, action: &'static str, source: io::Error) -> Error {

@@ -1,4 +1,4 @@
-//! Removes every trace of a data path: links, maps, folders, and a bpffs that was mounted for them.
+//! Removes every trace of a data path: links, maps, programs, folders, and a bpffs that was mounted for them.
 
 use std::{fs, path::Path};
 
@@ -19,6 +19,9 @@ pub fn cleanup(pin_root: &Path) -> Result<Vec<String>, Error> {
     bpffs::remove_pins(&bpffs::staged_dir(pin_root))?;
     for folder in bpffs::map_dirs(pin_root)? {
         removed.extend(bpffs::remove_pins(&folder)?.into_iter().map(|name| format!("map {name}")));
+    }
+    for folder in bpffs::program_dirs(pin_root)? {
+        removed.extend(bpffs::remove_pins(&folder)?.into_iter().map(|name| format!("program {name}")));
     }
     // An open folder would keep the bpffs busy.
     drop(lock);

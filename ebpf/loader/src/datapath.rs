@@ -2,11 +2,11 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use aya::{Ebpf, programs::Program};
+use aya::{Ebpf, programs::SchedClassifier};
 use thalweg_abi::{ABI_VERSION, StateKey};
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     links::{self, HOOKS, Hook, Target},
     load::{Constants, program_error},
     object::OBJECT,
+    programs::{ProgramStats, Programs},
     start::Plan,
     support,
 };
@@ -28,7 +29,7 @@ const UPLINK_PROGRAMS: [&str; 4] = ["tc_from_wire", "tc_from_wire6", "tc_to_wire
 /// Dropping it detaches nothing: links and maps stay pinned, and packets flow on. [`crate::cleanup`] removes them.
 #[derive(Debug)]
 pub struct Datapath {
-    ebpf: Ebpf,
+    programs: Programs,
     constants: Constants,
     /// Where its maps are pinned.
     folder: PathBuf,
@@ -36,16 +37,6 @@ pub struct Datapath {
     /// Until it is live.
     handover: Option<Handover>,
     _lock: bpffs::Lock,
-}
-
-/// What the kernel made of one program.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ProgramStats {
-    pub name: String,
-    /// Instructions the verifier walked, over all paths; its limit is a million.
-    pub verified_instructions: u32,
-    /// Bytes of machine code.
-    pub jited_bytes: u32,
 }
 
 // === impl Datapath ===
@@ -84,7 +75,7 @@ impl Datapath {
         plan.prepare(options)?;
         let folder = plan.folder(&options.pin_root);
         let constants = Constants::new(options)?;
-        let ebpf = constants.load(&folder)?;
+        let programs = programs(&constants, &plan, &folder)?;
         let mut handover = match &plan {
             Plan::Replace { predecessor, .. } => Some(Handover::between(predecessor, &folder)?),
             Plan::Fresh | Plan::Adopt => None,
@@ -96,9 +87,12 @@ impl Datapath {
             }
             handover.carry(Pass::Ahead)?;
         }
-        let mut datapath = Self { ebpf, constants, folder, start: plan.start(), handover, _lock: lock };
+        let mut datapath = Self { programs, constants, folder, start: plan.start(), handover, _lock: lock };
         match datapath.start {
-            Start::Fresh => datapath.sign()?,
+            Start::Fresh => {
+                datapath.sign()?;
+                datapath.forget_predecessors()?;
+            }
             Start::Adopted => {
                 datapath.sign()?;
                 datapath.take_over()?;
@@ -248,24 +242,11 @@ impl Datapath {
     /// # Errors
     /// [`Error::Program`] when the kernel does not tell.
     pub fn programs(&self) -> Result<Vec<ProgramStats>, Error> {
-        let mut stats = self
-            .ebpf
-            .programs()
-            .map(|(name, program)| {
-                let info = program.info().map_err(|source| program_error(name, source))?;
-                Ok(ProgramStats {
-                    name: name.to_owned(),
-                    verified_instructions: info.verified_instruction_count().unwrap_or_default(),
-                    jited_bytes: info.size_jitted(),
-                })
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
-        stats.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(stats)
+        self.programs.stats()
     }
 
-    pub(crate) fn program(&self, name: &str) -> Result<&Program, Error> {
-        program(&self.ebpf, name)
+    pub(crate) fn classifier(&self, name: &str) -> Result<SchedClassifier, Error> {
+        self.programs.classifier(name)
     }
 
     fn links_dir(&self) -> PathBuf {
@@ -273,7 +254,7 @@ impl Datapath {
     }
 
     fn attach(&self, program: &str, target: &Target) -> Result<(), Error> {
-        links::attach(&self.links_dir(), program, fd_of(&self.ebpf, program)?, target)
+        links::attach(&self.links_dir(), program, self.programs.fd(program)?, target)
     }
 
     fn attach_interface(&mut self, ifname: &str, programs: [&str; 4]) -> Result<(), Error> {
@@ -297,7 +278,7 @@ impl Datapath {
     }
 
     fn replace_programs(&self) -> Result<(), Error> {
-        links::replace_all(&self.links_dir(), |name| fd_of(&self.ebpf, name).ok())
+        links::replace_all(&self.links_dir(), |name| self.programs.fd(name).ok())
     }
 
     /// Puts the new programs into links that run those of an earlier agent. That may have died in the middle of a switch:
@@ -305,7 +286,10 @@ impl Datapath {
     fn take_over(&mut self) -> Result<(), Error> {
         let mut folders = bpffs::map_dirs(&self.constants.options.pin_root)?.into_iter();
         match folders.find(|folder| *folder != self.folder) {
-            None => self.replace_programs(),
+            None => {
+                self.replace_programs()?;
+                self.forget_predecessors()
+            }
             Some(older) => {
                 tracing::info!(folder = %older.display(), "an earlier agent did not finish to take these maps over");
                 let mut handover = Handover::between(&older, &self.folder)?.resumed();
@@ -314,23 +298,31 @@ impl Datapath {
         }
     }
 
-    /// Old maps have no users once the links hold programs on these.
+    /// Old maps and programs have no users once the links hold these programs on these maps.
     fn forget_predecessors(&self) -> Result<(), Error> {
         for folder in bpffs::map_dirs(&self.constants.options.pin_root)?.into_iter().filter(|folder| *folder != self.folder) {
             tracing::info!(folder = %folder.display(), "removing maps that are not in use any more");
             bpffs::remove_pins(&folder)?;
         }
-        Ok(())
+        self.programs.forget_others(&self.constants.options.pin_root)
     }
 }
 
-fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Program, Error> {
-    ebpf.program(name).ok_or_else(|| Error::NoProgram { program: name.to_owned() })
+/// Those of an earlier agent, if they are the very same; otherwise the kernel verifies them.
+fn programs(constants: &Constants, plan: &Plan, maps: &Path) -> Result<Programs, Error> {
+    if matches!(plan, Plan::Adopt)
+        && let Some(programs) = Programs::find(constants, maps)?
+    {
+        tracing::debug!("the programs of an earlier agent are the very same");
+        return Ok(programs);
+    }
+    Programs::pin(&constants.load(maps)?, constants, maps)
 }
 
 /// An error also for a program that was not loaded.
 fn fd_of<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
-    Ok(program(ebpf, name)?.fd().map_err(|source| program_error(name, source))?.as_fd())
+    let program = ebpf.program(name).ok_or_else(|| Error::NoProgram { program: name.to_owned() })?;
+    Ok(program.fd().map_err(|source| program_error(name, source))?.as_fd())
 }
 
 // The agent shares both between tasks.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, ProgramArray},
-    programs::{Program, ProgramFd, SchedClassifier, TestRun, TestRunOptions},
+    programs::{Program, ProgramError, ProgramFd, SchedClassifier, TestRun, TestRunOptions},
 };
 use thalweg_abi::driver::{FLOWS_MOST, IPV4_HEADERS, IPV6_HEADERS, Template};
 
@@ -65,8 +65,8 @@ impl Driver {
         bytes[..given].copy_from_slice(&frame.bytes[..given]);
         let template = Template { bytes, flows: frame.flows.clamp(1, FLOWS_MOST), next: 0 };
         let under_test = match program {
-            Some(program) => descriptor(datapath.program(program)?, program)?,
-            None => descriptor(self.program("noop")?, "noop")?,
+            Some(program) => descriptor(datapath.classifier(program)?.fd(), program)?,
+            None => descriptor(self.program("noop")?.fd(), "noop")?,
         };
         self.fill(template, &under_test)?;
         let Program::SchedClassifier(classifier) = self.program(driver)? else {
@@ -92,9 +92,9 @@ impl Driver {
     }
 }
 
-fn descriptor(program: &Program, name: &str) -> Result<ProgramFd, Error> {
-    let fd = program.fd().map_err(|source| refused(name, source))?;
-    fd.try_clone().map_err(|source| refused(name, aya::programs::ProgramError::IOError(source)))
+fn descriptor(fd: Result<&ProgramFd, ProgramError>, name: &str) -> Result<ProgramFd, Error> {
+    let fd = fd.map_err(|source| refused(name, source))?;
+    fd.try_clone().map_err(|source| refused(name, ProgramError::IOError(source)))
 }
 
 fn run(classifier: &SchedClassifier, name: &str, frame: &Frame<'_>, repeat: u32) -> Result<Duration, Error> {
@@ -105,6 +105,6 @@ fn run(classifier: &SchedClassifier, name: &str, frame: &Frame<'_>, repeat: u32)
     Ok(result.duration)
 }
 
-fn refused(name: &str, source: aya::programs::ProgramError) -> Error {
+fn refused(name: &str, source: ProgramError) -> Error {
     Error::Program { program: name.to_owned(), source: Box::new(source) }
 }

@@ -1,7 +1,14 @@
 //! Loads the object: options become constants of the programs, sizes those of the maps, and pins decide which maps are
 //! found rather than made.
 
-use std::path::Path;
+use std::{
+    hash::{Hash, Hasher},
+    num::NonZero,
+    panic::resume_unwind,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -34,7 +41,7 @@ impl Constants {
     /// Makes or opens the maps in `folder`, and loads every program. Nothing is attached.
     pub fn load(&self, folder: &Path) -> Result<Ebpf, Error> {
         let mut ebpf = self.load_maps(folder, None)?;
-        ebpf.programs_mut().try_for_each(|(name, program)| load_program(name, program))?;
+        load_programs(ebpf.programs_mut().collect())?;
         Ok(ebpf)
     }
 
@@ -42,9 +49,7 @@ impl Constants {
     /// of a switch.
     pub fn load_switching(&self, folder: &Path, own: &Path, other: &Path) -> Result<Ebpf, Error> {
         let mut ebpf = self.load_maps(folder, Some((own, other)))?;
-        ebpf.programs_mut()
-            .filter(|(_, program)| matches!(program, Program::SchedClassifier(_)))
-            .try_for_each(|(name, program)| load_program(name, program))?;
+        load_programs(ebpf.programs_mut().filter(|(_, program)| is_tc(program)).collect())?;
         Ok(ebpf)
     }
 
@@ -73,6 +78,38 @@ impl Constants {
         }
         loader.load(OBJECT).map_err(|source| Error::Load { source: Box::new(source) })
     }
+}
+
+/// What the programs are, besides the object and the maps.
+impl Hash for Constants {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Self { options: Options { pin_root: _, cgroup: _, node_addr, node_addr6, sizes: _, socket_lb }, node_netns } = self;
+        (node_addr, node_addr6, socket_lb, node_netns).hash(hasher);
+    }
+}
+
+/// The verifier walks one program on one CPU, and that is most of what a start takes: every CPU has its share.
+fn load_programs(mut queue: Vec<(&str, &mut Program)>) -> Result<(), Error> {
+    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(queue.len());
+    // Taken from the end: those of tc are long, and nobody shall wait for one that was begun last.
+    queue.sort_by_key(|(_, program)| is_tc(program));
+    let queue = Mutex::new(queue);
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || -> Result<(), Error> {
+        while let Some((name, program)) = next() {
+            load_program(name, program)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic))).fold(own, Result::and)
+    })
+}
+
+fn is_tc(program: &Program) -> bool {
+    matches!(program, Program::SchedClassifier(_))
 }
 
 fn load_program(name: &str, program: &mut Program) -> Result<(), Error> {

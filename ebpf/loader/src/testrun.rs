@@ -1,6 +1,6 @@
 //! One packet into one tc program, without any wire (BPF_PROG_TEST_RUN).
 
-use aya::programs::{Program, TestRun, TestRunOptions};
+use aya::programs::{TestRun, TestRunOptions};
 use thalweg_abi::HELD_BYTES;
 
 use crate::{Datapath, Error};
@@ -53,9 +53,7 @@ impl Datapath {
     /// [`Error::NoProgram`] for an unknown or non-tc program, [`Error::Program`] when the kernel refuses the input
     /// (a packet shorter than an Ethernet header, an interface that does not exist).
     pub fn test_run(&self, program: &str, input: &Injected<'_>) -> Result<Outcome, Error> {
-        let Program::SchedClassifier(classifier) = self.program(program)? else {
-            return Err(Error::NoProgram { program: program.to_owned() });
-        };
+        let classifier = self.classifier(program)?;
         let context = context(input.ifindex, input.ingress_ifindex, input.mark);
         let mut context_out = vec![0; context.len()];
         let mut packet = vec![0; input.packet.len() + HEADROOM];

@@ -18,7 +18,7 @@ use nix::{
 };
 use thalweg_abi::{ABI_VERSION, Proto, StateKey};
 use thalweg_lab::netns::Netns;
-use thalweg_loader::{Datapath, Error, Maps, Start, Table, cleanup};
+use thalweg_loader::{Datapath, Error, Maps, Options, Sizes, Start, Table, cleanup};
 
 fn address(text: &str) -> SocketAddrV4 {
     text.parse().expect("an address")
@@ -111,9 +111,72 @@ fn half_made_maps_are_not_adopted_but_taken_over() {
     assert!(maps.frontends.get(&key).expect("frontend").is_some(), "with what the old one held");
     datapath.go_live().expect("go live");
     assert!(datapath.is_live());
-    assert_eq!(kit::folders(pins.path()), ["links".to_owned(), format!("v{ABI_VERSION}")], "nothing else is left");
+    assert_eq!(kit::folders(pins.path()), kit::one_of_each(), "nothing else is left");
     drop(datapath);
     assert_eq!(*Datapath::open(&pins.options()).expect("the one after").start(), Start::Adopted);
+}
+
+/// Their numbers in the kernel, in the order of their names.
+fn ids(datapath: &Datapath) -> Vec<u32> {
+    datapath.programs().expect("what the kernel says of them").iter().map(|program| program.id).collect()
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn programs_are_verified_again_only_when_something_is_new() {
+    let pins = kit::Pins::new("programs");
+    let options = pins.options();
+    let first = ids(&Datapath::open(&options).expect("first agent"));
+    assert_eq!(first, ids(&Datapath::open(&options).expect("the same again")), "nothing is new");
+
+    let programs = || {
+        let is_programs = |name: &String| name.starts_with("programs-");
+        pins.path().join(pins_below(pins.path()).into_iter().find(is_programs).expect("a folder of programs"))
+    };
+    let mut known = first;
+    let mut check = |what: &str, options: &Options| {
+        let datapath = Datapath::open(options).expect(what);
+        let new = ids(&datapath);
+        assert!(datapath.adopted() && new.len() == known.len(), "{what}");
+        assert!(new.iter().all(|id| !known.contains(id)), "{what}: {new:?} were {known:?}");
+        assert_eq!(kit::folders(pins.path()), kit::one_of_each(), "{what}: the old ones are forgotten");
+        known = new;
+    };
+    check("another address", &Options { node_addr: Some([172, 30, 0, 12].into()), ..options.clone() });
+    check("without socket load balancing", &Options { socket_lb: false, ..options.clone() });
+    check("as at first", &options);
+    fs::remove_file(programs().join("tc_to_pod")).expect("lose one pin");
+    check("not all are there", &options);
+    fs::rename(programs(), pins.path().join("programs-0123456789abcdef")).expect("rename");
+    check("another build", &options);
+    let sizes = Sizes { conntrack: options.sizes.conntrack * 2, ..options.sizes };
+    check("another map", &Options { sizes, ..options.clone() });
+    check("the map as it was", &options);
+    let net = Netns::create("tw-programs").expect("a namespace");
+    net.enter(|| check("another network namespace", &options)).expect("enter");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn links_run_what_this_agent_asks_for() {
+    let pins = kit::Pins::new("asked");
+    let cgroup = kit::Cgroup::enter("asked");
+    let ns = Netns::create("tw-asked").expect("a namespace");
+    ns.ip("addr add 10.99.0.1/32 dev lo").expect("a backend address");
+    let options = Options { cgroup: cgroup.path().to_owned(), ..pins.options() };
+    let (vip, backend) = (address("10.96.0.1:80"), address("10.99.0.1:8080"));
+    let listener = ns.enter(|| TcpListener::bind(backend)).expect("enter").expect("listen");
+    thread::spawn(move || listener.incoming().for_each(drop));
+
+    let mut first = Datapath::open(&options).expect("first agent");
+    kit::serve(&mut first.maps().expect("maps"), vip, Proto::TCP, 0, &[(1, backend)]);
+    first.attach_cgroup().expect("attach");
+    drop(first);
+    for socket_lb in [true, false, true, true] {
+        drop(Datapath::open(&Options { socket_lb, ..options.clone() }).expect("next agent"));
+        let dialled = ns.enter(|| TcpStream::connect_timeout(&vip.into(), Duration::from_secs(2)).map(drop)).expect("enter");
+        assert_eq!(dialled.is_ok(), socket_lb, "{dialled:?}");
+    }
 }
 
 #[test]
@@ -196,7 +259,9 @@ fn cleanup_leaves_nothing() {
     ns.enter(|| datapath.attach_pod("tw-pod0")).expect("enter").expect("attach");
     drop(datapath);
     let removed = cleanup(pins.path()).expect("cleanup");
-    for line in ["link tc_from_pod@tw-pod0", "map FRONTENDS", "map SOCK_NAT", "bpffs at /run/tw-test-cleanup"] {
+    for line in
+        ["link tc_from_pod@tw-pod0", "map FRONTENDS", "map SOCK_NAT", "program tc_to_wire6", "bpffs at /run/tw-test-cleanup"]
+    {
         assert!(removed.iter().any(|removed| removed == line), "{line} in {removed:?}");
     }
     assert!(!pins.path().exists(), "the folder is gone");
@@ -223,7 +288,7 @@ fn a_machine_without_bpffs_gets_one_for_all_its_nodes() {
         let nodes = ["tw-node-a", "tw-node-b"].map(|name| shared.join(name));
         thread::scope(|scope| {
             for node in &nodes {
-                let options = thalweg_loader::Options { pin_root: node.clone(), ..options.clone() };
+                let options = Options { pin_root: node.clone(), ..options.clone() };
                 scope.spawn(move || drop(Datapath::open(&options).expect("open")));
             }
         });

@@ -8,7 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use thalweg_abi::{Backend, BackendState, Be16, Be32, Be128, Frontend, FrontendFlags, FrontendKey, Proto, Scope, Slot};
+use thalweg_abi::{
+    ABI_VERSION, Backend, BackendState, Be16, Be32, Be128, Frontend, FrontendFlags, FrontendKey, Proto, Scope, Slot,
+};
 use thalweg_lab::cgroup;
 use thalweg_loader::{Maps, Options, Sizes, Table, cleanup};
 
@@ -92,13 +94,19 @@ fn move_to(group: &Path) {
     fs::write(group.join("cgroup.procs"), std::process::id().to_string()).expect("move into the cgroup");
 }
 
-/// What is in a folder of a bpffs, without what the kernel itself shows there.
+/// What is in a folder of a bpffs, without what the kernel itself shows there, and without the hash of programs.
 pub fn folders(path: &Path) -> Vec<String> {
     let entries = fs::read_dir(path).expect("the folder").map(|entry| entry.expect("an entry").file_name());
     let mut names: Vec<_> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
     names.retain(|name| !name.contains('.'));
+    names.iter_mut().filter(|name| name.starts_with("programs-")).for_each(|name| name.truncate("programs".len()));
     names.sort();
     names
+}
+
+/// The folders of one agent whose predecessors are forgotten.
+pub fn one_of_each() -> [String; 3] {
+    ["links".to_owned(), "programs".to_owned(), format!("v{ABI_VERSION}")]
 }
 
 pub fn frontend_key(vip: SocketAddrV4, proto: Proto) -> FrontendKey {
