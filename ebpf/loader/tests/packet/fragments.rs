@@ -9,43 +9,9 @@ use thalweg_lab::packet::{Frame, Packet};
 use thalweg_loader::{Outcome, Table};
 
 use super::{
-    node::{
-        CLIENT, CLIENT6, DROP, NODE, NODE6, Node, PASS, POD_A, POD_A6, POD_B, POD_B6, REDIRECT, REMOTE, REMOTE6, VIP, VIP6, at,
-        host_mac, pod_mac,
-    },
+    node::{DROP, Net, Node, PASS, REDIRECT, at, host_mac, nets, pod_mac},
     tables::served,
 };
-
-#[derive(Clone, Copy)]
-struct Net {
-    pods: [IpAddr; 2],
-    vip: IpAddr,
-    node: IpAddr,
-    client: IpAddr,
-    remote: IpAddr,
-    suffix: &'static str,
-}
-
-fn nets() -> [Net; 2] {
-    [
-        Net {
-            pods: [POD_A.into(), POD_B.into()],
-            vip: VIP.into(),
-            node: NODE.into(),
-            client: CLIENT.into(),
-            remote: REMOTE.into(),
-            suffix: "",
-        },
-        Net {
-            pods: [POD_A6.into(), POD_B6.into()],
-            vip: VIP6.into(),
-            node: NODE6.into(),
-            client: CLIENT6.into(),
-            remote: REMOTE6.into(),
-            suffix: "6",
-        },
-    ]
-}
 
 impl Net {
     /// A datagram of three pieces from pod A.
@@ -53,8 +19,14 @@ impl Net {
         Packet::udp(at(self.pods[0], 40_000), at(to, 53), &(0..60).collect::<Vec<_>>()).id(id)
     }
 
+    /// What the hook's program of this family makes of a frame.
+    fn run(&self, node: &Node, hook: &str, link: u32, frame: &[u8]) -> Result<Outcome> {
+        let program = if self.vip.is_ipv4() { hook.to_owned() } else { format!("{hook}6") };
+        node.run(&program, link, frame)
+    }
+
     fn pod_sends(&self, node: &Node, link: u32, frame: &[u8]) -> Result<Outcome> {
-        node.run(&format!("tc_from_pod{}", self.suffix), link, frame)
+        self.run(node, "tc_from_pod", link, frame)
     }
 }
 
@@ -105,13 +77,13 @@ fn a_process_of_the_node_answers_in_pieces() -> Result<()> {
         node.pod_sends(&question)?;
         let answer = Packet::udp(at(net.node, 5353), at(net.pods[0], 40_000), &[8; 70]).id(2);
         for (sent, expected) in pieces(&answer).iter().zip(pieces(&answer.clone().from(at(net.vip, 53)))) {
-            let out = node.run(&format!("tc_to_pod{}", net.suffix), node.pod_a, sent)?;
+            let out = net.run(&node, "tc_to_pod", node.pod_a, sent)?;
             assert_piece("back to the pod", &out, PASS, &expected);
         }
         // Another datagram's, whose first was not a flow's, passes at once: the stack sends in order.
         let other = Packet::udp(at(net.node, 99), at(net.pods[0], 40_000), &[8; 70]).id(3);
         for sent in pieces(&other).iter().rev() {
-            let out = node.run(&format!("tc_to_pod{}", net.suffix), node.pod_a, sent)?;
+            let out = net.run(&node, "tc_to_pod", node.pod_a, sent)?;
             assert_piece("untouched", &out, PASS, sent);
         }
         assert_eq!(node.maps.held.entries()?.len(), 0);
@@ -284,7 +256,7 @@ fn transit_is_not_held() -> Result<()> {
         node.serve(served(Proto::UDP, net.vip, 53), &[at(net.pods[1], 5353)])?;
         let brings = |to: IpAddr| -> Result<(Outcome, Vec<u8>)> {
             let sent = pieces(&Packet::udp(at(net.client, 40_000), at(to, 53), &[1; 60]).id(1)).swap_remove(1);
-            Ok((node.run(&format!("tc_from_wire{}", net.suffix), node.uplink, &sent)?, sent))
+            Ok((net.run(&node, "tc_from_wire", node.uplink, &sent)?, sent))
         };
         let (out, sent) = brings(net.remote)?;
         assert_piece("onwards", &out, PASS, &sent);

@@ -1,12 +1,12 @@
 //! What becomes of a flow: it closes, starts over, loses its backend, finds no room.
 
 use anyhow::{Context, Result};
-use thalweg_abi::{BackendState, Counter, CtDirection, CtEntry, CtFlags, CtState, DropReason, Proto, TCP_NEW_SECONDS};
+use thalweg_abi::{BackendState, Counter, CtDirection, CtEntry, CtFlags, CtState, DropReason, Proto, Scope, TCP_NEW_SECONDS};
 use thalweg_lab::packet::{ACK, FIN, Packet, RST, SYN, assert_frame};
-use thalweg_loader::Table;
+use thalweg_loader::{Outcome, Table};
 
 use super::{
-    node::{DROP, Node, POD_A, POD_B, REDIRECT, REMOTE, VIP, at, host_mac, pod_mac, tuple_of},
+    node::{DROP, Node, POD_A, POD_B, REDIRECT, REMOTE, VIP, at, host_mac, nets, pod_mac, tuple_of},
     tables::{FIRST_BACKEND, served},
 };
 
@@ -208,6 +208,36 @@ fn a_full_table_drops_new_flows_and_keeps_the_old() -> Result<()> {
     let forward = entries.iter().filter(|(_, entry)| entry.direction == CtDirection::FORWARD).count();
     assert_eq!(forward * 2, entries.len());
     Ok(())
+}
+
+/// cilium#31643, #42870: whoever fills the table ends no direction of a flow that has both, nor does it get another source.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_full_table_parts_no_translated_source_from_its_answers() -> Result<()> {
+    for net in nets() {
+        let mut node = Node::with_conntrack(64)?;
+        node.serve(served(Proto::UDP, net.node, 30_053).scope(Scope::EXTERNAL), &[at(net.remote, 5353)])?;
+        let asks = |port| Packet::udp(at(net.client, port), at(net.node, 30_053), b"question");
+        let ports: Vec<u16> = (1000..1200).collect();
+        let served: Vec<u16> = ports.iter().copied().filter(|port| node.wire_brings(&asks(*port)).is_ok_and(is_sent)).collect();
+        assert!(served.len() < ports.len(), "200 flows fit into 64 entries");
+        let refused = u64::try_from(ports.len() - served.len())?;
+        assert_eq!(node.drops()?, [(DropReason::ConntrackFull, refused)]);
+        assert_eq!(node.tracked()?, served.len() * 2, "of what has no room, neither direction is there");
+        for port in served {
+            let source = node.pair(&asks(port))?.0.to.sport.to_host();
+            let answers = Packet::udp(at(net.remote, 5353), at(net.node, source), b"answer");
+            let out = node.wire_brings(&answers)?;
+            assert_frame("back", &out.packet, &answers.from(at(net.node, 30_053)).to(at(net.client, port)).ttl(63));
+            let out = node.wire_brings(&asks(port))?;
+            assert_frame("on", &out.packet, &asks(port).from(at(net.node, source)).to(at(net.remote, 5353)).ttl(63));
+        }
+    }
+    Ok(())
+}
+
+fn is_sent(out: Outcome) -> bool {
+    out.verdict == REDIRECT
 }
 
 #[test]

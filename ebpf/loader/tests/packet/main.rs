@@ -1,6 +1,7 @@
 //! Packets through the tc programs: what goes in beside what must come out, then what conntrack and the counters
 //! say. One packet at a time by BPF_PROG_TEST_RUN, and in `real` with sockets on wires.
 
+mod apart;
 mod cluster_ip;
 mod direct;
 mod fragments;

@@ -43,6 +43,36 @@ pub const POD_B6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 3);
 pub const REMOTE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 2, 0, 0, 0, 0, 5);
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0x80);
 
+/// A family's addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Net {
+    pub vip: IpAddr,
+    pub node: IpAddr,
+    pub client: IpAddr,
+    pub pods: [IpAddr; 2],
+    pub remote: IpAddr,
+}
+
+/// Of IPv4, then of IPv6.
+pub fn nets() -> [Net; 2] {
+    [
+        Net {
+            vip: VIP.into(),
+            node: NODE.into(),
+            client: CLIENT.into(),
+            pods: [POD_A.into(), POD_B.into()],
+            remote: REMOTE.into(),
+        },
+        Net {
+            vip: VIP6.into(),
+            node: NODE6.into(),
+            client: CLIENT6.into(),
+            pods: [POD_A6.into(), POD_B6.into()],
+            remote: REMOTE6.into(),
+        },
+    ]
+}
+
 pub fn at(addr: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(addr.into(), port)
 }
@@ -221,8 +251,14 @@ impl Node {
 
     /// What the hook's program for the packet's family makes of it.
     fn hook(&self, hook: &str, ifindex: u32, packet: &Packet) -> Result<Outcome> {
+        self.hook_after(hook, ifindex, 0, packet)
+    }
+
+    /// The same for a packet that has come in by a link before; 0: by none.
+    fn hook_after(&self, hook: &str, ifindex: u32, ingress_ifindex: u32, packet: &Packet) -> Result<Outcome> {
         let program = if packet.src.is_ipv4() { hook.to_owned() } else { format!("{hook}6") };
-        self.run(&program, ifindex, &packet.bytes())
+        let input = Injected { packet: &packet.bytes(), ifindex, ingress_ifindex, ..Default::default() };
+        Ok(self.netns.enter(|| self.datapath.test_run(&program, &input))??)
     }
 
     pub fn pod_sends(&self, packet: &Packet) -> Result<Outcome> {
@@ -244,6 +280,11 @@ impl Node {
 
     pub fn stack_sends_out(&self, packet: &Packet) -> Result<Outcome> {
         self.hook("tc_to_wire", self.uplink, packet)
+    }
+
+    /// What pod A has sent, or a program has sent on, by whatever source address it leaves.
+    pub fn stack_forwards_out(&self, packet: &Packet) -> Result<Outcome> {
+        self.hook_after("tc_to_wire", self.uplink, self.pod_a, packet)
     }
 
     pub fn flow(&self, tuple: Key) -> Result<Option<Entry>> {

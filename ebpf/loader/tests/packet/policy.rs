@@ -11,44 +11,13 @@ use thalweg_lab::packet::{Packet, SYN, assert_frame};
 use thalweg_loader::Table;
 
 use super::{
-    node::{
-        CLIENT, CLIENT6, DROP, NODE, NODE6, Node, PASS, POD_A, POD_A6, POD_B, POD_B6, REDIRECT, REMOTE, REMOTE6, VIP, VIP6, at,
-    },
+    node::{DROP, Node, PASS, POD_A, POD_A6, POD_B, REDIRECT, VIP, at, nets},
     tables::{FIRST_BACKEND, SERVICE, SERVICE_PORT, served},
 };
 
 const SECONDS: u32 = 600;
 /// Enough that ten backends at random would not be one and the same but for one run in 10^30.
 const CONNECTIONS: u16 = 30;
-
-/// A family's addresses in these tests.
-#[derive(Clone, Copy, Debug)]
-struct Net {
-    vip: IpAddr,
-    node: IpAddr,
-    client: IpAddr,
-    pods: [IpAddr; 2],
-    remote: IpAddr,
-}
-
-fn nets() -> [Net; 2] {
-    [
-        Net {
-            vip: VIP.into(),
-            node: NODE.into(),
-            client: CLIENT.into(),
-            pods: [POD_A.into(), POD_B.into()],
-            remote: REMOTE.into(),
-        },
-        Net {
-            vip: VIP6.into(),
-            node: NODE6.into(),
-            client: CLIENT6.into(),
-            pods: [POD_A6.into(), POD_B6.into()],
-            remote: REMOTE6.into(),
-        },
-    ]
-}
 
 /// What may happen to what a client remembers, or to the backend of that id.
 type Change = fn(&mut Node, AffinityKey, u32) -> Result<()>;

@@ -286,7 +286,7 @@ fn end<F: Family>(work: &Work<F>, seen: &CtEntry<F::Addr>, is_direct: bool) -> T
 
 /// Counts a packet on its flow, and advances the flow's state in both entries.
 #[inline(always)]
-fn note<F: Family>(ctx: &TcContext, work: &Work<F>, entry: *mut CtEntry<F::Addr>, now: u32) {
+pub fn note<F: Family>(ctx: &TcContext, work: &Work<F>, entry: *mut CtEntry<F::Addr>, now: u32) {
     // SAFETY: as in `track`.
     let (direction, was, had) = unsafe { ((*entry).direction, (*entry).state, (*entry).flags) };
     let (state, flags) = advance(was, had, direction, work.packet.tuple.proto, work.packet.tcp);

@@ -2,14 +2,16 @@
 //!
 //! Every packet goes the same way, one module a step: [`packet`] reads its headers, [`flow`] decides what it
 //! becomes (conntrack, then frontends; [`begin`] makes a new flow; [`icmp`] for messages that quote a packet, [`fragment`]
-//! for datagrams in pieces, [`direct`] where an untranslated packet would be taken for a translated one), [`route`] finds
-//! where that goes before anything is written, [`rewrite`] changes it and [`outcome`] sends it on. What cannot be served
-//! is answered by [`answer`]. The hooks themselves only choose the steps.
+//! for datagrams in pieces, [`direct`] where an untranslated packet would be taken for a translated one, [`apart`] where an
+//! answer would be taken for a question), [`route`] finds where that goes before anything is written, [`rewrite`] changes
+//! it and [`outcome`] sends it on. What cannot be served is answered by [`answer`]. The hooks themselves only choose the
+//! steps.
 //!
 //! Each hook has two programs, one for each [`family`], and [`work`] is what they know of their packet. The one for IPv4
 //! comes first and hands IPv6 on to the other.
 
 mod answer;
+mod apart;
 mod begin;
 mod direct;
 mod family;

@@ -2,6 +2,7 @@
 //! process of the node itself get their service's address back here; all else comes ready or past this hook.
 
 use super::{
+    apart,
     family::Family,
     foreign,
     ipv4::Ipv4,
@@ -31,7 +32,13 @@ pub fn tc_to_pod6(ctx: TcContext) -> i32 {
 fn run<F: Family>(ctx: &TcContext) -> i32 {
     let Some(work) = F::work() else { return TC_ACT_UNSPEC };
     match parse(ctx, &mut work.packet) {
-        Parsed::Ours => translate_reply(ctx, work).unwrap_or(TC_ACT_OK),
+        Parsed::Ours => match translate_reply(ctx, work) {
+            Some(verdict) => verdict,
+            None => {
+                apart::leaves(ctx, work);
+                TC_ACT_OK
+            }
+        },
         Parsed::Foreign => foreign::<F>(ctx),
         // The host's own stack made it; the pod's will judge it.
         Parsed::Malformed => TC_ACT_OK,

@@ -3,9 +3,10 @@
 //!
 //! What the node's own stack sends to a service's address has not been translated by the socket load balancer, and
 //! nobody outside could: it ends here, at the price of one look-up for each packet that the stack sends. Packets from
-//! elsewhere pass without one.
+//! elsewhere pass without one, but those that leave with the node's own address: see [`super::apart`].
 
 use super::{
+    apart,
     family::Family,
     foreign,
     ipv4::Ipv4,
@@ -42,6 +43,7 @@ fn run<F: Family>(ctx: &TcContext) -> i32 {
     }
     // What a pod or the wire has sent was judged where it came in.
     if is_forwarded(ctx) {
+        apart::leaves(ctx, work);
         return TC_ACT_OK;
     }
     if let Some(verdict) = translate_reply(ctx, work) {
@@ -49,6 +51,9 @@ fn run<F: Family>(ctx: &TcContext) -> i32 {
     }
     match select::stray::<F>(&work.packet.tuple) {
         Some(reason) => drop(reason),
-        None => TC_ACT_OK,
+        None => {
+            apart::leaves(ctx, work);
+            TC_ACT_OK
+        }
     }
 }
