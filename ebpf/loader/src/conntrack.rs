@@ -108,17 +108,20 @@ where
     if flows.is_empty() {
         return Ok(swept);
     }
-    let mut doomed = Vec::new();
-    let mut questions = Vec::new();
-    table.visit(&mut |key, entry| match flows.get(&flow_of(&hasher, key, entry)) {
-        // A packet may have come since the flow was seen.
-        Some(flow) if idle(entry.last_seen, now) >= flow.idle => match flow.fate() {
+    let (mut doomed, mut questions) = (Vec::new(), Vec::new());
+    // Flows of which a packet has come since they were seen, in whichever direction: the other one must stay with it.
+    let mut revived = HashSet::new();
+    table.visit(&mut |key, entry| {
+        let id = flow_of(&hasher, key, entry);
+        let Some(flow) = flows.get(&id) else { return };
+        match flow.fate() {
+            _ if idle(entry.last_seen, now) < flow.idle => _ = revived.insert(id),
             Fate::Keep => {}
-            Fate::Expire => doomed.push(*key),
+            Fate::Expire => doomed.push((id, *key)),
             Fate::Question => questions.push(*key),
-        },
-        _ => {}
+        }
     })?;
+    let mut doomed: Vec<_> = doomed.into_iter().filter(|(id, _)| !revived.contains(id)).map(|(_, key)| key).collect();
     // A walk without batches may show a key twice.
     doomed.sort_unstable();
     doomed.dedup();

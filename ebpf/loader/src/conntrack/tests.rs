@@ -1,6 +1,6 @@
 //! Sweeps over a table in memory.
 
-use std::collections::HashSet;
+use std::{cell::Cell, collections::HashSet};
 
 use thalweg_abi::{Be16, Be32, CtDirection, CtEntry, CtFlags, CtState, Proto, Tuple};
 
@@ -137,6 +137,55 @@ fn what_is_shown_twice_counts_once() {
     let swept = sweep_flows(&mut table, NOW).expect("a sweep");
     assert_eq!(swept, Swept { expired: 1, strays: 1, ..Swept::default() });
     assert_eq!(table.entries().expect("entries"), []);
+}
+
+/// A packet comes between two walks.
+struct Busy {
+    table: MemoryTable<Tuple, CtEntry>,
+    /// Whose.
+    key: Tuple,
+    walks: Cell<u32>,
+}
+
+impl Table<Tuple, CtEntry> for Busy {
+    fn get(&self, key: &Tuple) -> Result<Option<CtEntry>, Error> {
+        self.table.get(key)
+    }
+
+    fn update(&mut self, entries: &[(Tuple, CtEntry)]) -> Result<(), Error> {
+        self.table.update(entries)
+    }
+
+    fn delete(&mut self, keys: &[Tuple]) -> Result<(), Error> {
+        self.table.delete(keys)
+    }
+
+    fn entries(&self) -> Result<Vec<(Tuple, CtEntry)>, Error> {
+        let is_first = self.walks.replace(self.walks.get() + 1) == 0;
+        let seen = |(key, entry): (Tuple, CtEntry)| {
+            let last_seen = if key == self.key && !is_first { NOW } else { entry.last_seen };
+            (key, CtEntry { last_seen, ..entry })
+        };
+        Ok(self.table.entries()?.into_iter().map(seen).collect())
+    }
+
+    fn capacity(&self) -> u32 {
+        self.table.capacity()
+    }
+}
+
+// cilium#31643, #42870: without its other direction, a flow that lives is a flow that hangs.
+#[test]
+fn a_flow_that_wakes_while_it_is_swept_keeps_both_directions() {
+    let idle = (CtState::ESTABLISHED, 500);
+    let wakes = flow(Proto::UDP, 40_000, idle, idle);
+    for (key, _) in wakes {
+        let mut table = Busy { table: MemoryTable::new("CONNTRACK", 1000), key, walks: Cell::new(0) };
+        table.update(&[wakes, flow(Proto::UDP, 40_001, idle, idle)].concat()).expect("two flows");
+        assert_eq!(sweep_flows(&mut table, NOW).expect("a sweep"), Swept { kept: 1, expired: 1, ..Swept::default() });
+        let left: Vec<_> = table.entries().expect("entries").into_iter().map(|(key, _)| key).collect();
+        assert!(left.len() == 2 && wakes.iter().all(|(key, _)| left.contains(key)), "{left:?}");
+    }
 }
 
 // kubernetes#59368
