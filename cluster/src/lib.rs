@@ -8,14 +8,15 @@
 //!
 //! One task owns one [`World`] and hands it by reference to the proxy, DNS and the pod network: one watch, one copy.
 
+mod intern;
 pub mod model;
 pub mod source;
 pub mod sysctl;
 pub mod world;
 
 pub use model::{
-    Condition, Endpoint, EndpointPort, EndpointSlice, Family, LoadBalancerAddress, Name, Node, Pod, Port, Protocol, Service,
-    ServiceCidr, ServiceType, TrafficPolicy,
+    Condition, Endpoint, EndpointPort, EndpointSlice, External, Family, Hints, LoadBalancerAddress, Name, Node, Pod, Port,
+    Protocol, Service, ServiceCidr, ServiceType, TrafficPolicy,
 };
 pub use source::{KubeOptions, ServiceScope, Source, SourceError};
 pub use world::{Batch, Change, Dirty, World};

@@ -70,7 +70,6 @@ pub struct Port {
     pub port: u16,
     /// 0 when none is allocated.
     pub node_port: u16,
-    pub app_protocol: Option<Arc<str>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,6 +77,14 @@ pub struct LoadBalancerAddress {
     pub ip: IpAddr,
     /// ipMode Proxy: not intercepted on the node.
     pub proxied: bool,
+}
+
+/// Addresses of a service outside of the cluster's own range, and whom those of the load balancer admit.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct External {
+    pub ips: Vec<IpAddr>,
+    pub load_balancer: Vec<LoadBalancerAddress>,
+    pub source_ranges: Vec<IpNetwork>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,16 +96,14 @@ pub struct Service {
     /// `clusterIP: None`.
     pub headless: bool,
     pub ports: Vec<Port>,
-    pub external_ips: Vec<IpAddr>,
-    pub load_balancer: Vec<LoadBalancerAddress>,
-    pub source_ranges: Vec<IpNetwork>,
+    /// `None` for the many that nothing outside of the cluster reaches but by a NodePort.
+    pub external: Option<Box<External>>,
     /// ClientIP affinity: time-out in seconds.
     pub affinity_seconds: Option<u32>,
     pub internal_policy: TrafficPolicy,
     pub external_policy: TrafficPolicy,
     /// 0 when none is allocated.
     pub health_check_node_port: u16,
-    pub traffic_distribution: Option<Arc<str>>,
     pub publish_not_ready: bool,
     pub external_name: Option<Arc<str>>,
     /// Not for us to proxy, though names still resolve: label `service.kubernetes.io/service-proxy-name` says who
@@ -115,18 +120,27 @@ impl Service {
             cluster_ips: Vec::new(),
             headless: false,
             ports: Vec::new(),
-            external_ips: Vec::new(),
-            load_balancer: Vec::new(),
-            source_ranges: Vec::new(),
+            external: None,
             affinity_seconds: None,
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             health_check_node_port: 0,
-            traffic_distribution: None,
             publish_not_ready: false,
             external_name: None,
             proxy_name: None,
         }
+    }
+
+    pub fn external_ips(&self) -> &[IpAddr] {
+        self.external.as_ref().map_or(&[], |external| &external.ips)
+    }
+
+    pub fn load_balancer(&self) -> &[LoadBalancerAddress] {
+        self.external.as_ref().map_or(&[], |external| &external.load_balancer)
+    }
+
+    pub fn source_ranges(&self) -> &[IpNetwork] {
+        self.external.as_ref().map_or(&[], |external| &external.source_ranges)
     }
 }
 
@@ -140,16 +154,33 @@ pub struct Condition {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
-    /// Never empty. Kubernetes: the first is the one to use.
-    pub addresses: Vec<IpAddr>,
+    /// Kubernetes: of several addresses, the first is the one to use.
+    pub address: IpAddr,
     pub condition: Condition,
     pub node: Option<Arc<str>>,
-    pub zone: Option<Arc<str>>,
-    pub hostname: Option<Arc<str>>,
-    pub hint_zones: Vec<Arc<str>>,
-    pub hint_nodes: Vec<Arc<str>>,
-    /// The pod behind it, when it is one.
-    pub pod: Option<Name>,
+    pub hostname: Option<Box<str>>,
+    /// The name of the pod behind it, when it is one; its namespace is the slice's.
+    pub pod: Option<Box<str>>,
+    pub hints: Option<Box<Hints>>,
+}
+
+/// For whom an endpoint is meant, where its cluster keeps traffic close.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Hints {
+    pub zones: Vec<Arc<str>>,
+    pub nodes: Vec<Arc<str>>,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    pub fn hint_zones(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    pub fn hint_nodes(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -45,14 +45,14 @@ fn port(text: &str) -> Port {
         "sctp" => Protocol::Sctp,
         other => panic!("{other}"),
     };
-    Port { name, protocol, port: next().parse().expect("a port"), node_port: 0, app_protocol: None }
+    Port { name, protocol, port: next().parse().expect("a port"), node_port: 0 }
 }
 
 /// Endpoints as `address`, `hostname=address`, or either with a leading `!` for one that is not ready.
 pub fn slice(service: &str, index: usize, endpoints: &[&str], ports: &[&str]) -> EndpointSlice {
     let service = service_name(service);
     let endpoints: Vec<Endpoint> = endpoints.iter().map(|text| endpoint(text)).collect();
-    let v6 = endpoints.iter().any(|endpoint| endpoint.addresses[0].is_ipv6());
+    let v6 = endpoints.iter().any(|endpoint| endpoint.address.is_ipv6());
     let ports = ports.iter().map(|text| port(text));
     EndpointSlice {
         name: Name::new(service.namespace.clone(), format!("{}-{index}", service.name)),
@@ -68,14 +68,12 @@ fn endpoint(text: &str) -> Endpoint {
     let (ready, text) = text.strip_prefix('!').map_or((true, text), |text| (false, text));
     let (hostname, address) = text.split_once('=').map_or((None, text), |(hostname, address)| (Some(hostname), address));
     Endpoint {
-        addresses: vec![address.parse().expect("an address")],
+        address: address.parse().expect("an address"),
         condition: Condition { ready, serving: ready, terminating: false },
         node: None,
-        zone: None,
         hostname: hostname.map(Into::into),
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
         pod: None,
+        hints: None,
     }
 }
 

@@ -124,7 +124,7 @@ fn object(service: usize) -> Change {
     let name = name(service);
     let object = Service {
         cluster_ips: vec![IpAddr::V4(Ipv4Addr::from(0x0A60_0000 + service as u32))],
-        ports: vec![Port { name: Arc::from("http"), protocol: Protocol::Tcp, port: 80, node_port: 0, app_protocol: None }],
+        ports: vec![Port { name: Arc::from("http"), protocol: Protocol::Tcp, port: 80, node_port: 0 }],
         ..Service::new(name.clone())
     };
     Change::Service(name, Some(Arc::new(object)))
@@ -135,14 +135,12 @@ fn slice(service: usize, first: usize, end: usize) -> Change {
     let name = name(service);
     let slice = Name::new(name.namespace.clone(), format!("{}-{first}", name.name));
     let endpoint = |index: usize| Endpoint {
-        addresses: vec![IpAddr::V4(Ipv4Addr::from(0x0B00_0000 + (service * 2 + index) as u32))],
+        address: IpAddr::V4(Ipv4Addr::from(0x0B00_0000 + (service * 2 + index) as u32)),
         condition: Condition { ready: true, serving: true, terminating: false },
         node: Some(Arc::from(format!("node-{}", index % 100))),
-        zone: None,
         hostname: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
-        pod: Some(Name::new(name.namespace.clone(), format!("{}-{index}", name.name))),
+        pod: Some(format!("{}-{index}", name.name).into()),
+        hints: None,
     };
     let object = EndpointSlice {
         name: slice.clone(),

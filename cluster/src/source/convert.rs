@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use self::node::{node, pod, service_cidr};
 pub use self::service::{endpoint_slice, service};
+use crate::intern::intern;
 use crate::model::{Name, Protocol, TrafficPolicy};
 use crate::world::Change;
 
@@ -69,6 +70,17 @@ struct Context {
 // === impl Key ===
 
 impl Key {
+    /// What a change is about.
+    pub fn of(change: &Change) -> Self {
+        match change {
+            Change::Service(name, _) => Self::Service(name.clone()),
+            Change::EndpointSlice(name, _) => Self::EndpointSlice(name.clone()),
+            Change::Node(name, _) => Self::Node(name.clone()),
+            Change::Pod(name, _) => Self::Pod(name.clone()),
+            Change::ServiceCidr(name, _) => Self::ServiceCidr(name.clone()),
+        }
+    }
+
     /// The change that says "this object went away".
     pub fn gone(self) -> Change {
         match self {
@@ -244,7 +256,7 @@ impl Follow for networking::ServiceCIDR {
 /// The name of a namespaced object; manifests on disk may leave the namespace to be `default`.
 fn name(kind: &'static str, metadata: &ObjectMeta) -> Result<Name, ConvertError> {
     let namespace = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
-    Ok(Name { namespace: namespace.into(), name: bare_name(kind, metadata)? })
+    Ok(Name { namespace: intern(namespace), name: bare_name(kind, metadata)? })
 }
 
 fn bare_name(kind: &'static str, metadata: &ObjectMeta) -> Result<Arc<str>, ConvertError> {

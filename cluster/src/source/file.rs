@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::convert::Key;
 use super::manifest::Manifest;
+use super::object::Object;
 use crate::world::{Batch, Change};
 
 const POLL: Duration = Duration::from_millis(50);
@@ -30,9 +31,8 @@ pub(crate) struct Complaint {
 #[derive(Debug)]
 pub(crate) struct Follower {
     root: PathBuf,
+    /// Of an object that several files describe, the last one counts.
     files: BTreeMap<PathBuf, Tracked>,
-    /// What has been sent.
-    sent: BTreeMap<Key, Change>,
     /// The root itself is missing or unreadable, and that has been reported.
     root_refused: Option<String>,
     synced: bool,
@@ -46,7 +46,8 @@ struct Tracked {
     read: Option<Signature>,
     /// Has been read without an error at least once.
     good: bool,
-    objects: BTreeMap<Key, Option<Change>>,
+    /// In the order of their keys.
+    objects: Box<[Object]>,
 }
 
 /// Tells one state of a file from another.
@@ -106,7 +107,7 @@ pub(crate) async fn run(path: PathBuf, sink: mpsc::Sender<Batch>) {
 
 impl Follower {
     pub fn new(root: PathBuf) -> Self {
-        Self { root, files: BTreeMap::new(), sent: BTreeMap::new(), root_refused: None, synced: false }
+        Self { root, files: BTreeMap::new(), root_refused: None, synced: false }
     }
 
     /// Looks once; returns what changed since the last time.
@@ -125,69 +126,102 @@ impl Follower {
         };
         self.root_refused = None;
 
-        let mut changed = self.files.len();
-        self.files.retain(|path, _| listing.contains_key(path));
-        changed -= self.files.len();
+        let mut contents: Vec<(PathBuf, Box<[Object]>)> = Vec::new();
         for (path, signature) in &listing {
             let known = self.files.contains_key(path);
             let tracked = self.files.entry(path.clone()).or_default();
             // At the first poll of all there is nothing in force that a half-written file could harm: read at once.
             let still = tracked.seen == Some(*signature) || (!known && !self.synced);
             tracked.seen = Some(*signature);
-            if still && tracked.read != Some(*signature) && tracked.load(path, *signature, &mut poll) {
-                changed += 1;
+            if still
+                && tracked.read != Some(*signature)
+                && let Some(objects) = tracked.load(path, *signature, &mut poll)
+            {
+                contents.push((path.clone(), objects));
             }
         }
-        if changed > 0 {
-            self.difference(&mut poll.changes);
-        }
+        let gone = self.files.keys().filter(|path| !listing.contains_key(*path));
+        contents.extend(gone.map(|path| (path.clone(), Box::default())));
+        self.replace(contents, &mut poll.changes);
+        self.files.retain(|path, _| listing.contains_key(path));
         self.synced |= self.files.values().all(|tracked| tracked.good);
         poll.synced = self.synced;
         poll
     }
 
-    /// Removals come last: whoever follows adds before it takes away.
-    fn difference(&mut self, changes: &mut Vec<Change>) {
-        let wanted: BTreeMap<Key, Change> = self
-            .files
-            .values()
-            .flat_map(|tracked| &tracked.objects)
-            .filter_map(|(key, change)| Some((key.clone(), change.clone()?)))
-            .collect();
-        for (key, change) in &wanted {
-            if !self.sent.get(key).is_some_and(|sent| same(sent, change)) {
-                changes.push(change.clone());
+    /// These files hold other objects now. Only what differs is looked at again. Removals come last: whoever follows adds
+    /// before it takes away.
+    fn replace(&mut self, contents: Vec<(PathBuf, Box<[Object]>)>, changes: &mut Vec<Change>) {
+        let mut keys: Vec<Key> = Vec::new();
+        for (path, new) in &contents {
+            let old = self.files.get(path).map_or(&[][..], |tracked| &tracked.objects);
+            keys.extend(old.iter().filter(|object| !holds(new, object)).map(Object::key));
+            keys.extend(new.iter().filter(|object| !holds(old, object)).map(Object::key));
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        let before = self.in_force(&keys);
+        for (path, objects) in contents {
+            self.files.entry(path).or_default().objects = objects;
+        }
+        let mut gone = Vec::new();
+        for ((key, before), after) in keys.iter().zip(before).zip(self.in_force(&keys)) {
+            match after {
+                after if after == before => {}
+                Some(after) => changes.push(after.change()),
+                None => gone.push(key.clone().gone()),
             }
         }
-        changes.extend(self.sent.keys().filter(|key| !wanted.contains_key(key)).map(|key| key.clone().gone()));
-        self.sent = wanted;
+        changes.append(&mut gone);
+    }
+
+    /// What all files together say of these keys, which are in order.
+    fn in_force(&self, keys: &[Key]) -> Vec<Option<Object>> {
+        let mut found = vec![None; keys.len()];
+        for objects in self.files.values().map(|tracked| &tracked.objects) {
+            // Whichever are fewer are looked for among the others.
+            if keys.len() < objects.len() {
+                for (key, found) in keys.iter().zip(&mut found) {
+                    if let Some(object) = find(objects, key) {
+                        *found = Some(object.clone());
+                    }
+                }
+            } else {
+                for object in objects {
+                    if let Ok(at) = keys.binary_search_by(|key| object.compare(key).reverse()) {
+                        found[at] = Some(object.clone());
+                    }
+                }
+            }
+        }
+        found
     }
 }
 
 // === impl Tracked ===
 
 impl Tracked {
-    /// True when the objects in force may have changed.
-    fn load(&mut self, path: &Path, signature: Signature, poll: &mut Poll) -> bool {
+    /// The objects of a file that could be read; those that have not changed are the very ones that are known.
+    fn load(&mut self, path: &Path, signature: Signature, poll: &mut Poll) -> Option<Box<[Object]>> {
         let complain = |reason: String| Complaint { file: path.to_owned(), reason };
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
                 self.read = Some(signature);
                 poll.refused.push(complain(format!("cannot be read: {error}")));
-                return false;
+                return None;
             }
         };
         if stat(path).ok() != Some(signature) {
             // Written to while it was read: the next polls will see it keep still.
-            return false;
+            return None;
         }
         self.read = Some(signature);
         let manifest = match Manifest::parse(&text) {
             Ok(manifest) => manifest,
             Err(reason) => {
                 poll.refused.push(complain(reason));
-                return false;
+                return None;
             }
         };
         let mut objects = manifest.objects;
@@ -195,18 +229,28 @@ impl Tracked {
             poll.refused.push(complain(error.to_string()));
             if key.is_none() {
                 // It may be any of those that were good before: all of them stay.
-                for (key, good) in std::mem::take(&mut self.objects) {
-                    objects.entry(key).or_insert(good);
+                for good in &self.objects {
+                    objects.entry(good.key()).or_insert_with(|| Some(good.clone()));
                 }
             }
-            if let Some((key, good)) = key.and_then(|key| self.objects.remove_entry(&key)) {
-                objects.entry(key).or_insert(good);
+            if let Some(good) = key.as_ref().and_then(|key| find(&self.objects, key)) {
+                objects.entry(good.key()).or_insert_with(|| Some(good.clone()));
             }
         }
-        self.objects = objects;
         self.good = true;
-        true
+        let known =
+            |object: Object| find(&self.objects, &object.key()).filter(|held| **held == object).cloned().unwrap_or(object);
+        Some(objects.into_values().flatten().map(known).collect())
     }
+}
+
+fn find<'a>(objects: &'a [Object], key: &Key) -> Option<&'a Object> {
+    objects.get(objects.binary_search_by(|object| object.compare(key)).ok()?)
+}
+
+/// Whether this very object is among them.
+fn holds(objects: &[Object], object: &Object) -> bool {
+    find(objects, &object.key()) == Some(object)
 }
 
 /// The files at `root`, with what tells their states apart.
@@ -242,15 +286,4 @@ fn stat(path: &Path) -> io::Result<Signature> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = fs::metadata(path)?;
     Ok(Signature { modified: metadata.modified().ok(), len: metadata.len(), inode: metadata.ino() })
-}
-
-fn same(left: &Change, right: &Change) -> bool {
-    match (left, right) {
-        (Change::Service(_, left), Change::Service(_, right)) => left == right,
-        (Change::EndpointSlice(_, left), Change::EndpointSlice(_, right)) => left == right,
-        (Change::Node(_, left), Change::Node(_, right)) => left == right,
-        (Change::Pod(_, left), Change::Pod(_, right)) => left == right,
-        (Change::ServiceCidr(_, left), Change::ServiceCidr(_, right)) => left == right,
-        _ => false,
-    }
 }

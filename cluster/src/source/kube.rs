@@ -268,10 +268,11 @@ where
             let received = Instant::now();
             let mut changes = Vec::with_capacity(page.items.len());
             for object in page.items {
-                if let Ok(key) = object.key() {
-                    seen.insert(key);
-                }
-                changes.extend(self.convert(object));
+                let key = object.key();
+                let change = self.convert(object);
+                // The name that the object carries itself, rather than another copy of it.
+                seen.extend(change.as_ref().map(Key::of).or(key.ok()));
+                changes.extend(change);
             }
             let next = page.metadata.continue_.filter(|token| !token.is_empty());
             if next.is_none() {
@@ -354,8 +355,8 @@ where
     fn convert(&mut self, object: Item<K>) -> Option<Change> {
         let key = object.key();
         match (object.convert(), key) {
-            (Ok(Some(change)), Ok(key)) => {
-                self.known.insert(key);
+            (Ok(Some(change)), Ok(_)) => {
+                self.known.replace(Key::of(&change));
                 Some(change)
             }
             (Ok(_), Ok(key)) => self.known.take(&key).map(Key::gone),

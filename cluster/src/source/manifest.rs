@@ -11,13 +11,13 @@ use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use super::convert::{ConvertError, Follow, Key};
-use crate::world::Change;
+use super::object::Object;
 
 /// The objects of one file.
 #[derive(Debug, Default)]
 pub(crate) struct Manifest {
     /// `None`: a sound object that is nothing to us.
-    pub objects: BTreeMap<Key, Option<Change>>,
+    pub objects: BTreeMap<Key, Option<Object>>,
     /// Objects that make no sense, with the key when they have one: an error for everything that is wrong with them.
     pub refused: Vec<(Option<Key>, ConvertError)>,
 }
@@ -124,7 +124,10 @@ impl Manifest {
         }
         match (object.convert(), key) {
             (Ok(change), Some(key)) => {
-                self.objects.insert(key, change);
+                let object = change.and_then(Object::of);
+                // The object's own name, rather than another copy of it.
+                let key = object.as_ref().map_or(key, Object::key);
+                self.objects.insert(key, object);
             }
             (Err(error), key) => self.refused.push((key, error)),
             (Ok(_), None) => {}

@@ -6,6 +6,7 @@ mod file;
 mod kube;
 mod manifest;
 mod merge;
+mod object;
 
 use std::path::PathBuf;
 

@@ -257,7 +257,7 @@ fn hosts<'a>(
     for slice in slices {
         let ready = slice.endpoints.iter().filter(|endpoint| endpoint.condition.ready || service.publish_not_ready);
         for endpoint in ready {
-            let Some(&ip) = endpoint.addresses.first() else { continue };
+            let ip = endpoint.address;
             let hostname = endpoint.hostname.as_deref().filter(|hostname| !hostname.is_empty());
             let label = hostname.map_or_else(|| dashed(ip), str::to_ascii_lowercase);
             let Some(name) = name::child(&label, base) else { continue };

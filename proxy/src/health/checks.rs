@@ -55,7 +55,7 @@ fn local_endpoints(world: &World, service: &Name, node: &str) -> usize {
     for slice in world.slices(service).filter(|slice| !slice.ports.is_empty()) {
         for endpoint in &slice.endpoints {
             if endpoint.condition.ready && endpoint.node.as_deref() == Some(node) {
-                addresses[usize::from(slice.family == Family::V6)].extend(endpoint.addresses.first());
+                addresses[usize::from(slice.family == Family::V6)].insert(endpoint.address);
             }
         }
     }

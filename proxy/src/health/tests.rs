@@ -38,14 +38,12 @@ fn service(port: u16) -> Service {
 /// A slice of `web` whose endpoints are (address, node, condition).
 fn slice(name: &str, endpoints: &[(&str, &str, Condition)]) -> EndpointSlice {
     let endpoint = |(address, node, condition): &(&str, &str, Condition)| Endpoint {
-        addresses: vec![address.parse().expect("address")],
+        address: address.parse().expect("address"),
         condition: *condition,
         node: Some((*node).into()),
-        zone: None,
         hostname: None,
-        hint_zones: Vec::new(),
-        hint_nodes: Vec::new(),
         pod: None,
+        hints: None,
     };
     let family = if endpoints.iter().any(|(address, ..)| address.contains(':')) { Family::V6 } else { Family::V4 };
     EndpointSlice {

@@ -41,7 +41,7 @@ impl<'a> Candidates<'a> {
         let mut all = Vec::new();
         for slice in slices {
             for number in slice.ports.iter().filter(|offered| offered.name == port.name && offered.protocol == port.protocol) {
-                all.extend(slice.endpoints.iter().filter_map(|endpoint| Candidate::new(endpoint, number.port, node)));
+                all.extend(slice.endpoints.iter().map(|endpoint| Candidate::new(endpoint, number.port, node)));
             }
         }
         // Stable: of one endpoint in two slices the first one stays first.
@@ -114,15 +114,15 @@ fn choose(candidates: &mut [Candidate<'_>], allowed: impl Fn(&Candidate<'_>) -> 
 // === impl Candidate ===
 
 impl<'a> Candidate<'a> {
-    fn new(endpoint: &'a Endpoint, port: u16, node: &str) -> Option<Self> {
-        Some(Self {
-            address: SocketAddr::new(*endpoint.addresses.first()?, port),
+    fn new(endpoint: &'a Endpoint, port: u16, node: &str) -> Self {
+        Self {
+            address: SocketAddr::new(endpoint.address, port),
             condition: endpoint.condition,
             local: endpoint.node.as_deref() == Some(node),
-            hint_nodes: &endpoint.hint_nodes,
-            hint_zones: &endpoint.hint_zones,
+            hint_nodes: endpoint.hint_nodes(),
+            hint_zones: endpoint.hint_zones(),
             chosen: false,
-        })
+        }
     }
 
     /// A listener of this node.

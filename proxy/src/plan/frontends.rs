@@ -60,7 +60,7 @@ impl<'a> Builder<'a> {
         for vip in &service.cluster_ips {
             self.add(sets, *vip, port.port, Scope::INTERNAL, service.internal_policy, 0);
         }
-        for vip in &service.external_ips {
+        for vip in service.external_ips() {
             self.external(sets, *vip, port.port, 0);
         }
         for vip in balanced(service) {
@@ -146,7 +146,7 @@ impl<'a> Builder<'a> {
         let service = self.service;
         let served: BTreeSet<IpAddr> = self.frontends.keys().map(|key| key.vip).collect();
         let cluster = service.cluster_ips.iter().copied();
-        let external = service.external_ips.iter().copied().chain(balanced(service)).filter(|address| !is_node(*address));
+        let external = service.external_ips().iter().copied().chain(balanced(service)).filter(|address| !is_node(*address));
         for vip in cluster.chain(external).filter(|vip| served.contains(vip)) {
             let frontend = PlannedFrontend {
                 vip,
@@ -173,5 +173,5 @@ impl<'a> Builder<'a> {
 
 /// The load balancer's addresses that are served on the node.
 fn balanced(service: &Service) -> impl Iterator<Item = IpAddr> {
-    service.load_balancer.iter().filter(|address| !address.proxied).map(|address| address.ip)
+    service.load_balancer().iter().filter(|address| !address.proxied).map(|address| address.ip)
 }

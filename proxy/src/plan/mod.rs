@@ -153,8 +153,8 @@ fn draining(builder: &Builder<'_>, ports: &[(Protocol, Candidates<'_>)]) -> Vec<
 pub fn depends_on_node(service: &Service) -> bool {
     served(service)
         && (service.ports.iter().any(|port| port.node_port != 0)
-            || !service.external_ips.is_empty()
-            || !service.load_balancer.is_empty())
+            || !service.external_ips().is_empty()
+            || !service.load_balancer().is_empty())
 }
 
 fn served(service: &Service) -> bool {

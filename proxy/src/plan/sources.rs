@@ -26,7 +26,7 @@ impl Sources {
     pub fn of(service: &Service, view: &NodeView) -> Self {
         let mut sources = Self::default();
         for family in [Family::V4, Family::V6] {
-            let given = || service.source_ranges.iter().filter(move |range| family_of(range.ip()) == family);
+            let given = || service.source_ranges().iter().filter(move |range| family_of(range.ip()) == family);
             if given().next().is_none() || given().any(|range| range.prefix() == 0) {
                 continue;
             }
@@ -35,7 +35,7 @@ impl Sources {
             // A load balancer's address is often an address of the node as well; then what the node sends to it comes
             // from that very address, and belongs to the node, not to the outside.
             if view.addresses.iter().any(|address| given().any(|range| range.contains(*address))) {
-                let served = service.load_balancer.iter().filter(|address| !address.proxied).map(|address| address.ip);
+                let served = service.load_balancer().iter().filter(|address| !address.proxied).map(|address| address.ip);
                 sources.ranges.extend(served.filter(|ip| family_of(*ip) == family).map(IpNetwork::from));
             }
         }

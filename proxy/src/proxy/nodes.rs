@@ -67,8 +67,8 @@ impl External {
     pub fn set(&mut self, name: &Name, service: Option<&Service>) {
         let new: BTreeSet<IpAddr> = service
             .map(|service| {
-                let balanced = service.load_balancer.iter().map(|address| address.ip);
-                service.external_ips.iter().copied().chain(balanced).collect()
+                let balanced = service.load_balancer().iter().map(|address| address.ip);
+                service.external_ips().iter().copied().chain(balanced).collect()
             })
             .unwrap_or_default();
         let old = if new.is_empty() { self.by_service.remove(name) } else { self.by_service.insert(name.clone(), new.clone()) };

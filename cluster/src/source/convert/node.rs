@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 
 use super::{Context, ConvertError, bare_name, label, name};
+use crate::intern::intern;
 use crate::model::{Node, Pod, ServiceCidr};
 
 /// Label of a node: its zone.
@@ -59,7 +60,7 @@ pub fn pod(object: core::Pod) -> Result<Option<Pod>, ConvertError> {
     Ok(Some(Pod {
         addresses: context.addresses("status.podIPs", &ips)?,
         uid: object.metadata.uid.unwrap_or_default().into(),
-        node: node.into(),
+        node: intern(&node),
         host_network: spec.host_network.unwrap_or_default(),
         runtime_class: spec.runtime_class_name.filter(|class| !class.is_empty()).map(Into::into),
         annotations: object

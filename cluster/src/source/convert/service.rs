@@ -1,7 +1,6 @@
 //! Services and EndpointSlices, field by field.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1 as core;
@@ -10,8 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
 use super::{Context, ConvertError, label, name};
+use crate::intern::intern;
 use crate::model::{
-    Condition, Endpoint, EndpointPort, EndpointSlice, Family, LoadBalancerAddress, Name, Port, Service, ServiceType,
+    Condition, Endpoint, EndpointPort, EndpointSlice, External, Family, Hints, LoadBalancerAddress, Name, Port, Service,
+    ServiceType,
 };
 
 /// Label of a slice: the service it belongs to.
@@ -60,11 +61,10 @@ pub fn service(object: core::Service) -> Result<Service, ConvertError> {
             number => context.port(|| format!("spec.ports[{index}].nodePort"), number)?,
         };
         ports.push(Port {
-            name: port.name.map(Into::into).unwrap_or_default(),
+            name: port.name.as_deref().map(intern).unwrap_or_default(),
             protocol: context.protocol(|| format!("spec.ports[{index}].protocol"), port.protocol.as_deref())?,
             port: context.port(|| format!("spec.ports[{index}].port"), port.port)?,
             node_port,
-            app_protocol: port.app_protocol.map(Into::into),
         });
     }
 
@@ -91,14 +91,18 @@ pub fn service(object: core::Service) -> Result<Service, ConvertError> {
         other => return Err(context.error("spec.sessionAffinity", format!("{other:?} is neither ClientIP nor None"))),
     };
 
+    let external = External {
+        ips: context.addresses("spec.externalIPs", &spec.external_ips.unwrap_or_default())?,
+        load_balancer,
+        source_ranges: context.cidrs("spec.loadBalancerSourceRanges", &spec.load_balancer_source_ranges.unwrap_or_default())?,
+    };
+
     Ok(Service {
         service_type,
         cluster_ips,
         headless,
         ports,
-        external_ips: context.addresses("spec.externalIPs", &spec.external_ips.unwrap_or_default())?,
-        load_balancer,
-        source_ranges: context.cidrs("spec.loadBalancerSourceRanges", &spec.load_balancer_source_ranges.unwrap_or_default())?,
+        external: (external != External::default()).then(|| Box::new(external)),
         affinity_seconds,
         internal_policy: context.policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref())?,
         external_policy: context.policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref())?,
@@ -106,7 +110,6 @@ pub fn service(object: core::Service) -> Result<Service, ConvertError> {
             0 => 0,
             number => context.port(|| "spec.healthCheckNodePort".into(), number)?,
         },
-        traffic_distribution: spec.traffic_distribution.map(Into::into),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         external_name: spec.external_name.filter(|name| !name.is_empty()).map(Into::into),
         proxy_name: label(&object.metadata, PROXY_NAME).or_else(|| label(&object.metadata, HEADLESS).map(|_| HEADLESS.into())),
@@ -135,7 +138,7 @@ pub fn endpoint_slice(object: discovery::EndpointSlice) -> Result<Option<Endpoin
         // A port without a number stands for "every port", which no service port can be matched with.
         let Some(number) = port.port else { continue };
         ports.push(EndpointPort {
-            name: port.name.map(Into::into).unwrap_or_default(),
+            name: port.name.as_deref().map(intern).unwrap_or_default(),
             protocol: context.protocol(|| format!("ports[{index}].protocol"), port.protocol.as_deref())?,
             port: context.port(|| format!("ports[{index}].port"), number)?,
         });
@@ -144,7 +147,7 @@ pub fn endpoint_slice(object: discovery::EndpointSlice) -> Result<Option<Endpoin
     let listed = object.endpoints.unwrap_or_default();
     let mut endpoints = Vec::with_capacity(listed.len());
     for (index, endpoint) in listed.into_iter().enumerate() {
-        endpoints.push(self::endpoint(&context, &name.namespace, family, index, endpoint)?);
+        endpoints.push(self::endpoint(&context, family, index, endpoint)?);
     }
     let service = Name { namespace: name.namespace.clone(), name: service };
     let last_change = last_change(&object.metadata);
@@ -157,38 +160,30 @@ fn last_change(metadata: &ObjectMeta) -> Option<SystemTime> {
     Some(text.parse::<Timestamp>().ok()?.into())
 }
 
-fn endpoint(
-    context: &Context,
-    namespace: &Arc<str>,
-    family: Family,
-    index: usize,
-    object: discovery::Endpoint,
-) -> Result<Endpoint, ConvertError> {
+fn endpoint(context: &Context, family: Family, index: usize, object: discovery::Endpoint) -> Result<Endpoint, ConvertError> {
     let field = format!("endpoints[{index}].addresses");
     let addresses: Vec<IpAddr> = context.addresses(&field, &object.addresses)?;
-    if addresses.is_empty() {
-        return Err(context.error(field, "holds no address"));
-    }
+    let Some(address) = addresses.first().copied() else { return Err(context.error(field, "holds no address")) };
     if let Some(stranger) = addresses.iter().find(|address| address.is_ipv4() != (family == Family::V4)) {
         return Err(context.error(field, format!("{stranger} is not of the slice's addressType")));
     }
     let conditions = object.conditions.unwrap_or_default();
     let hints = object.hints.unwrap_or_default();
+    let hints = Hints {
+        zones: hints.for_zones.unwrap_or_default().iter().map(|hint| intern(&hint.name)).collect(),
+        nodes: hints.for_nodes.unwrap_or_default().iter().map(|hint| intern(&hint.name)).collect(),
+    };
+    let pod = object.target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(|target| target.name);
     Ok(Endpoint {
-        addresses,
+        address,
         condition: Condition {
             ready: conditions.ready.unwrap_or(true),
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
         },
-        node: object.node_name.map(Into::into),
-        zone: object.zone.map(Into::into),
+        node: object.node_name.as_deref().map(intern),
         hostname: object.hostname.filter(|hostname| !hostname.is_empty()).map(Into::into),
-        hint_zones: hints.for_zones.unwrap_or_default().into_iter().map(|hint| hint.name.into()).collect(),
-        hint_nodes: hints.for_nodes.unwrap_or_default().into_iter().map(|hint| hint.name.into()).collect(),
-        pod: object.target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(|target| {
-            let namespace = target.namespace.map_or_else(|| namespace.clone(), Into::into);
-            Some(Name { namespace, name: target.name?.into() })
-        }),
+        pod: pod.map(Into::into),
+        hints: (hints != Hints::default()).then(|| Box::new(hints)),
     })
 }

@@ -9,8 +9,8 @@ use crate::source::manifest::Manifest;
 fn check(text: &str, expected: &str) {
     let manifest = Manifest::parse(text).expect("well-formed YAML");
     let mut lines: Vec<String> = Vec::new();
-    for (key, change) in &manifest.objects {
-        lines.push(change.as_ref().map_or_else(|| format!("nothing: {key}"), render));
+    for (key, object) in &manifest.objects {
+        lines.push(object.clone().map_or_else(|| format!("nothing: {key}"), |object| render(&object.change())));
     }
     lines.extend(manifest.refused.iter().map(|(_, error)| format!("refused: {error}")));
     assert_eq!(lines.join("\n"), expected, "for:\n{text}");
@@ -65,16 +65,19 @@ fn render_service(service: &Service) -> String {
         }
     }
     for (list, word) in [
-        (service.external_ips.iter().map(ToString::to_string).collect::<Vec<_>>(), "external"),
+        (service.external_ips().iter().map(ToString::to_string).collect::<Vec<_>>(), "external"),
         (
-            service.load_balancer.iter().map(|lb| format!("{}{}", lb.ip, if lb.proxied { "(proxied)" } else { "" })).collect(),
+            service
+                .load_balancer()
+                .iter()
+                .map(|lb| format!("{}{}", lb.ip, if lb.proxied { "(proxied)" } else { "" }))
+                .collect(),
             "lb",
         ),
-        (service.source_ranges.iter().map(ToString::to_string).collect(), "from"),
+        (service.source_ranges().iter().map(ToString::to_string).collect(), "from"),
         (service.affinity_seconds.iter().map(ToString::to_string).collect(), "affinity"),
         (service.external_name.iter().map(ToString::to_string).collect(), "name"),
         (service.proxy_name.iter().map(ToString::to_string).collect(), "proxy"),
-        (service.traffic_distribution.iter().map(ToString::to_string).collect(), "prefer"),
     ] {
         if !list.is_empty() {
             text += &format!(" {word} {}", list.join(","));
@@ -92,19 +95,19 @@ fn render_slice(slice: &EndpointSlice) -> String {
         text += &format!(" {}:{}/{:?}", port.name, port.port, port.protocol);
     }
     for endpoint in &slice.endpoints {
-        text += &format!(" [{}", endpoint.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+        text += &format!(" [{}", endpoint.address);
         let Condition { ready, serving, terminating } = endpoint.condition;
         for (flag, word) in [(ready, "ready"), (serving, "serving"), (terminating, "terminating")] {
             if flag {
                 text += &format!(" {word}");
             }
         }
-        for (field, word) in [(&endpoint.node, "on"), (&endpoint.zone, "in"), (&endpoint.hostname, "host")] {
+        for (field, word) in [(endpoint.node.as_deref(), "on"), (endpoint.hostname.as_deref(), "host")] {
             if let Some(field) = field {
                 text += &format!(" {word} {field}");
             }
         }
-        for (hints, word) in [(&endpoint.hint_zones, "zones"), (&endpoint.hint_nodes, "nodes")] {
+        for (hints, word) in [(endpoint.hint_zones(), "zones"), (endpoint.hint_nodes(), "nodes")] {
             if !hints.is_empty() {
                 text += &format!(" {word} {hints:?}");
             }
@@ -181,7 +184,7 @@ fn service_policies() {
     check_service("spec: {externalTrafficPolicy: Local}", "service default/web ClusterIp [] external-local");
     check_service(
         "spec: {publishNotReadyAddresses: true, trafficDistribution: PreferClose}",
-        "service default/web ClusterIp [] publish-not-ready prefer PreferClose",
+        "service default/web ClusterIp [] publish-not-ready",
     );
     check(
         "{apiVersion: v1, kind: Service, metadata: {name: web, labels: {service.kubernetes.io/service-proxy-name: other}}, spec: {}}",
@@ -241,7 +244,7 @@ fn slices() {
          endpoints: [{addresses: [10.244.0.5], nodeName: n1, zone: z1, hostname: web-0,
            targetRef: {kind: Pod, name: web-0, namespace: shop}, hints: {forZones: [{name: z1}], forNodes: [{name: n1}]}}]",
         "slice shop/web-1 of shop/web V4 http:8080/Tcp :53/Udp \
-         [10.244.0.5 ready serving on n1 in z1 host web-0 zones [\"z1\"] nodes [\"n1\"] pod shop/web-0]",
+         [10.244.0.5 ready serving on n1 host web-0 zones [\"z1\"] nodes [\"n1\"] pod web-0]",
     );
     check_slice(
         "addressType: IPv6, endpoints: [{addresses: ['fd00::5'], conditions: {ready: false}},

@@ -1,8 +1,10 @@
 //! Manifests that appear, change, break and vanish.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::*;
+use crate::model::Name;
 
 const SERVICE: &str =
     "apiVersion: v1\nkind: Service\nmetadata: {name: NAME}\nspec: {clusterIP: IP, ports: [{port: 80}]}\n---\n";
@@ -68,6 +70,61 @@ fn files_come_change_and_go() {
     case.check("+db -api -web", 0, true);
     fs::remove_file(case.dir.path().join("a.yaml")).expect("remove");
     case.check("-db", 0, true);
+}
+
+#[test]
+fn of_an_object_in_two_files_the_last_one_counts() {
+    let mut case = Case::new();
+    let address = |case: &Case| {
+        let key = Key::Service(Name::new("default", "web"));
+        match &case.follower.in_force(&[key])[..] {
+            [Some(Object::Service(web))] => web.cluster_ips[0].to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    case.write("a.yaml", &service("web", "10.96.0.1"));
+    case.write("c.yaml", &(service("web", "10.96.0.3") + &service("api", "10.96.0.9")));
+    case.check("+api +web", 0, true);
+    assert_eq!(address(&case), "10.96.0.3");
+    case.write("a.yaml", &service("web", "10.96.0.4"));
+    case.check("", 0, true);
+    case.write("b.yaml", &service("web", "10.96.0.2"));
+    case.check("", 0, true);
+    case.write("c.yaml", "{half-writ");
+    case.check("", 1, true);
+    assert_eq!(address(&case), "10.96.0.3", "a broken file keeps what it had");
+    case.write("c.yaml", &service("api", "10.96.0.9"));
+    case.check("+web", 0, true);
+    assert_eq!(address(&case), "10.96.0.2", "the one before it counts now");
+    case.write("a.yaml", &service("web", "10.96.0.2"));
+    case.check("", 0, true);
+    fs::remove_file(case.dir.path().join("b.yaml")).expect("remove");
+    case.check("", 0, true);
+    fs::remove_file(case.dir.path().join("a.yaml")).expect("remove");
+    case.check("-web", 0, true);
+    fs::remove_file(case.dir.path().join("c.yaml")).expect("remove");
+    case.check("-api", 0, true);
+}
+
+#[test]
+fn objects_that_stay_as_they_are_stay_the_same_memory() {
+    let mut case = Case::new();
+    let held = |case: &Case| {
+        let objects = case.follower.files.values().flat_map(|tracked| tracked.objects.iter());
+        let services = objects.map(|object| match object {
+            Object::Service(service) => Arc::clone(service),
+            other => panic!("{other:?}"),
+        });
+        services.collect::<Vec<_>>()
+    };
+    case.write("a.yaml", &(service("web", "10.96.0.1") + &service("api", "10.96.0.2")));
+    case.write("b.yaml", &service("db", "10.96.0.3"));
+    case.check("+api +db +web", 0, true);
+    let before = held(&case);
+    case.write("a.yaml", &(service("web", "10.96.0.4") + &service("api", "10.96.0.2")));
+    case.check("+web", 0, true);
+    let is_same: Vec<bool> = before.iter().zip(&held(&case)).map(|(before, after)| Arc::ptr_eq(before, after)).collect();
+    assert_eq!(is_same, [true, false, true], "api, web, db");
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! `@n1` a hint for a node, `#z1,z2` for several; node hints come first.
 
 use thalweg_cluster::{
-    Condition, Endpoint, EndpointPort, EndpointSlice, Family, LoadBalancerAddress, Node, ServiceType, TrafficPolicy,
+    Condition, Endpoint, EndpointPort, EndpointSlice, External, Family, Hints, LoadBalancerAddress, Node, ServiceType,
+    TrafficPolicy,
 };
 
 use super::super::*;
@@ -91,7 +92,6 @@ fn port(text: &str) -> Port {
         protocol: protocol_of(protocol),
         port: number.parse().expect("port"),
         node_port: node_port.parse().expect("node port"),
-        app_protocol: None,
     }
 }
 
@@ -106,17 +106,26 @@ pub(crate) fn service<'a>(full_name: &str, words: impl Iterator<Item = &'a str>)
             "internal-local" => service.internal_policy = TrafficPolicy::Local,
             "external-local" => service.external_policy = TrafficPolicy::Local,
             "affinity" => service.affinity_seconds = Some(value.parse().expect("seconds")),
-            "external" => service.external_ips.push(address(value)),
+            "external" => external(&mut service).ips.push(address(value)),
             "health" => service.health_check_node_port = value.parse().expect("port"),
-            "distribution" => service.traffic_distribution = Some(value.into()),
-            "from" => service.source_ranges.push(value.parse().expect("range")),
-            "lb" if !value.is_empty() => service.load_balancer.push(LoadBalancerAddress { ip: address(value), proxied: false }),
-            "lb-proxied" => service.load_balancer.push(LoadBalancerAddress { ip: address(value), proxied: true }),
+            // Whoever writes the slices turns it into hints.
+            "distribution" => {}
+            "from" => external(&mut service).source_ranges.push(value.parse().expect("range")),
+            "lb" if !value.is_empty() => balance(&mut service, value, false),
+            "lb-proxied" => balance(&mut service, value, true),
             word if word.contains('/') => service.ports.push(port(word)),
             word => service.cluster_ips.push(address(word)),
         }
     }
     service
+}
+
+fn external(service: &mut Service) -> &mut External {
+    service.external.get_or_insert_default()
+}
+
+fn balance(service: &mut Service, ip: &str, proxied: bool) {
+    external(service).load_balancer.push(LoadBalancerAddress { ip: address(ip), proxied });
 }
 
 fn endpoint(text: &str) -> Endpoint {
@@ -135,18 +144,16 @@ fn endpoint(text: &str) -> Endpoint {
     };
     let address = if v6 { format!("fd00:244:{net}::{host}") } else { format!("10.244.{net}.{host}") };
     Endpoint {
-        addresses: vec![address.parse().expect("address")],
+        address: address.parse().expect("address"),
         condition: Condition {
             ready: suffix.is_empty() || suffix == "+",
             serving: suffix.is_empty() || suffix == "~" || suffix == "+",
             terminating: suffix == "~" || suffix == "x" || suffix == "+",
         },
         node: (node != "-").then(|| format!("n{node}").into()),
-        zone: None,
         hostname: None,
-        hint_zones: hint_of('#'),
-        hint_nodes: hint_of('@'),
         pod: None,
+        hints: Some(Box::new(Hints { zones: hint_of('#'), nodes: hint_of('@') })),
     }
 }
 
