@@ -41,7 +41,7 @@ pub use socket::{SOCK_NAT_ENTRIES, SockBackend, SockNat, SockNatEntry};
 pub use state::{DRAINING, StateKey};
 
 /// Version of every layout and meaning in this crate. Part of the pin path.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Asserts a type's size at compile time and, for user space, that any bit pattern is a value.
 macro_rules! map_type {

@@ -19,7 +19,8 @@ pub struct SockNatEntry<A = Be32> {
 map_type!(SockNatEntry, 20);
 map_type!(SockNatEntry<Be128>, 44);
 
-/// Value of SOCK_NAT. Dies with its socket, so nothing is evicted.
+/// Value of SOCK_NAT: of UDP sockets, and of TCP sockets that found SOCK_BACKENDS full. Dies with its socket, so nothing is
+/// evicted.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct SockNat<A = Be32> {
@@ -34,14 +35,18 @@ pub struct SockNat<A = Be32> {
 map_type!(SockNat, 20 * SOCK_NAT_ENTRIES + 12);
 map_type!(SockNat<Be128>, 44 * SOCK_NAT_ENTRIES + 12);
 
-/// Value of SOCK_BACKENDS, a hash from the cookie of a connected socket to the backend that it was connected to: by it
-/// the agent finds the sockets of a backend that is gone. Removed when the socket is released.
+/// Value of SOCK_BACKENDS, a hash from the cookie of a connected socket to what it dialled and the backend that it was
+/// connected to: by it the agent finds the sockets of a backend that is gone, and a TCP socket is told its peer. Removed when
+/// the socket is released.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct SockBackend {
+    /// IPv4 is mapped.
+    pub vip: Be128,
+    pub vip_port: Be16,
+    pub proto: Proto,
+    pub pad: u8,
     pub backend: u32,
     pub generation: u32,
-    pub proto: Proto,
-    pub pad: [u8; 3],
 }
-map_type!(SockBackend, 12);
+map_type!(SockBackend, 28);

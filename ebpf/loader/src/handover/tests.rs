@@ -333,7 +333,7 @@ fn two(name: &str, sizes: Sizes) -> ([Pins; 2], [Maps; 2], Handover) {
 }
 
 fn socket(backend: u32) -> SockBackend {
-    SockBackend { backend, generation: 1, proto: Proto::TCP, pad: [0; 3] }
+    SockBackend { backend, generation: 1, proto: Proto::TCP, ..SockBackend::default() }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! SOCK_BACKENDS: the connected sockets of services, and only those.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use thalweg_abi::{Counter, Frontend, Proto, SockBackend};
+use thalweg_abi::{Be16, Counter, Frontend, Proto, SockBackend};
 
 use crate::lab::{Lab, address, address6, dial, vip, vip6};
 
@@ -28,23 +29,30 @@ fn a_connected_socket_is_known_until_it_is_closed_or_dials_elsewhere() {
     lab.publish(vip6(53), Proto::UDP, Frontend { base: 1, ..Frontend::default() }, &[(2, address6(1, 5353))]);
     lab.publish(vip(54).into(), Proto::UDP, Frontend { base: 2, ..Frontend::default() }, &[(3, address(1, 5353).into())]);
     lab.tcp_server(address(1, 8080));
-    let entry = |backend, proto| SockBackend { backend, generation: 1, proto, pad: [0; 3] };
+    let entry = |dialled: SocketAddr, backend, proto| SockBackend {
+        vip: dialled.ip().into(),
+        vip_port: Be16::from_host(dialled.port()),
+        proto,
+        pad: 0,
+        backend,
+        generation: 1,
+    };
 
     let stream = lab.inside(|| dial(vip(80))).expect("through the VIP");
-    assert_eq!(lab.registered(), [entry(1, Proto::TCP)]);
+    assert_eq!(lab.registered(), [entry(vip(80).into(), 1, Proto::TCP)]);
     let copy = stream.try_clone().expect("a second descriptor");
     drop(stream);
-    assert_eq!(lab.registered(), [entry(1, Proto::TCP)], "the socket still has a descriptor");
+    assert_eq!(lab.registered(), [entry(vip(80).into(), 1, Proto::TCP)], "the socket still has a descriptor");
     drop(copy);
     wait_for(&lab, &[]);
 
     let socket = lab.udp_socket_at("[::]:0");
     socket.connect(vip6(53)).expect("connect");
-    assert_eq!(lab.registered(), [entry(2, Proto::UDP)]);
+    assert_eq!(lab.registered(), [entry(vip6(53), 2, Proto::UDP)]);
     let second = lab.udp_socket();
     second.connect(vip(54)).expect("connect");
     second.connect(address(1, 5353)).expect("connect past the service");
-    assert_eq!(lab.registered(), [entry(2, Proto::UDP)]);
+    assert_eq!(lab.registered(), [entry(vip6(53), 2, Proto::UDP)]);
     drop(socket);
     wait_for(&lab, &[]);
 
@@ -66,4 +74,11 @@ fn a_full_table_is_counted_and_fails_no_connection() {
     }
     assert_eq!(lab.registered().len(), 256);
     assert_eq!(lab.counter(Counter::SockBackendsFull), 44);
+
+    // A TCP socket is told its peer from the table; one that is not in it remembers by itself.
+    lab.publish(vip(80).into(), Proto::TCP, Frontend { base: 1, ..Frontend::default() }, &[(1, address(1, 8080).into())]);
+    lab.tcp_server(address(1, 8080));
+    let stream = lab.inside(|| dial(vip(80))).expect("through the VIP");
+    assert_eq!(stream.peer_addr().expect("peer"), vip(80).into());
+    assert_eq!(lab.counter(Counter::SockBackendsFull), 45);
 }

@@ -2,11 +2,12 @@
 //! is told what it dialled. Also with the load balancer off: sockets that were translated before still live.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use thalweg_abi::Proto;
 
 use super::{
     ALLOW,
     call::{Call, Inet, Inet6, Mapped, is_mapped},
-    memory,
+    memory, protocol, registry,
 };
 
 #[cgroup_sock_addr(getpeername4)]
@@ -36,7 +37,11 @@ fn show6(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn show<C: Call>(ctx: &SockAddrContext) -> i32 {
-    if let Some(nat) = memory::find::<C::Addr>(ctx)
+    if protocol(ctx) == Some(Proto::TCP)
+        && let Some(dialled) = registry::dialled(ctx)
+    {
+        C::redirect(ctx, dialled);
+    } else if let Some(nat) = memory::find::<C::Addr>(ctx)
         && let Some(dialled) = memory::by_backend(nat, C::destination(ctx))
     {
         C::redirect(ctx, dialled);

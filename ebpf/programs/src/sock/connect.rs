@@ -1,7 +1,7 @@
 //! cgroup/connect4, cgroup/connect6: a TCP or UDP socket dials.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
-use thalweg_abi::{Be32, Be128, Counter};
+use thalweg_abi::{Be32, Be128, Counter, Proto};
 
 use super::{
     ALLOW, ECONNREFUSED,
@@ -42,11 +42,13 @@ fn connect<C: Call>(ctx: &SockAddrContext) -> i32 {
         }
     }
     let Some(slot) = choose(&knock, proto) else { return refused(ctx) };
+    let is_entered = registry::enter(ctx, dialled, &slot, proto);
     // Without memory the socket would see the backend as its peer: harmless for TCP, and for UDP the socket is
     // connected, so the kernel itself accepts the answer.
-    if let Some(nat) = memory::find_or_make::<C::Addr>(ctx) {
+    if (proto == Proto::UDP || !is_entered)
+        && let Some(nat) = memory::find_or_make::<C::Addr>(ctx)
+    {
         memory::remember_connected(nat, dialled, &slot, proto);
-        registry::enter(ctx, &slot, proto);
     }
     C::redirect(ctx, Destination { addr: C::Addr::narrow(slot.addr), port: slot.port });
     count(Counter::SockTranslated);
@@ -65,9 +67,7 @@ fn refused(ctx: &SockAddrContext) -> i32 {
 /// former backend would be shown as one to the VIP, and be ended with it.
 #[inline(always)]
 fn start_over(ctx: &SockAddrContext) {
-    let was_v4 = memory::forget::<Be32>(ctx);
-    let was_v6 = memory::forget::<Be128>(ctx);
-    if was_v4 || was_v6 {
-        registry::leave(ctx);
-    }
+    memory::forget::<Be32>(ctx);
+    memory::forget::<Be128>(ctx);
+    registry::leave(ctx);
 }

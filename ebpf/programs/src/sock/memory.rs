@@ -1,12 +1,10 @@
 //! SOCK_NAT and SOCK_NAT6: what a socket dialled and where that went.
 //!
-//! A connected socket has one entry. An unconnected UDP socket has a ring, so that the answers of several backends
+//! A connected UDP socket has one entry; a connected TCP socket is in the registry, and has one here only when that was full.
+//! An unconnected UDP socket has a ring, so that the answers of several backends
 //! are each shown with the address that was dialled.
 
-use aya_ebpf::{
-    helpers::generated::bpf_sk_storage_get,
-    programs::{SockAddrContext, SockContext},
-};
+use aya_ebpf::programs::SockAddrContext;
 use thalweg_abi::{Proto, SOCK_NAT_ENTRIES, Slot, SockNat, SockNatEntry};
 
 use super::{address::Address, call::Destination};
@@ -29,24 +27,13 @@ pub fn find_or_make<A: Address>(ctx: &SockAddrContext) -> Option<&'static mut So
     unsafe { A::storage().get_or_insert_ptr_mut(ctx, None).as_mut() }
 }
 
-/// Whether a socket that is being released was ever translated.
+/// Empties the socket's memory.
 #[inline(always)]
-pub fn was_used<A: Address>(ctx: &SockContext) -> bool {
-    let storage = (&raw const *A::storage()).cast_mut();
-    // SAFETY: the context of this hook is the socket itself; a null pointer asks for what is there.
-    let nat = unsafe { bpf_sk_storage_get(storage.cast(), ctx.sock.cast(), core::ptr::null_mut(), 0) };
-    // SAFETY: as in `find`.
-    unsafe { nat.cast::<SockNat<A>>().as_ref() }.is_some_and(|nat| nat.used != 0)
-}
-
-/// Empties the socket's memory; whether there was something in it.
-#[inline(always)]
-pub fn forget<A: Address>(ctx: &SockAddrContext) -> bool {
-    let Some(nat) = find::<A>(ctx) else { return false };
-    let was_used = nat.used != 0;
-    nat.used = 0;
-    nat.next = 0;
-    was_used
+pub fn forget<A: Address>(ctx: &SockAddrContext) {
+    if let Some(nat) = find::<A>(ctx) {
+        nat.used = 0;
+        nat.next = 0;
+    }
 }
 
 /// The only entry of a connected socket.

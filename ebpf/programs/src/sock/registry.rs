@@ -1,23 +1,46 @@
-//! SOCK_BACKENDS: which connected sockets go to which backend, for the agent that ends them when it is gone.
+//! SOCK_BACKENDS: which connected sockets go to which backend, and what they dialled. The agent ends the sockets of a backend
+//! that is gone by it; TCP sockets need no other memory, which costs half as much as storage of their own.
 
 use aya_ebpf::{EbpfContext, bindings::BPF_ANY, programs::SockAddrContext};
 use thalweg_abi::{Counter, Proto, Slot, SockBackend};
 
-use super::socket_cookie;
+use super::{address::Address, call::Destination, socket_cookie};
 use crate::{count::count, maps::SOCK_BACKENDS};
 
-/// Enters a socket that connects. A full table is no reason to fail the call: the socket then lives like one without
-/// load balancer, and is not ended when its backend goes.
+/// Enters a socket that connects; false when the table is full. That is no reason to fail the call: the socket then lives
+/// like one without load balancer, and is not ended when its backend goes.
 #[inline(always)]
-pub fn enter(ctx: &SockAddrContext, slot: &Slot, proto: Proto) {
-    let value = SockBackend { backend: slot.backend, generation: slot.generation, proto, pad: [0; 3] };
-    if SOCK_BACKENDS.insert(socket_cookie(ctx), value, u64::from(BPF_ANY)).is_err() {
+pub fn enter<A: Address>(ctx: &SockAddrContext, dialled: Destination<A>, slot: &Slot, proto: Proto) -> bool {
+    let value = SockBackend {
+        vip: dialled.addr.wide(),
+        vip_port: dialled.port,
+        proto,
+        pad: 0,
+        backend: slot.backend,
+        generation: slot.generation,
+    };
+    let is_entered = SOCK_BACKENDS.insert(socket_cookie(ctx), value, u64::from(BPF_ANY)).is_ok();
+    if !is_entered {
         count(Counter::SockBackendsFull);
     }
+    is_entered
 }
 
-/// Removes a socket that dials elsewhere, or is released.
+/// What a connected socket dialled. Those of an agent that did not write it down here have no port.
+#[inline(always)]
+pub fn dialled<A: Address>(ctx: &SockAddrContext) -> Option<Destination<A>> {
+    // SAFETY: the entry is of this socket, which makes no second call meanwhile that would replace it.
+    let known = unsafe { SOCK_BACKENDS.get(socket_cookie(ctx)) }?;
+    (known.vip_port.0 != 0).then(|| Destination { addr: A::narrow(known.vip), port: known.vip_port })
+}
+
+/// Removes a socket that dials elsewhere, or is released. Nearly every one was never translated: a look-up tells, and takes
+/// no lock.
 #[inline(always)]
 pub fn leave(ctx: &impl EbpfContext) {
-    let _ = SOCK_BACKENDS.remove(socket_cookie(ctx));
+    let cookie = socket_cookie(ctx);
+    // SAFETY: nothing of the entry is read.
+    if unsafe { SOCK_BACKENDS.get(cookie) }.is_some() {
+        let _ = SOCK_BACKENDS.remove(cookie);
+    }
 }
