@@ -1,65 +1,71 @@
-//! `thalweg-bench`: the scenarios behind docs/NUMBERS.md, run in a lab of their own. `cargo xtask bench` builds and calls it.
+//! `thalweg-bench`, which `thalweg bench` becomes: a laboratory that measures us beside others on this machine, and keeps
+//! what it found as JSON.
 
 mod agent;
-mod first_light;
-mod follow;
-mod packets;
+mod bench;
+mod compare;
+mod labs;
+mod machine;
+mod manifests;
+mod measure;
 mod plain;
-mod services;
+mod run;
+mod scenario;
+mod scenarios;
+mod settings;
 mod stats;
+mod table;
+mod verbs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use thalweg_lab::probe;
+
+use crate::run::Run;
+use crate::settings::RunArgs;
 
 #[derive(Parser, Debug)]
-#[command(name = "thalweg-bench", about = "Benchmarks of Thalweg on this machine: ratios of two things run side by side")]
+#[command(
+    name = "thalweg bench",
+    bin_name = "thalweg bench",
+    version,
+    about = "Benchmarks on this machine: ratios of things measured side by side, with the noise of the machine beside them"
+)]
 struct Cli {
     #[command(subcommand)]
-    scenario: Scenario,
+    verb: Verb,
 }
 
 #[derive(Subcommand, Debug)]
-enum Scenario {
-    /// Start of a cluster, endpoint change to map, and TCP transactions through the VIP against direct.
-    FirstLight(first_light::Args),
-    /// Few and many services: what a VIP costs, how long a sync takes, how fast a change follows, memory.
-    Services(services::Args),
-    /// An agent that follows an API server with many services: first sync, one change, memory.
-    Follow(follow::Args),
-    /// Nanoseconds of each tc program for each packet.
-    Packets(packets::Args),
-}
-
-/// Where the executables under test are.
-#[derive(clap::Args, Debug, Clone)]
-pub struct Common {
-    /// Directory of `thalweg`, `thalweg-cni` and `thalweg-lab` (default: where this program is).
-    #[arg(long)]
-    bin: Option<PathBuf>,
-    /// Also write the figures as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// What the names of the lab begin with; two benches at once spoil each other's figures whatever they are called.
-    #[arg(long, default_value = "bench")]
-    lab: String,
-}
-
-impl Common {
-    /// Where the executables under test are.
-    fn bin(&self) -> Result<PathBuf> {
-        match &self.bin {
-            Some(bin) => Ok(bin.clone()),
-            None => Ok(std::env::current_exe()?.parent().context("directory of this program")?.to_owned()),
-        }
-    }
+enum Verb {
+    /// The scenarios: what each measures, and against what
+    List,
+    /// Measure, and keep the result as JSON
+    Run {
+        /// Names of scenarios, or `all`
+        #[arg(required = true, value_name = "SCENARIO")]
+        scenarios: Vec<String>,
+        #[command(flatten)]
+        args: Box<RunArgs>,
+    },
+    /// Which differences between two runs are larger than their noise
+    Compare { old: PathBuf, new: PathBuf },
+    /// A run as tables of Markdown, for docs/NUMBERS.md
+    Numbers { run: PathBuf },
+    /// One bounded client or server, run inside a lab's namespaces
+    #[command(hide = true)]
+    Probe {
+        #[command(subcommand)]
+        probe: probe::Probe,
+    },
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Cli::parse().verb) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -67,11 +73,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
-    match cli.scenario {
-        Scenario::FirstLight(args) => first_light::run(&args),
-        Scenario::Services(args) => services::run(&args),
-        Scenario::Follow(args) => follow::run(&args),
-        Scenario::Packets(args) => packets::run(&args),
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::List => verbs::list(),
+        Verb::Run { scenarios, args } => return verbs::run(&scenarios, &args),
+        Verb::Compare { old, new } => print!("{}", compare::table(&Run::read(&old)?, &Run::read(&new)?)),
+        Verb::Numbers { run } => print!("{}", table::document(&Run::read(&run)?)),
+        Verb::Probe { probe } => probe::run(probe)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

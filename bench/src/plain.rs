@@ -2,34 +2,28 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use thalweg_lab::netns::Netns;
 use thalweg_lab::owner::Owner;
 use thalweg_lab::place::Place;
-use thalweg_lab::process::{Process, Spec, wait_until};
 use thalweg_lab::topology::Topology;
-
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Two nodes that route between their pods.
 pub struct PlainLab {
     topology: Topology,
-    bin: PathBuf,
     // Last: its removal ends every process.
     owner: Owner,
 }
 
-/// A namespace with an address of each family, and `thalweg echo` in it when it serves.
+/// A namespace with an address of each family, as pods have it.
 pub struct PlainPod {
     pub addr: Ipv4Addr,
     pub addr6: Ipv6Addr,
     name: String,
     netns: Netns,
     cgroup: PathBuf,
-    _echo: Option<Process>,
 }
 
 // === impl PlainLab ===
@@ -37,7 +31,7 @@ pub struct PlainPod {
 impl PlainLab {
     /// # Errors
     /// When the machine refuses.
-    pub fn start(id: &str, bin: &Path) -> Result<Self> {
+    pub fn start(id: &str) -> Result<Self> {
         let owner = Owner::claim(id)?;
         let topology = Topology::build(id, 2)?;
         for (node, peer) in [(0, 1), (1, 0)] {
@@ -49,14 +43,14 @@ impl PlainLab {
             net.netns.ip(&format!("route add 10.244.{peer}.0/24 via {}", peer_net.addr))?;
             net.netns.ip(&format!("-6 route add fd00:244:0:{peer}::/64 via {}", peer_net.addr6))?;
         }
-        Ok(Self { topology, bin: bin.to_owned(), owner })
+        Ok(Self { topology, owner })
     }
 
     /// Pod number `number` of a node.
     ///
     /// # Errors
-    /// When the machine refuses, or the server does not start.
-    pub fn pod(&self, node: usize, number: u8, name: &str, serves: bool) -> Result<PlainPod> {
+    /// When the machine refuses, or there is no such pod.
+    pub fn pod(&self, node: usize, number: u8, name: &str) -> Result<PlainPod> {
         ensure!(node < self.topology.nodes.len() && (2..=250).contains(&number), "no pod {number} on node {node}");
         let host = &self.topology.nodes[node].netns;
         let netns = Netns::create(&format!("thalweg-{}-pod-{name}", self.owner.id()))?;
@@ -79,28 +73,11 @@ impl PlainLab {
         netns.ip(&format!("-6 route add default via {gateway6} dev eth0 onlink"))?;
         let cgroup = self.owner.cgroup().join(format!("pod{name}"));
         fs::create_dir_all(&cgroup)?;
-        let echo = match serves {
-            false => None,
-            true => Some(self.echo(name, &netns, &cgroup, addr)?),
-        };
-        Ok(PlainPod { addr, addr6, name: name.to_owned(), netns, cgroup, _echo: echo })
+        Ok(PlainPod { addr, addr6, name: name.to_owned(), netns, cgroup })
     }
 
-    fn echo(&self, name: &str, netns: &Netns, cgroup: &Path, addr: Ipv4Addr) -> Result<Process> {
-        let mut echo = Process::start(Spec {
-            name: "echo",
-            netns: netns.path(),
-            cgroup,
-            log: self.owner.run().join(format!("{name}.log")),
-            program: &self.bin.join("thalweg"),
-            args: ["echo", "--name", name].map(str::to_owned).to_vec(),
-            env: Vec::new(),
-            listener: None,
-        })?;
-        wait_until("echo listens", DEADLINE, &mut [&mut echo], || {
-            netns.enter(|| std::net::TcpStream::connect_timeout(&(addr, 8080).into(), Duration::from_millis(200)).is_ok())
-        })?;
-        Ok(echo)
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// Ends everything.
@@ -108,7 +85,7 @@ impl PlainLab {
     /// # Errors
     /// Lists what stays behind.
     pub fn remove(self) -> Result<()> {
-        let Self { owner, topology, .. } = self;
+        let Self { owner, topology } = self;
         owner.remove()?;
         drop(topology);
         Ok(())
@@ -120,6 +97,10 @@ impl PlainLab {
 impl PlainPod {
     pub fn place(&self) -> Place {
         Place::at(&self.name, self.netns.path(), Some(&self.cgroup))
+    }
+
+    pub fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// Its address of family 4 or 6.

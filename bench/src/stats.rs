@@ -1,59 +1,186 @@
-//! Statistics of a few repetitions: median with its spread, and ratios of pairs measured side by side.
+//! Statistics of repetitions: medians with bootstrap confidence intervals, ratios of what was measured side by side, and
+//! percentiles of latencies.
 
-use serde::Serialize;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
-/// Median, minimum and maximum of repetitions of one measurement.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
+/// Resamples of one interval: its ends move by less than a twentieth of its width from one seed to another.
+const RESAMPLES: usize = 2_000;
+/// Share of the resampled medians outside of the interval, on each side: 95 % are inside.
+const TAIL: f64 = 0.025;
+
+/// A median of repetitions, the interval that holds it with 95 % confidence, and the extremes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
     pub median: f64,
+    pub low: f64,
+    pub high: f64,
     pub min: f64,
     pub max: f64,
     pub runs: usize,
 }
 
-// === impl Spread ===
+/// Percentiles of one latency, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+    pub count: u64,
+}
 
-impl Spread {
+/// A small generator of random numbers (SplitMix64), always seeded alike: the same values give the same interval.
+struct Random(u64);
+
+// === impl Estimate ===
+
+impl Estimate {
     /// None without values.
     pub fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
+        let sorted = sorted(values);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
-        let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
-        Some(Self { median, min, max, runs: sorted.len() })
+        let mut random = Random(0x7468_616c_7765_6721);
+        let mut medians: Vec<f64> = (0..RESAMPLES)
+            .map(|_| median(&self::sorted(&(0..sorted.len()).map(|_| sorted[random.below(sorted.len())]).collect::<Vec<_>>())))
+            .collect();
+        medians.sort_by(f64::total_cmp);
+        let at = |share: f64| medians[((RESAMPLES - 1) as f64 * share).round() as usize];
+        Some(Self { median: median(&sorted), low: at(TAIL), high: at(1.0 - TAIL), min, max, runs: sorted.len() })
     }
 
-    /// Of the ratios `ours[i] / theirs[i]`: each pair was measured one right after the other, so that drift of the
-    /// machine cancels out.
+    /// Of the ratios `ours[i] / theirs[i]`: each pair was measured in one round, so that drift of the machine cancels out.
     pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Option<Self> {
         let ratios: Vec<f64> =
             ours.iter().zip(theirs).filter(|(_, base)| **base > 0.0).map(|(value, base)| value / base).collect();
         Self::of(&ratios)
     }
+
+    /// How far a ratio of the same with the same lies from 1 at most, by its interval.
+    pub fn distance_from_one(&self) -> f64 {
+        (self.high - 1.0).abs().max((1.0 - self.low).abs())
+    }
+
+    /// Whether two intervals have a value in common: then nothing is said about a difference.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.low <= other.high && other.low <= self.high
+    }
 }
 
-impl std::fmt::Display for Spread {
+impl std::fmt::Display for Estimate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let digits = if self.median.abs() < 10.0 { 3 } else { 0 };
-        write!(f, "{:.digits$} ({:.digits$} to {:.digits$}, {} runs)", self.median, self.min, self.max, self.runs)
+        let digits = digits(self.median);
+        if self.runs == 1 {
+            return write!(f, "{:.digits$}", self.median);
+        }
+        write!(f, "{:.digits$} ({:.digits$} to {:.digits$})", self.median, self.low, self.high)
     }
+}
+
+/// Decimal places that show three digits of small values, and none of large ones.
+pub fn digits(value: f64) -> usize {
+    match value.abs() {
+        value if value >= 100.0 => 0,
+        value if value >= 10.0 => 1,
+        _ => 3,
+    }
+}
+
+// === impl Latency ===
+
+impl Latency {
+    /// None without values.
+    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        (!histogram.is_empty()).then(|| Self {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max(),
+            count: histogram.len(),
+        })
+    }
+}
+
+// === impl Random ===
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
+
+fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+/// Of sorted values, at least one.
+fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Spread;
+    use super::*;
 
     #[test]
     fn medians_of_odd_and_even_counts() {
-        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]).map(|spread| spread.median), Some(2.0));
-        assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]).map(|spread| spread.median), Some(2.5));
-        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Estimate::of(&[3.0, 1.0, 2.0]).map(|estimate| estimate.median), Some(2.0));
+        assert_eq!(Estimate::of(&[4.0, 1.0, 2.0, 3.0]).map(|estimate| estimate.median), Some(2.5));
+        assert_eq!(Estimate::of(&[]), None);
     }
 
     #[test]
-    fn ratios_are_taken_pair_by_pair() {
-        let spread = Spread::of_ratios(&[10.0, 30.0, 5.0], &[10.0, 10.0, 0.0]).expect("pairs");
-        assert_eq!((spread.min, spread.max, spread.runs), (1.0, 3.0, 2));
+    fn an_interval_holds_its_median_and_is_the_same_each_time() {
+        let values: Vec<f64> = (0..25).map(|value| f64::from(value * 7 % 25)).collect();
+        let estimate = Estimate::of(&values).expect("values");
+        assert_eq!(estimate, Estimate::of(&values).expect("values"));
+        assert!(estimate.min <= estimate.low && estimate.low < estimate.median, "{estimate:?}");
+        assert!(estimate.median < estimate.high && estimate.high <= estimate.max, "{estimate:?}");
+    }
+
+    #[test]
+    fn one_odd_value_moves_the_extremes_but_not_the_interval() {
+        let mut values = vec![100.0; 24];
+        values.push(5.0);
+        let estimate = Estimate::of(&values).expect("values");
+        assert_eq!((estimate.min, estimate.low, estimate.high), (5.0, 100.0, 100.0));
+    }
+
+    #[test]
+    fn ratios_are_taken_pair_by_pair_and_nothing_is_divided_by_nothing() {
+        let estimate = Estimate::of_ratios(&[10.0, 30.0, 5.0], &[10.0, 10.0, 0.0]).expect("pairs");
+        assert_eq!((estimate.min, estimate.max, estimate.runs), (1.0, 3.0, 2));
+        assert_eq!(Estimate::of_ratios(&[1.0], &[0.0]), None);
+    }
+
+    #[test]
+    fn intervals_that_touch_overlap() {
+        let of = |low, high| Estimate { median: low, low, high, min: low, max: high, runs: 3 };
+        assert!(of(1.0, 2.0).overlaps(&of(2.0, 3.0)));
+        assert!(!of(1.0, 2.0).overlaps(&of(2.1, 3.0)));
+        assert!((of(0.9, 1.02).distance_from_one() - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn percentiles_of_a_known_distribution() {
+        let mut histogram = Histogram::<u64>::new(3).expect("histogram");
+        assert_eq!(Latency::of(&histogram), None);
+        (1..=1_000).for_each(|value| histogram.saturating_record(value));
+        let latency = Latency::of(&histogram).expect("values");
+        assert_eq!((latency.p50, latency.p90, latency.p99, latency.p999, latency.max), (500, 900, 990, 999, 1_000));
     }
 }

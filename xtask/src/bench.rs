@@ -10,7 +10,7 @@ use crate::{cargo, ebpf, packages, up};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Scenario and its options; `first-light` without one
+    /// Arguments of `thalweg bench`; `run all` without any
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     bench: Vec<String>,
 }
@@ -26,8 +26,8 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let lab = up::build(root)?;
     cargo::run(root, &["build", "--release", "-p", "thalweg-bench"])?;
     let program = lab.with_file_name("thalweg-bench");
-    let arguments = if args.bench.is_empty() { &["first-light".to_owned()][..] } else { &args.bench };
-    // Probes run as `thalweg-lab probe`, whoever starts them.
-    let error = Command::new(&program).args(arguments).env("THALWEG_LAB", &lab).exec();
+    let all = ["run", "all"].map(str::to_owned);
+    let arguments = if args.bench.is_empty() { all.as_slice() } else { &args.bench };
+    let error = Command::new(&program).args(arguments).exec();
     Err(error).with_context(|| format!("start {}", program.display()))
 }

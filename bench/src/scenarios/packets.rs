@@ -6,16 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use anyhow::{Context, Result};
 use thalweg_abi::{
     Backend, BackendState, Be16, Be32, Be128, Frontend, FrontendFlags, FrontendKey, LocalPod, Proto, Scope, Slot,
 };
 use thalweg_lab::netns::Netns;
 use thalweg_loader::{Datapath, Driver, Frame, Maps, Options, Sizes, Table, cleanup};
 
-use crate::Common;
-use crate::stats::Spread;
+use crate::bench::{Bench, Case as BenchCase};
+use crate::run::Better;
+use crate::scenario::{Need, Scenario};
+use crate::settings::Settings;
 
 const PINS: &str = "/run/thalweg-bench-packets";
 const NETNS: &str = "thalweg-bench-packets";
@@ -31,17 +32,7 @@ const NODE_PORT: u16 = 30_080;
 const WORLD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const WORLD6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
-#[derive(clap::Args, Debug)]
-pub struct Args {
-    #[command(flatten)]
-    common: Common,
-    /// Repetitions of each case, alternating with the driver alone.
-    #[arg(long, default_value_t = 9)]
-    runs: usize,
-    /// Packets of each repetition.
-    #[arg(long, default_value_t = 500_000)]
-    packets: u32,
-}
+pub struct Packets;
 
 /// One packet in one program.
 struct Case {
@@ -71,46 +62,58 @@ struct Node {
     _outside: Netns,
 }
 
-#[derive(Debug, Serialize)]
-struct Timed {
-    name: String,
-    program: String,
-    /// Above the driver alone.
-    nanoseconds: Spread,
-    driver_alone: Spread,
+// === impl Packets ===
+
+impl Scenario for Packets {
+    fn name(&self) -> &'static str {
+        "packets"
+    }
+
+    fn about(&self) -> &'static str {
+        "nanoseconds of each tc program for each packet, above what the same driver takes over a program that does nothing"
+    }
+
+    fn ours(&self) -> &'static [&'static str] {
+        &["program"]
+    }
+
+    fn against(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Root, Need::Program("ip", "iproute2")]
+    }
+
+    fn cases(&self, _settings: &Settings) -> usize {
+        cases().len()
+    }
+
+    fn run(&self, bench: &mut Bench<'_>) -> Result<()> {
+        cleanup(&PathBuf::from(PINS))?;
+        let mut node = Node::new()?;
+        let result = measure(bench, &mut node);
+        drop(node);
+        cleanup(&PathBuf::from(PINS))?;
+        result
+    }
 }
 
-pub fn run(args: &Args) -> Result<()> {
-    ensure!(args.runs >= 3, "--runs {}: at least 3, or there is no spread", args.runs);
-    ensure!((MANY..=10_000_000).contains(&args.packets), "--packets {}: {MANY} to 10000000", args.packets);
-    cleanup(&PathBuf::from(PINS))?;
-    let mut node = Node::new()?;
-    let result = measure(args, &mut node);
-    drop(node);
-    cleanup(&PathBuf::from(PINS))?;
-    let timed = result?;
-    println!("| packet | program | ns | driver alone, ns |\n|---|---|---|---|");
-    for Timed { name, program, nanoseconds, driver_alone } in &timed {
-        println!("| {name} | {program} | {nanoseconds} | {driver_alone} |");
-    }
-    if let Some(path) = &args.common.json {
-        fs::write(path, serde_json::to_string_pretty(&timed)?).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
-}
-
-fn measure(args: &Args, node: &mut Node) -> Result<Vec<Timed>> {
+fn measure(bench: &mut Bench<'_>, node: &mut Node) -> Result<()> {
     let mut driver = Driver::load()?;
-    let mut timed = Vec::new();
+    let (runs, packets) = (bench.settings.plan.runs, packets(bench.settings.millis));
     for case in cases() {
-        eprintln!("{}", case.name);
+        if bench.stopped() {
+            return Ok(());
+        }
+        bench.say(case.name);
         let bytes = frame(&case);
         let ifindex = match case.link {
             Link::Uplink => node.uplink,
             Link::PodA => node.pod_a,
         };
         let frame = Frame { bytes: &bytes, ifindex, flows: case.flows };
-        let packets = if case.first { case.flows } else { args.packets };
+        let packets = if case.first { case.flows } else { packets };
         node.forget_flows()?;
         let netns = &node.netns;
         let (datapath, driver) = (&node.datapath, &mut driver);
@@ -121,7 +124,7 @@ fn measure(args: &Args, node: &mut Node) -> Result<Vec<Timed>> {
         // Flows are made once, and caches filled.
         time(Some(case.program))?;
         let (mut spent, mut alone) = (Vec::new(), Vec::new());
-        for _ in 0..args.runs {
+        for _ in 0..runs {
             let base = time(None)?;
             if case.first {
                 forget(&mut node.maps)?;
@@ -129,14 +132,16 @@ fn measure(args: &Args, node: &mut Node) -> Result<Vec<Timed>> {
             spent.push(time(Some(case.program))? - base);
             alone.push(base);
         }
-        timed.push(Timed {
-            name: case.name.to_owned(),
-            program: case.program.to_owned(),
-            nanoseconds: Spread::of(&spent).context("no run")?,
-            driver_alone: Spread::of(&alone).context("no run")?,
-        });
+        let labels = BenchCase::new("ns", Better::Lower).with("packet", case.name).with("program", case.program);
+        bench.figures(labels, vec![("program", spent), ("driver alone", alone)]);
+        bench.over();
     }
-    Ok(timed)
+    Ok(())
+}
+
+/// About as many as take that long, and every flow at least once.
+fn packets(millis: u64) -> u32 {
+    u32::try_from(millis.saturating_mul(1_000)).unwrap_or(u32::MAX).clamp(MANY, 10_000_000)
 }
 
 fn cases() -> Vec<Case> {

@@ -1,0 +1,236 @@
+//! What a scenario works with: the settings, the run that it fills, the bar that shows how far it is, and the labs.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use thalweg_lab::signals::Signals;
+
+use crate::labs::{Labs, Wanted};
+use crate::measure::{Contender, Watch, interleave};
+use crate::run::{Better, Measurement, Missing, Run, Side};
+use crate::scenario::on_path;
+use crate::settings::Settings;
+use crate::stats::Estimate;
+
+/// The bar's steps of one case.
+pub const CASE: u64 = 1_000;
+
+/// Set by Ctrl-C.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+pub struct Bench<'a> {
+    pub settings: &'a Settings,
+    scenario: &'static str,
+    run: &'a mut Run,
+    bar: &'a ProgressBar,
+    stop: &'a Stop,
+    /// Those of the last scenario: the next may want the same.
+    labs: &'a mut Option<Labs>,
+    /// Cases of this scenario that are over, and where the bar was before them.
+    cases: Cell<u64>,
+    start: u64,
+}
+
+/// What is measured, of which a scenario has several.
+#[derive(Clone, Debug)]
+pub struct Case {
+    labels: BTreeMap<String, String>,
+    unit: &'static str,
+    better: Better,
+}
+
+struct Follow<'a> {
+    bar: &'a ProgressBar,
+    stop: &'a Stop,
+    from: u64,
+}
+
+// === impl Stop ===
+
+impl Stop {
+    /// From now on Ctrl-C and SIGTERM set this, and no longer end the process: what is done is written, and labs are removed.
+    ///
+    /// # Errors
+    /// When signals cannot be handled.
+    pub fn listen() -> Result<Self> {
+        let stop = Self::default();
+        let (signals, set) = (Signals::listen()?, stop.clone());
+        std::thread::spawn(move || {
+            while let Ok(came) = signals.wait(Duration::from_secs(3600)) {
+                if came && !set.0.swap(true, Ordering::Relaxed) {
+                    eprintln!("stopping: what is measured is written, and the labs are removed");
+                }
+            }
+        });
+        Ok(stop)
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A bar over this many cases.
+pub fn bar(cases: usize) -> ProgressBar {
+    let bar = ProgressBar::new(cases as u64 * CASE);
+    if let Ok(style) = ProgressStyle::with_template("{bar:20} {percent:>3} %, {eta} left: {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+// === impl Case ===
+
+impl Case {
+    pub fn new(unit: &'static str, better: Better) -> Self {
+        Self { labels: BTreeMap::new(), unit, better }
+    }
+
+    /// What tells this case from the others.
+    pub fn with(mut self, label: &str, value: impl ToString) -> Self {
+        self.labels.insert(label.to_owned(), value.to_string());
+        self
+    }
+}
+
+// === impl Bench ===
+
+impl<'a> Bench<'a> {
+    pub fn new(
+        settings: &'a Settings,
+        scenario: &'static str,
+        run: &'a mut Run,
+        bar: &'a ProgressBar,
+        stop: &'a Stop,
+        labs: &'a mut Option<Labs>,
+    ) -> Self {
+        Self { settings, scenario, run, bar, stop, labs, cases: Cell::new(0), start: bar.position() }
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stop.is_set()
+    }
+
+    /// What is going on now; on a terminal beside the bar, otherwise a line.
+    pub fn say(&self, text: impl Into<String>) {
+        let text = format!("{}: {}", self.scenario, text.into());
+        if self.bar.is_hidden() {
+            eprintln!("{text}");
+        }
+        self.bar.set_message(text);
+    }
+
+    /// Something that cannot be compared with: said now, and written into the run.
+    pub fn missing(&mut self, side: &str, why: impl Into<String>) {
+        let missing = Missing { scenario: self.scenario.to_owned(), side: side.to_owned(), why: why.into() };
+        if !self.run.missing.contains(&missing) {
+            let Missing { scenario, side, why } = &missing;
+            self.bar.suspend(|| eprintln!("{scenario}: without {side}: {why}"));
+            self.run.missing.push(missing);
+        }
+    }
+
+    /// Whether a lab in iptables mode shall be beside; says why not when it was wanted.
+    pub fn compares_iptables(&mut self, services: u32) -> bool {
+        let most = self.settings.iptables_most;
+        if !self.settings.wants("iptables") {
+            return false;
+        }
+        if !on_path("iptables-restore") {
+            self.missing("iptables", "it is not installed: try `apt-get install iptables`");
+            return false;
+        }
+        if services > most {
+            self.missing("iptables", format!("{services} services are more than --iptables-most {most}"));
+        }
+        services <= most
+    }
+
+    /// Measures the contenders side by side; the first is what the others are compared with.
+    ///
+    /// # Errors
+    /// When one of them cannot be measured.
+    pub fn compare(&mut self, case: Case, mut contenders: Vec<Contender<'_>>) -> Result<()> {
+        self.say(words(&case.labels));
+        let from = self.start + self.cases.get() * CASE;
+        let mut follow = Follow { bar: self.bar, stop: self.stop, from };
+        let measured = interleave(self.settings.plan, &mut contenders, &mut follow);
+        self.over();
+        if let Some(measured) = measured? {
+            self.write(case, measured.sides, measured.noise);
+        }
+        Ok(())
+    }
+
+    /// Takes in what was measured elsewhere, or what no ratio is made of: each side's values.
+    pub fn figures(&mut self, case: Case, sides: Vec<(&str, Vec<f64>)>) {
+        let sides = sides.into_iter().filter_map(|(name, values)| {
+            Some(Side { name: name.to_owned(), estimate: Estimate::of(&values)?, values, ratio: None, latency: None })
+        });
+        let sides = sides.collect();
+        self.write(case, sides, None);
+    }
+
+    /// A case is over, measured or not.
+    pub fn over(&self) {
+        self.cases.set(self.cases.get() + 1);
+        self.bar.set_position(self.start + self.cases.get() * CASE);
+    }
+
+    fn write(&mut self, case: Case, sides: Vec<Side>, noise: Option<Estimate>) {
+        let Case { labels, unit, better } = case;
+        if !sides.is_empty() {
+            let scenario = self.scenario.to_owned();
+            self.run.measurements.push(Measurement { scenario, case: labels, unit: unit.to_owned(), better, sides, noise });
+        }
+    }
+
+    /// Labs as they are wanted: the last ones, or new ones in their place. They go back by [`Bench::give_back`].
+    ///
+    /// # Errors
+    /// When they do not start.
+    pub fn labs(&mut self, wanted: Wanted) -> Result<Labs> {
+        if let Some(labs) = self.labs.take() {
+            if labs.are(&wanted) {
+                return Ok(labs);
+            }
+            labs.remove()?;
+        }
+        self.say(format!("starting labs with {} services", wanted.services));
+        Labs::start(self.settings, wanted)
+    }
+
+    pub fn give_back(&mut self, labs: Labs) {
+        *self.labs = Some(labs);
+    }
+
+    /// Removes what labs there are: before something that is measured alone.
+    ///
+    /// # Errors
+    /// Lists what stays behind.
+    pub fn alone(&mut self) -> Result<()> {
+        self.labs.take().map_or(Ok(()), Labs::remove)
+    }
+}
+
+// === impl Follow ===
+
+impl Watch for Follow<'_> {
+    fn step(&mut self, done: usize, total: usize) {
+        self.bar.set_position(self.from + CASE * done as u64 / total.max(1) as u64);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.is_set()
+    }
+}
+
+fn words(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,153 @@
+//! Two runs of the same scenarios: which differences are larger than what the same differs from itself.
+
+use std::fmt::Write as _;
+
+use crate::run::{Better, Measurement, Run, Side};
+use crate::stats::Estimate;
+
+/// One side of one case in both runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    pub case: String,
+    pub side: String,
+    /// Ratios to the first side, or the first side's figures themselves.
+    pub old: Estimate,
+    pub new: Estimate,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Better,
+    Worse,
+    /// Not larger than the noise.
+    Same,
+}
+
+/// What both runs have, in the order of the newer one.
+pub fn differences(old: &Run, new: &Run) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    for measured in &new.measurements {
+        let Some(before) = old.measurements.iter().find(|before| before.key() == measured.key()) else { continue };
+        for side in &measured.sides {
+            let Some(side_before) = before.sides.iter().find(|before| before.name == side.name) else { continue };
+            let (old, new) = figures(side_before, side);
+            let verdict = verdict(measured.better, &old, &new, noise(before).max(noise(measured)));
+            differences.push(Difference { case: measured.key(), side: side.name.clone(), old, new, verdict });
+        }
+    }
+    differences
+}
+
+/// What only one of them has, in words.
+pub fn unmatched(old: &Run, new: &Run) -> Vec<String> {
+    let only = |one: &Run, other: &Run, name: &str| -> Vec<String> {
+        let keys = one.measurements.iter().map(Measurement::key);
+        keys.filter(|key| !other.measurements.iter().any(|measured| measured.key() == *key))
+            .map(|key| format!("only in the {name} run: {key}"))
+            .collect()
+    };
+    [only(old, new, "old"), only(new, old, "new")].concat()
+}
+
+/// As Markdown, with what differs before what does not.
+pub fn table(old: &Run, new: &Run) -> String {
+    let differences = differences(old, new);
+    let mut text = String::new();
+    if old.machine.line() != new.machine.line() {
+        text +=
+            &format!("Different machines: {} and {}. Only ratios can be compared.\n\n", old.machine.line(), new.machine.line());
+    }
+    text += "| case | side | old | new | |\n|---|---|---|---|---|\n";
+    for verdict in [Verdict::Worse, Verdict::Better, Verdict::Same] {
+        for Difference { case, side, old, new, .. } in differences.iter().filter(|difference| difference.verdict == verdict) {
+            let word = match verdict {
+                Verdict::Worse => "**worse**",
+                Verdict::Better => "better",
+                Verdict::Same => "",
+            };
+            // Nothing can go wrong when a text is written into a text.
+            writeln!(text, "| {case} | {side} | {old} | {new} | {word} |").unwrap_or(());
+        }
+    }
+    let count = |verdict| differences.iter().filter(|difference| difference.verdict == verdict).count();
+    text += &format!(
+        "\n{} worse, {} better, {} not different beyond the noise\n",
+        count(Verdict::Worse),
+        count(Verdict::Better),
+        count(Verdict::Same)
+    );
+    unmatched(old, new).iter().for_each(|line| text += &format!("{line}\n"));
+    text
+}
+
+/// Ratios where both have them: what the machine does that day is not in them.
+fn figures(old: &Side, new: &Side) -> (Estimate, Estimate) {
+    match (old.ratio, new.ratio) {
+        (Some(old), Some(new)) => (old, new),
+        _ => (old.estimate, new.estimate),
+    }
+}
+
+fn noise(measured: &Measurement) -> f64 {
+    measured.noise.map_or(0.0, |noise| noise.distance_from_one())
+}
+
+/// A difference counts when the intervals have nothing in common and the medians differ by more than the noise.
+fn verdict(better: Better, old: &Estimate, new: &Estimate, noise: f64) -> Verdict {
+    if old.overlaps(new) || (new.median / old.median - 1.0).abs() <= noise {
+        return Verdict::Same;
+    }
+    match (better, new.median > old.median) {
+        (Better::Higher, true) | (Better::Lower, false) => Verdict::Better,
+        _ => Verdict::Worse,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::tests::sample;
+
+    fn verdicts(old: &Run, new: &Run) -> Vec<(String, Verdict)> {
+        differences(old, new).into_iter().map(|difference| (difference.side, difference.verdict)).collect()
+    }
+
+    fn check(old: &Run, new: &Run, tc: Verdict) {
+        assert_eq!(verdicts(old, new), [("direct".to_owned(), Verdict::Same), ("tc".to_owned(), tc)]);
+    }
+
+    #[test]
+    fn a_ratio_that_fell_is_worse_and_one_that_rose_better() {
+        check(&sample(1.0, 0.01), &sample(0.9, 0.01), Verdict::Worse);
+        check(&sample(0.9, 0.01), &sample(1.0, 0.01), Verdict::Better);
+        check(&sample(0.9, 0.01), &sample(0.9, 0.01), Verdict::Same);
+    }
+
+    #[test]
+    fn where_less_is_better_it_is_the_other_way_round() {
+        let lower = |ratio| {
+            let mut run = sample(ratio, 0.01);
+            run.measurements[0].better = Better::Lower;
+            run
+        };
+        check(&lower(1.0), &lower(0.9), Verdict::Better);
+    }
+
+    #[test]
+    fn what_the_noise_may_have_done_is_no_difference() {
+        check(&sample(1.0, 0.2), &sample(0.9, 0.01), Verdict::Same);
+        check(&sample(1.0, 0.01), &sample(0.9, 0.2), Verdict::Same);
+    }
+
+    #[test]
+    fn what_only_one_has_is_said() {
+        let (old, mut new) = (sample(1.0, 0.0), sample(1.0, 0.0));
+        new.measurements[0].case.insert("services".to_owned(), "1".to_owned());
+        assert!(differences(&old, &new).is_empty());
+        let lines = unmatched(&old, &new);
+        assert!(lines[0].starts_with("only in the old run: services-crr [family IPv4, services 10000]"), "{lines:?}");
+        assert!(lines[1].starts_with("only in the new run"), "{lines:?}");
+        assert!(table(&old, &new).contains("0 worse, 0 better"), "{}", table(&old, &new));
+    }
+}

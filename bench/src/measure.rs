@@ -1,0 +1,172 @@
+//! Several things measured side by side: round after round, in another order each time, the first of them twice in each
+//! round. What drifts or what favours a place in the order then falls on all of them alike, and the first against itself
+//! shows the noise.
+
+use anyhow::{Context, Result, ensure};
+use hdrhistogram::Histogram;
+
+use crate::run::Side;
+use crate::stats::{Estimate, Latency};
+
+/// Fewer rounds than this have no spread.
+pub const FEWEST: usize = 3;
+
+/// What one measurement of one side found.
+pub struct Sample {
+    pub value: f64,
+    /// Of its single transactions, in nanoseconds.
+    pub latency: Option<Histogram<u64>>,
+}
+
+/// One of the things compared.
+pub struct Contender<'a> {
+    pub name: String,
+    pub measure: Box<dyn FnMut() -> Result<Sample> + 'a>,
+}
+
+/// How often.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Rounds that count.
+    pub runs: usize,
+    /// Rounds before them that do not.
+    pub warm_up: usize,
+}
+
+/// Who is told of each measurement, and may end it all.
+pub trait Watch {
+    /// `done` of `total` measurements of this case.
+    fn step(&mut self, done: usize, total: usize);
+    /// Whether no further measurement shall be made.
+    fn stopped(&self) -> bool;
+}
+
+pub struct Measured {
+    pub sides: Vec<Side>,
+    /// The first side against itself.
+    pub noise: Option<Estimate>,
+}
+
+/// What one contender found, round by round.
+#[derive(Default)]
+struct Column {
+    values: Vec<f64>,
+    latency: Option<Histogram<u64>>,
+}
+
+// === impl Contender ===
+
+impl<'a> Contender<'a> {
+    pub fn new(name: impl Into<String>, measure: impl FnMut() -> Result<Sample> + 'a) -> Self {
+        Self { name: name.into(), measure: Box::new(measure) }
+    }
+}
+
+// === impl Sample ===
+
+impl From<f64> for Sample {
+    fn from(value: f64) -> Self {
+        Self { value, latency: None }
+    }
+}
+
+/// Measures all of them. None when it was stopped before [`FEWEST`] rounds were complete; the rounds that were complete
+/// count otherwise.
+///
+/// # Errors
+/// When one of them cannot be measured, with its name.
+pub fn interleave(plan: Plan, contenders: &mut [Contender<'_>], watch: &mut dyn Watch) -> Result<Option<Measured>> {
+    ensure!(!contenders.is_empty(), "nothing to measure");
+    let slots = slots(contenders.len());
+    let mut columns: Vec<Column> = slots.iter().map(|_| Column::default()).collect();
+    let total = (plan.warm_up + plan.runs) * slots.len();
+    let mut done = 0;
+    'rounds: for round in 0..plan.warm_up + plan.runs {
+        let mut found: Vec<Option<Sample>> = slots.iter().map(|_| None).collect();
+        for position in 0..slots.len() {
+            if watch.stopped() {
+                break 'rounds;
+            }
+            let slot = (position + round) % slots.len();
+            let contender = &mut contenders[slots[slot]];
+            match (contender.measure)() {
+                Ok(sample) => found[slot] = Some(sample),
+                // Ctrl-C reaches the probe as well.
+                Err(_) if watch.stopped() => break 'rounds,
+                Err(error) => return Err(error).with_context(|| contender.name.clone()),
+            }
+            done += 1;
+            watch.step(done, total);
+        }
+        if round >= plan.warm_up {
+            for (column, sample) in columns.iter_mut().zip(found.into_iter().flatten()) {
+                column.add(sample);
+            }
+        }
+    }
+    if columns.iter().any(|column| column.values.len() < FEWEST.min(plan.runs)) {
+        return Ok(None);
+    }
+    Ok(Some(measured(contenders, &slots, columns)))
+}
+
+/// Who is measured when in the first round: the first contender again in the middle of the others.
+fn slots(contenders: usize) -> Vec<usize> {
+    let mut slots: Vec<usize> = (0..contenders).collect();
+    slots.insert(contenders.div_ceil(2), 0);
+    slots
+}
+
+fn measured(contenders: &[Contender<'_>], slots: &[usize], columns: Vec<Column>) -> Measured {
+    let mut own: Vec<Vec<Column>> = contenders.iter().map(|_| Vec::new()).collect();
+    for (slot, column) in slots.iter().zip(columns) {
+        own[*slot].push(column);
+    }
+    let noise = match own.first().map(Vec::as_slice) {
+        Some([first, again]) => Estimate::of_ratios(&again.values, &first.values),
+        _ => None,
+    };
+    let merged: Vec<Column> = own.into_iter().map(Column::merge).collect();
+    let base = merged.first().map(|column| column.values.clone()).unwrap_or_default();
+    let sides = contenders.iter().zip(merged).enumerate().filter_map(|(index, (contender, column))| {
+        Some(Side {
+            name: contender.name.clone(),
+            estimate: Estimate::of(&column.values)?,
+            ratio: if index == 0 { None } else { Estimate::of_ratios(&column.values, &base) },
+            latency: column.latency.as_ref().and_then(Latency::of),
+            values: column.values,
+        })
+    });
+    Measured { sides: sides.collect(), noise }
+}
+
+// === impl Column ===
+
+impl Column {
+    fn add(&mut self, sample: Sample) {
+        self.values.push(sample.value);
+        match (&mut self.latency, sample.latency) {
+            // All are made with the same bounds: none is too large for another.
+            (Some(all), Some(one)) => all.add(&one).unwrap_or(()),
+            (none, one) => *none = one,
+        }
+    }
+
+    /// The mean of each round.
+    fn merge(columns: Vec<Self>) -> Self {
+        let count = columns.len() as f64;
+        let mut columns = columns.into_iter();
+        let mut merged = columns.next().unwrap_or_default();
+        for column in columns {
+            merged.values.iter_mut().zip(&column.values).for_each(|(sum, value)| *sum += value);
+            if let (Some(all), Some(one)) = (&mut merged.latency, &column.latency) {
+                all.add(one).unwrap_or(());
+            }
+        }
+        merged.values.iter_mut().for_each(|value| *value /= count);
+        merged
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! Contenders that only write down when they are asked.
+
+use std::cell::RefCell;
+
+use anyhow::bail;
+
+use super::*;
+
+#[derive(Default)]
+struct Fake {
+    steps: Vec<(usize, usize)>,
+    stop_after: Option<usize>,
+}
+
+impl Watch for Fake {
+    fn step(&mut self, done: usize, total: usize) {
+        self.steps.push((done, total));
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop_after.is_some_and(|after| self.steps.len() >= after)
+    }
+}
+
+/// Asks `a` (whose value is the number of its call) and `b` (always twice as much as `a` said last).
+fn run(plan: Plan, watch: &mut Fake) -> (String, Result<Option<Measured>>) {
+    let order = RefCell::new(String::new());
+    let last = RefCell::new(0.0);
+    let mut contenders = [
+        Contender::new("a", || {
+            order.borrow_mut().push('a');
+            *last.borrow_mut() += 1.0;
+            Ok(Sample::from(*last.borrow()))
+        }),
+        Contender::new("b", || {
+            order.borrow_mut().push('b');
+            Ok(Sample::from(2.0 * *last.borrow()))
+        }),
+    ];
+    let result = interleave(plan, &mut contenders, watch);
+    drop(contenders);
+    (order.into_inner(), result)
+}
+
+#[test]
+fn each_round_has_another_order_and_the_first_twice() {
+    let mut watch = Fake::default();
+    let (order, result) = run(Plan { runs: 3, warm_up: 0 }, &mut watch);
+    assert_eq!(order, "aabababaa");
+    let measured = result.expect("measure").expect("three rounds");
+    assert_eq!(measured.sides.iter().map(|side| side.values.len()).collect::<Vec<_>>(), [3, 3]);
+    assert_eq!(watch.steps.last(), Some(&(9, 9)));
+    assert!(measured.sides[0].ratio.is_none() && measured.sides[1].ratio.is_some());
+    assert_eq!(measured.noise.map(|noise| noise.runs), Some(3));
+}
+
+#[test]
+fn the_warm_up_does_not_count() {
+    let (order, result) = run(Plan { runs: 3, warm_up: 2 }, &mut Fake::default());
+    assert_eq!(order.len(), 15);
+    let measured = result.expect("measure").expect("three rounds");
+    // Calls 1 to 4 of `a` were the warm-up.
+    assert!(measured.sides[0].estimate.min > 4.0, "{:?}", measured.sides[0]);
+}
+
+#[test]
+fn what_is_complete_counts_when_it_is_stopped() {
+    let mut watch = Fake { stop_after: Some(10), ..Fake::default() };
+    let (_, result) = run(Plan { runs: 9, warm_up: 0 }, &mut watch);
+    assert_eq!(result.expect("measure").expect("three rounds").sides[0].values.len(), 3);
+    let mut watch = Fake { stop_after: Some(8), ..Fake::default() };
+    assert!(run(Plan { runs: 9, warm_up: 0 }, &mut watch).1.expect("measure").is_none());
+}
+
+#[test]
+fn a_contender_that_fails_is_named() {
+    let mut contenders = [Contender::new("one", || Ok(Sample::from(1.0))), Contender::new("two", || bail!("refused"))];
+    let error = interleave(Plan { runs: 3, warm_up: 0 }, &mut contenders, &mut Fake::default()).err().expect("refused");
+    assert_eq!(format!("{error:#}"), "two: refused");
+    assert!(interleave(Plan { runs: 3, warm_up: 0 }, &mut [], &mut Fake::default()).is_err());
+}
+
+#[test]
+fn latencies_of_all_rounds_are_one_distribution() {
+    let mut next = 0;
+    let mut contenders = [Contender::new("one", || {
+        let mut histogram = Histogram::new(3)?;
+        next += 1;
+        histogram.record(next)?;
+        Ok(Sample { value: 1.0, latency: Some(histogram) })
+    })];
+    let measured = interleave(Plan { runs: 4, warm_up: 1 }, &mut contenders, &mut Fake::default());
+    let latency = measured.expect("measure").expect("rounds").sides[0].latency.expect("latency");
+    assert_eq!((latency.count, latency.max), (8, 10));
+}

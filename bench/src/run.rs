@@ -1,0 +1,139 @@
+//! What a run leaves behind, as JSON: the machine, the options, and each measurement with all its sides. Reports, comparisons
+//! and the tables of docs/NUMBERS.md are made from it, on any machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Machine;
+use crate::stats::{Estimate, Latency};
+
+/// Raised when a field changes its meaning.
+pub const FORMAT: u32 = 1;
+/// A machine on which the same side differs from itself by more than this is noisy.
+pub const NOISY: f64 = 0.05;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub format: u32,
+    /// Seconds since the epoch.
+    pub started: u64,
+    /// Of thalweg-bench.
+    pub version: String,
+    /// The command line.
+    pub command: Vec<String>,
+    pub machine: Machine,
+    pub measurements: Vec<Measurement>,
+    /// Sides and scenarios that could not be measured, and why.
+    pub missing: Vec<Missing>,
+    /// False when the run was interrupted, or a scenario failed.
+    pub complete: bool,
+}
+
+/// One case of a scenario: all its sides, measured in one go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    pub scenario: String,
+    /// What tells this case from the scenario's others, such as `services: 10000`.
+    pub case: BTreeMap<String, String>,
+    /// Such as `per second`.
+    pub unit: String,
+    pub better: Better,
+    /// The first is what the others are compared with, where there are others.
+    pub sides: Vec<Side>,
+    /// The first side against itself.
+    pub noise: Option<Estimate>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Side {
+    pub name: String,
+    pub values: Vec<f64>,
+    pub estimate: Estimate,
+    /// To the first side, round by round.
+    pub ratio: Option<Estimate>,
+    pub latency: Option<Latency>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    Higher,
+    Lower,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub scenario: String,
+    pub side: String,
+    pub why: String,
+}
+
+// === impl Run ===
+
+impl Run {
+    /// # Errors
+    /// When there is no such file, or it is not a run's JSON, or one of another format.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("read the run {}", path.display()))?;
+        let run: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not the JSON of `thalweg bench run`", path.display()))?;
+        ensure!(run.format == FORMAT, "{} is of format {}: this program reads {FORMAT}", path.display(), run.format);
+        Ok(run)
+    }
+
+    /// Written beside, then renamed: a reader sees a whole run.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        }
+        let beside = path.with_extension("json.new");
+        fs::write(&beside, serde_json::to_string_pretty(self)?).with_context(|| format!("write {}", beside.display()))?;
+        fs::rename(&beside, path).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// The median distance of the same from the same; None when nothing was measured twice.
+    pub fn noise(&self) -> Option<f64> {
+        let distances: Vec<f64> =
+            self.measurements.iter().filter_map(|measured| Some(measured.noise?.distance_from_one())).collect();
+        Estimate::of(&distances).map(|estimate| estimate.median)
+    }
+
+    /// One sentence on how far this run is to be trusted.
+    pub fn verdict(&self) -> String {
+        match self.noise() {
+            None => "Nothing was measured twice: the noise of this machine is not known.".to_owned(),
+            Some(noise) if noise > NOISY => format!(
+                "Noisy: the same side differed from itself by {:.1} % (median over the cases); differences below that mean nothing.",
+                noise * 100.0
+            ),
+            Some(noise) => {
+                format!("Quiet: the same side differed from itself by {:.1} % (median over the cases).", noise * 100.0)
+            }
+        }
+    }
+}
+
+// === impl Measurement ===
+
+impl Measurement {
+    /// The case in words: `services 10000, family IPv4`.
+    pub fn case_text(&self) -> String {
+        let words: Vec<String> = self.case.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        words.join(", ")
+    }
+
+    /// What is the same in two runs that measured the same.
+    pub fn key(&self) -> String {
+        format!("{} [{}] {}", self.scenario, self.case_text(), self.unit)
+    }
+}
+
+#[cfg(test)]
+pub mod tests;

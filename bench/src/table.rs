@@ -1,0 +1,161 @@
+//! A run as tables of Markdown: what is printed at its end, and what docs/NUMBERS.md shows.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use crate::run::{Measurement, Run, Side};
+use crate::stats::digits;
+
+/// A run with what it was made on and how far it is to be trusted.
+pub fn document(of: &Run) -> String {
+    let Run { machine, command, version, complete, .. } = of;
+    let part = if *complete { "" } else { " The run is not complete." };
+    format!(
+        "`thalweg bench {}`, version {version}, on {}. {}{part} Figures are `median (95 % confidence interval)`.\n{}",
+        command.join(" "),
+        machine.line(),
+        of.verdict(),
+        run(of)
+    )
+}
+
+/// All measurements, a table for each scenario and unit.
+pub fn run(run: &Run) -> String {
+    let mut text = String::new();
+    for group in groups(run) {
+        text += &table(&group);
+    }
+    for missing in &run.missing {
+        line(&mut text, format_args!("\n{}: without {}: {}", missing.scenario, missing.side, missing.why));
+    }
+    text
+}
+
+/// Measurements that belong into one table: of one scenario, in one unit, with the same labels.
+pub fn groups(run: &Run) -> Vec<Vec<&Measurement>> {
+    let mut groups: Vec<Vec<&Measurement>> = Vec::new();
+    for measured in &run.measurements {
+        let same = |other: &&Measurement| {
+            other.scenario == measured.scenario
+                && other.unit == measured.unit
+                && other.case.keys().eq(measured.case.keys())
+                && other.sides.first().map(|side| &side.name) == measured.sides.first().map(|side| &side.name)
+        };
+        match groups.iter_mut().find(|group| group.first().is_some_and(same)) {
+            Some(group) => group.push(measured),
+            None => groups.push(vec![measured]),
+        }
+    }
+    groups
+}
+
+/// One group. A column for each side: the first as it is, the others as ratios to it where they have one.
+pub fn table(group: &[&Measurement]) -> String {
+    let Some(first) = group.first() else { return String::new() };
+    let base = first.sides.first().map_or("", |side| side.name.as_str());
+    let names = side_names(group);
+    let latency = group.iter().any(|measured| measured.sides.iter().any(|side| side.latency.is_some()));
+    let mut head: Vec<String> = first.case.keys().cloned().collect();
+    head.push(format!("{base}, {}", first.unit));
+    for name in names.iter().skip(1) {
+        let compared = first.sides.iter().any(|side| side.ratio.is_some());
+        head.push(if compared { format!("{name} / {base}") } else { format!("{name}, {}", first.unit) });
+    }
+    if group.iter().any(|measured| measured.noise.is_some()) {
+        head.push(format!("{base} / {base}"));
+    }
+    if latency {
+        head.push("p50 / p99, µs".to_owned());
+    }
+    let mut text = format!("\n### {}\n\n", first.scenario);
+    line(&mut text, format_args!("| {} |", head.join(" | ")));
+    line(&mut text, format_args!("|{}", "---|".repeat(head.len())));
+    for measured in group {
+        let mut row: Vec<String> = measured.case.values().cloned().collect();
+        for name in &names {
+            row.push(measured.sides.iter().find(|side| side.name == *name).map_or_else(|| "-".to_owned(), cell));
+        }
+        if head.iter().any(|title| *title == format!("{base} / {base}")) {
+            row.push(measured.noise.map_or_else(|| "-".to_owned(), |noise| noise.to_string()));
+        }
+        if latency {
+            row.push(latencies(measured));
+        }
+        line(&mut text, format_args!("| {} |", row.join(" | ")));
+    }
+    text
+}
+
+/// In the order in which they are met.
+fn side_names(group: &[&Measurement]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let sides = group.iter().flat_map(|measured| &measured.sides);
+    sides.filter(|side| seen.insert(side.name.as_str())).map(|side| side.name.clone()).collect()
+}
+
+fn cell(side: &Side) -> String {
+    side.ratio.unwrap_or(side.estimate).to_string()
+}
+
+fn latencies(measured: &Measurement) -> String {
+    let one = |side: &Side| {
+        let latency = side.latency?;
+        let micros = |nanos: u64| {
+            let micros = nanos as f64 / 1000.0;
+            format!("{micros:.*}", digits(micros).min(1))
+        };
+        Some(format!("{} {} / {}", side.name, micros(latency.p50), micros(latency.p99)))
+    };
+    measured.sides.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Nothing can go wrong when a text is written into a text.
+fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
+    writeln!(text, "{words}").unwrap_or(());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::tests::sample;
+
+    #[test]
+    fn the_first_side_is_a_figure_and_the_others_are_ratios() {
+        let text = run(&sample(0.97, 0.01));
+        assert!(text.contains("### services-crr"), "{text}");
+        assert!(text.contains("| family | services | direct, per second | tc / direct | direct / direct |"), "{text}");
+        assert!(text.contains("| IPv4 | 10000 | 100 (99 to 101) | 0.970 (0.970 to 0.970) |"), "{text}");
+        assert!(text.contains("cni: without ptp: not installed"), "{text}");
+    }
+
+    #[test]
+    fn a_document_says_where_its_figures_are_from() {
+        let mut run = sample(0.97, 0.01);
+        let text = document(&run);
+        assert!(text.starts_with("`thalweg bench run services-crr`, version 0.1.0, on 2 x A <fast> CPU"), "{text}");
+        assert!(!text.contains("not complete"));
+        run.complete = false;
+        assert!(document(&run).contains("not complete"));
+    }
+
+    #[test]
+    fn what_a_case_lacks_is_a_dash() {
+        let mut sample = sample(0.97, 0.01);
+        let mut second = sample.measurements[0].clone();
+        second.case.insert("services".to_owned(), "100000".to_owned());
+        second.sides.truncate(1);
+        second.noise = None;
+        sample.measurements.push(second);
+        let text = run(&sample);
+        assert_eq!(text.matches("### ").count(), 1, "{text}");
+        assert!(text.contains("| IPv4 | 100000 | 100 (99 to 101) | - | - |"), "{text}");
+    }
+
+    #[test]
+    fn every_row_has_as_many_cells_as_the_head() {
+        let text = run(&sample(0.5, 0.3));
+        let widths: BTreeSet<usize> =
+            text.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
+        assert_eq!(widths.len(), 1, "{text}");
+    }
+}
