@@ -3,6 +3,7 @@
 mod addresses;
 mod agent;
 mod backend;
+mod bench;
 mod clients;
 mod datapath;
 mod echo;
@@ -71,13 +72,16 @@ enum Verb {
     Cleanup(views::CleanupArgs),
     /// A server that says who answered, over HTTP, TCP and UDP
     Echo(echo::EchoArgs),
+    /// Measure this and others side by side on this machine: becomes `thalweg-bench`
+    #[command(disable_help_flag = true)]
+    Bench(RawArgs),
     #[command(hide = true, disable_help_flag = true)]
     KubeletPause(RawArgs),
     #[command(hide = true, disable_help_flag = true)]
     KubeletContainer(RawArgs),
 }
 
-/// Arguments that the kubelet's helper parses itself.
+/// Arguments that another program parses itself.
 #[derive(clap::Args, Debug)]
 struct RawArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -112,6 +116,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Top(args) => views::top(&args),
         Verb::Status(args) => views::status(&args),
         Verb::Cleanup(args) => views::cleanup(&args),
+        Verb::Bench(raw) => bench::run(&raw.args),
         Verb::Kubeconfig(args) => server::kubeconfig(&args),
         Verb::Agent(args) => daemon(agent::run(*args)),
         Verb::Proxy(args) => daemon(proxy::run(*args)),
