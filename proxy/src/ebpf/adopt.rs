@@ -93,7 +93,7 @@ impl EbpfBackend {
 
 /// The services that SERVICES names.
 struct Adopted {
-    records: HashMap<Name, Record>,
+    records: HashMap<Name, Box<Record>>,
     /// Numbers that no service can go on using.
     stale: BTreeSet<u32>,
 }
@@ -109,7 +109,7 @@ fn adopt_names(tables: &Tables) -> Result<Adopted, Error> {
             adopted.stale.insert(number);
             continue;
         };
-        let record = adopted.records.entry(Name::new(namespace, name)).or_insert_with(Record::new);
+        let record = adopted.records.entry(Name::new(namespace, name)).or_default();
         if record.number.is_some() {
             adopted.stale.insert(number);
         } else {

@@ -108,7 +108,7 @@ impl EbpfBackend {
         outcome.failed.is_some()
             || outcome.shut.is_some()
             || outcome.plan.is_none()
-            || self.services.get(&outcome.name).is_some_and(left)
+            || self.services.get(&outcome.name).is_some_and(|record| left(record))
     }
 
     /// Frontends that a failed service is to have stay as they are until that succeeds, whoever has them. Returns who waits for one that

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use thalweg_abi::{Backend, BackendState, Be16, Be128};
 
+use super::index::{Index, push};
 use super::{GRACE, Gone};
 
 /// Address and port as the kernel has them; IPv4 is mapped.
@@ -25,15 +26,16 @@ struct Record {
     kernel: Option<BackendState>,
     /// Adopted, and its services are not all known yet: keeps the state it was found with.
     held: bool,
-    /// Since when it is free in the kernel, plus the grace period.
-    rests_until: Option<Instant>,
+    /// How often it became free in the kernel, of the times that are within the grace period.
+    rests: u16,
 }
 
 #[derive(Debug)]
 pub(super) struct Backends {
     /// By id.
     records: Vec<Option<Record>>,
-    by_address: HashMap<At, u32>,
+    /// Ids, by the addresses of their records: an id without a record has none.
+    by_address: Index,
     /// How many services let this address drain.
     draining: HashMap<At, u32>,
     /// Ids whose state may differ from the kernel's.
@@ -61,7 +63,7 @@ impl Backends {
     pub fn adopt(entries: &[(u32, Backend)], capacity: u32) -> Self {
         let mut this = Self {
             records: vec![None],
-            by_address: HashMap::new(),
+            by_address: Index::default(),
             draining: HashMap::new(),
             touched: BTreeSet::new(),
             grace: VecDeque::new(),
@@ -75,23 +77,20 @@ impl Backends {
             // Ids that were handed out and never written.
             while this.next() < *id {
                 this.free.push_back((this.next(), 0));
-                this.records.push(None);
+                push(&mut this.records, None);
             }
             if backend.state == BackendState::FREE {
                 this.free.push_back((*id, backend.generation));
-                this.records.push(None);
+                push(&mut this.records, None);
                 continue;
             }
             let at = At { addr: backend.addr, port: backend.port };
-            this.by_address.entry(at).or_insert(*id);
-            this.records.push(Some(Record {
-                at,
-                generation: backend.generation,
-                chosen: 0,
-                kernel: Some(backend.state),
-                held: true,
-                rests_until: None,
-            }));
+            let (generation, kernel) = (backend.generation, Some(backend.state));
+            let is_first = this.id_of(at).is_none();
+            push(&mut this.records, Some(Record { at, generation, chosen: 0, kernel, held: true, rests: 0 }));
+            if is_first {
+                this.remember(at, *id);
+            }
         }
         this
     }
@@ -116,8 +115,8 @@ impl Backends {
 
     /// Counts one more block that holds this address; `None` when every id is taken.
     pub fn acquire(&mut self, at: At) -> Option<u32> {
-        let id = match self.by_address.get(&at) {
-            Some(id) => *id,
+        let id = match self.id_of(at) {
+            Some(id) => id,
             None => self.allocate(at)?,
         };
         self.acquire_id(id);
@@ -136,16 +135,22 @@ impl Backends {
 
     fn allocate(&mut self, at: At) -> Option<u32> {
         let (id, generation) = if self.next() < self.capacity {
-            self.records.push(None);
+            push(&mut self.records, None);
             (self.next() - 1, 0)
         } else {
             self.free.pop_front()?
         };
         // Generation 0 means "never": it is skipped when the number wraps.
         let generation = generation.checked_add(1).unwrap_or(1);
-        self.records[id as usize] = Some(Record { at, generation, chosen: 0, kernel: None, held: false, rests_until: None });
-        self.by_address.insert(at, id);
+        self.records[id as usize] = Some(Record { at, generation, chosen: 0, kernel: None, held: false, rests: 0 });
+        self.remember(at, id);
         Some(id)
+    }
+
+    /// This id is the one for its address.
+    fn remember(&mut self, at: At, id: u32) {
+        let address = |id: u32| self.records.get(id as usize).and_then(Option::as_ref).map(|record| record.at);
+        self.by_address.insert(&Some(at), id, address);
     }
 
     pub fn release(&mut self, ids: &[u32]) {
@@ -163,7 +168,7 @@ impl Backends {
     pub fn drain(&mut self, old: &[SocketAddr], new: &[SocketAddr]) {
         for at in new.iter().copied().map(At::from) {
             *self.draining.entry(at).or_default() += 1;
-            self.touched.extend(self.by_address.get(&at));
+            self.touched.extend(self.id_of(at));
         }
         for at in old.iter().copied().map(At::from) {
             if let Some(count) = self.draining.get_mut(&at) {
@@ -172,7 +177,7 @@ impl Backends {
                     self.draining.remove(&at);
                 }
             }
-            self.touched.extend(self.by_address.get(&at));
+            self.touched.extend(self.id_of(at));
         }
     }
 
@@ -194,7 +199,7 @@ impl Backends {
 
     /// The id of an address that is in use.
     pub fn id_of(&self, at: At) -> Option<u32> {
-        self.by_address.get(&at).copied()
+        self.by_address.find(&Some(at), |id| self.record(id).is_some_and(|record| record.at == at))
     }
 
     /// Whether flows to it go on: the kernel holds it, and not as free.
@@ -204,7 +209,7 @@ impl Backends {
 
     /// True when this id is the one that a new block would get for its address.
     pub fn is_current(&self, id: u32) -> bool {
-        self.record(id).is_some_and(|record| self.by_address.get(&record.at) == Some(&id))
+        self.record(id).is_some_and(|record| self.id_of(record.at) == Some(id))
     }
 
     fn wanted(&self, record: &Record) -> BackendState {
@@ -248,9 +253,9 @@ impl Backends {
         let Some(record) = self.record_mut(id) else { return };
         let generation = record.generation;
         record.kernel = Some(state);
-        record.rests_until = (state == BackendState::FREE).then_some(now + GRACE);
-        if let Some(until) = record.rests_until {
-            self.grace.push_back((until, id));
+        if state == BackendState::FREE {
+            record.rests = record.rests.saturating_add(1);
+            self.grace.push_back((now + GRACE, id));
             self.gone.insert(id, generation);
         } else {
             // It came back before anybody asked.
@@ -279,21 +284,19 @@ impl Backends {
     }
 
     fn forget(&mut self, id: u32) {
-        if let Some(record) = self.records.get_mut(id as usize).and_then(Option::take)
-            && self.by_address.get(&record.at) == Some(&id)
-        {
-            self.by_address.remove(&record.at);
+        if let Some(record) = self.records.get_mut(id as usize).and_then(Option::take) {
+            self.by_address.remove(&Some(record.at), id);
         }
     }
 
     /// Ids that have rested can be used again; one that came back to life in between is not touched.
     pub fn expire(&mut self, now: Instant) {
-        while let Some((until, id)) = self.grace.pop_front_if(|(until, _)| *until <= now) {
-            if let Some(record) = self.record(id)
-                && record.rests_until == Some(until)
-                && record.chosen == 0
-            {
-                self.free.push_back((id, record.generation));
+        while let Some((_, id)) = self.grace.pop_front_if(|(until, _)| *until <= now) {
+            let Some(record) = self.record_mut(id) else { continue };
+            record.rests = record.rests.saturating_sub(1);
+            if record.rests == 0 && record.kernel == Some(BackendState::FREE) && record.chosen == 0 {
+                let generation = record.generation;
+                self.free.push_back((id, generation));
                 self.forget(id);
             }
         }

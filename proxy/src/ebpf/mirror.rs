@@ -1,9 +1,10 @@
 //! What FRONTENDS and FRONTENDS6 hold, remembered, so that nobody has to ask the kernel or count.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use thalweg_abi::Frontend;
 
+use super::index::{Index, push};
 use crate::plan::Key;
 
 /// One frontend in the kernel. Its service number says whose it is.
@@ -16,7 +17,8 @@ pub(super) struct Held {
 
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
-    held: HashMap<Key, Held>,
+    held: Vec<(Key, Held)>,
+    places: Index,
     /// How many there are of IPv4 and of IPv6.
     counts: [usize; 2],
     /// Those of services that nobody knows.
@@ -27,11 +29,11 @@ pub(super) struct Mirror {
 
 impl Mirror {
     pub fn with_capacity(frontends: usize) -> Self {
-        Self { held: HashMap::with_capacity(frontends), ..Self::default() }
+        Self { held: Vec::with_capacity(frontends), ..Self::default() }
     }
 
     pub fn get(&self, key: &Key) -> Option<&Held> {
-        self.held.get(key)
+        self.place(key).map(|place| &self.held[place].1)
     }
 
     /// How many frontends of a family the kernel holds.
@@ -40,12 +42,15 @@ impl Mirror {
     }
 
     pub fn insert(&mut self, key: Key, held: Held) -> Option<Held> {
-        let old = self.held.insert(key, held);
-        if old.is_none() {
-            self.counts[usize::from(key.vip.is_ipv6())] += 1;
-        }
         self.nobodys.remove(&key);
-        old
+        if let Some(place) = self.place(&key) {
+            return Some(std::mem::replace(&mut self.held[place].1, held));
+        }
+        // As many as there are entries in a map, of which the kernel counts with 32 bits.
+        self.places.insert(&key, self.held.len() as u32, |place| self.held[place as usize].0);
+        push(&mut self.held, (key, held));
+        self.counts[usize::from(key.vip.is_ipv6())] += 1;
+        None
     }
 
     pub fn insert_nobodys(&mut self, key: Key, held: Held) {
@@ -54,10 +59,19 @@ impl Mirror {
     }
 
     pub fn remove(&mut self, key: &Key) -> Option<Held> {
-        let old = self.held.remove(key)?;
+        let place = self.place(key)?;
+        self.places.remove(key, place as u32);
+        let (_, old) = self.held.swap_remove(place);
+        if let Some((moved, _)) = self.held.get(place) {
+            self.places.moved(moved, self.held.len() as u32, place as u32);
+        }
         self.counts[usize::from(key.vip.is_ipv6())] -= 1;
         self.nobodys.remove(key);
         Some(old)
+    }
+
+    fn place(&self, key: &Key) -> Option<usize> {
+        self.places.find(key, |place| self.held[place as usize].0 == *key).map(|place| place as usize)
     }
 
     pub fn nobodys(&self) -> &BTreeSet<Key> {

@@ -15,6 +15,7 @@ mod backends;
 mod blocks;
 mod claims;
 mod failing;
+mod index;
 mod left;
 mod mirror;
 mod numbers;
@@ -55,7 +56,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct EbpfBackend {
     tables: Tables,
     mirror: Mirror,
-    services: HashMap<Name, Record>,
+    /// Boxed: a table that has just grown is half empty.
+    services: HashMap<Name, Box<Record>>,
     /// Services to look at in the next apply.
     dirty: BTreeSet<Name>,
     /// Services to look at again once every service has been heard of.
@@ -162,7 +164,7 @@ impl EbpfBackend {
 impl Backend for EbpfBackend {
     fn set(&mut self, plan: ServicePlan) {
         let name = plan.name.clone();
-        let record = self.services.entry(name.clone()).or_insert_with(Record::new);
+        let record = self.services.entry(name.clone()).or_default();
         if let Desired::Plan(held) = &record.desired
             && **held == plan
         {
@@ -207,8 +209,8 @@ impl Backend for EbpfBackend {
 
 // === impl Record ===
 
-impl Record {
-    fn new() -> Self {
+impl Default for Record {
+    fn default() -> Self {
         Self {
             number: None,
             named: false,
@@ -220,7 +222,9 @@ impl Record {
             draining: Box::default(),
         }
     }
+}
 
+impl Record {
     /// True when this service is to have, or may turn out to have, that frontend.
     fn wants(&self, key: &Key) -> bool {
         match &self.desired {

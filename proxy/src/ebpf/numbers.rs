@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use thalweg_cluster::Name;
 
 use super::full;
+use super::index::push;
 
 #[derive(Debug)]
 pub(super) struct Numbers {
@@ -49,8 +50,8 @@ impl Numbers {
 
     fn own(&mut self, number: u32, name: Name) {
         let index = number as usize;
-        if self.owners.len() <= index {
-            self.owners.resize(index + 1, None);
+        while self.owners.len() <= index {
+            push(&mut self.owners, None);
         }
         self.owners[index] = Some(name);
         self.used += 1;

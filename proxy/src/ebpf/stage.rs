@@ -10,7 +10,7 @@ use thalweg_cluster::Name;
 use thalweg_loader::Error;
 
 use super::backends::At;
-use super::{Desired, EbpfBackend, Record, full};
+use super::{Desired, EbpfBackend, full};
 use crate::plan::{Key, PlannedFrontend, ServicePlan};
 
 /// What one service needs written.
@@ -127,7 +127,7 @@ impl EbpfBackend {
     }
 
     fn number(&mut self, name: &Name) -> Result<u32, Error> {
-        let record = self.services.entry(name.clone()).or_insert_with(Record::new);
+        let record = self.services.entry(name.clone()).or_default();
         match record.number {
             Some(number) => Ok(number),
             None => Ok(*record.number.insert(self.numbers.take(name)?)),
