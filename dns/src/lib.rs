@@ -6,14 +6,20 @@
 //! - [`answer`]: a query and a zone become the reply's bytes. Pure: no I/O, no clock.
 //! - [`corefile`]: CoreDNS's configuration, read as it is.
 //! - [`stub_domains`]: kube-dns's, likewise.
-//! - `sockets`, `tcp`, `forward`: the shell around it.
+//! - [`config`]: what follows from them. `plan`: the same, ready to be asked.
+//! - `cache`: what upstreams said. Pure.
+//! - `forward`: asks the upstreams. `sockets`, `tcp`: the shell around it all.
 //! - [`server`]: wires them together; this is what an agent starts.
 
 pub mod answer;
+mod cache;
+pub mod config;
 pub mod corefile;
 mod counters;
 mod forward;
+mod histogram;
 pub mod name;
+mod plan;
 pub mod query;
 pub mod server;
 mod sockets;
@@ -23,5 +29,7 @@ mod tcp;
 mod testkit;
 pub mod zone;
 
+pub use cache::Stats as CacheStats;
+pub use config::Config;
 pub use counters::Stats;
 pub use server::{Error, Options, Result, Server};

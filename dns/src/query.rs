@@ -228,7 +228,7 @@ fn read_edns(packet: &[u8], mut at: usize, before: usize, additional: usize) -> 
 }
 
 /// The place after a name that may end in a compression pointer.
-fn skip_name(packet: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn skip_name(packet: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match *packet.get(at)? {
             0 => return Some(at + 1),
@@ -239,7 +239,7 @@ fn skip_name(packet: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-fn be16(packet: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn be16(packet: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?))
 }
 

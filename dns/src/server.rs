@@ -3,18 +3,24 @@
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use thalweg_cluster::{Dirty, World};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;
 
+use crate::cache::Stats as CacheStats;
+use crate::config::Config;
+use crate::corefile::Target;
 use crate::counters::{Counters, Stats};
-use crate::forward::Forwarder;
+use crate::forward::{Forwarder, resolv_conf};
+use crate::name;
+use crate::plan::Plan;
 use crate::query::Rotation;
 use crate::sockets::{UdpWorker, bind_tcp, bind_udp};
 use crate::tcp::StreamHandler;
@@ -54,8 +60,8 @@ pub enum Error {
     NoAddress,
     #[error("cannot start the threads of the DNS server: {0}")]
     Threads(io::Error),
-    #[error("cannot prepare forwarding to the upstream name servers: {0}")]
-    Upstreams(String),
+    #[error("cannot read the upstream name servers from {}: {source}; check the path in the forward line", path.display())]
+    ResolvConf { path: PathBuf, source: io::Error },
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -63,6 +69,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What the workers share.
 pub struct Shared {
     pub zone: ArcSwap<Zone>,
+    /// `None` as long as nobody is to be asked about other names.
+    pub forwarder: ArcSwapOption<Forwarder>,
     pub stopping: AtomicBool,
 }
 
@@ -75,27 +83,45 @@ pub struct Server {
     workers: Mutex<Vec<JoinHandle<()>>>,
     runtime: Mutex<Option<Runtime>>,
     stop_streams: Arc<Notify>,
+    started: Instant,
 }
 
 // === impl Server ===
 
 impl Server {
+    /// A server of one zone, with one group of upstreams for everything else; see [`Server::serve`].
+    ///
+    /// # Errors
+    /// As [`Server::serve`].
+    pub fn start(options: Options) -> Result<Self> {
+        let zone = ZoneConfig { origins: vec![options.zone], ttl: options.ttl, ..ZoneConfig::default() };
+        Self::serve(&options.listen, options.workers, &Config::simple(zone, &options.upstreams))
+    }
+
     /// Binds every address and starts to answer: SERVFAIL for names of the cluster until [`Server::mark_synced`].
+    /// `workers` are threads for each address; 0 for one per processor.
     ///
     /// Another server of the same user that also shares its port may still be running: both are then asked.
-    pub fn start(options: Options) -> Result<Self> {
-        let builder = Self::builder(&options)?;
-        let shared = Arc::new(Shared { zone: ArcSwap::from_pointee(builder.snapshot()), stopping: AtomicBool::new(false) });
-        let per_address = match options.workers {
+    ///
+    /// # Errors
+    /// When an address cannot be bound, the zone cannot be, or a file that lists upstreams cannot be read.
+    pub fn serve(listen: &[SocketAddr], workers: usize, config: &Config) -> Result<Self> {
+        let builder = zone_builder(config, listen)?;
+        let shared = Arc::new(Shared {
+            zone: ArcSwap::from_pointee(builder.snapshot()),
+            forwarder: ArcSwapOption::empty(),
+            stopping: AtomicBool::new(false),
+        });
+        let per_address = match workers {
             0 => std::thread::available_parallelism().map_or(1, Into::into),
             workers => workers,
         };
-        if options.listen.is_empty() {
+        if listen.is_empty() {
             return Err(Error::NoAddress);
         }
         // Everything is bound before anything is started, so that an address that is taken leaves no trace.
         let (mut datagrams, mut streams, mut listening) = (Vec::new(), Vec::new(), Vec::new());
-        for &address in &options.listen {
+        for &address in listen {
             let fail = |transport| move |source| Error::Bind { address, transport, source };
             let stream = bind_tcp(address).map_err(fail("TCP"))?;
             let bound = stream.local_addr().map_err(fail("TCP"))?;
@@ -121,19 +147,14 @@ impl Server {
             workers: Mutex::default(),
             runtime: Mutex::new(Some(runtime)),
             stop_streams: Arc::default(),
+            started: Instant::now(),
         };
-        let forwarder = match options.upstreams.as_slice() {
-            [] => None,
-            upstreams => {
-                let forwarder = Forwarder::new(upstreams, handle.clone());
-                Some(Arc::new(forwarder.map_err(|error| Error::Upstreams(error.to_string()))?))
-            }
-        };
-        server.start_streams(&handle, streams, forwarder.clone())?;
+        server.shared.forwarder.store(server.new_forwarder(config, &handle)?);
+        server.start_streams(&handle, streams)?;
         for (index, socket) in datagrams.into_iter().enumerate() {
-            server.start_worker(index, socket.into(), forwarder.clone())?;
+            server.start_worker(index, socket.into())?;
         }
-        tracing::info!(addresses = ?server.listening, workers = per_address, zone = %options.zone, "serving cluster DNS");
+        tracing::info!(addresses = ?server.listening, workers = per_address, "serving cluster DNS");
         Ok(server)
     }
 
@@ -144,10 +165,38 @@ impl Server {
             return;
         }
         let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
-        let serial = now.max(self.shared.zone.load().serial.wrapping_add(1));
-        builder.apply(world, dirty, serial);
+        builder.apply(world, dirty, self.next_serial());
         self.shared.zone.store(Arc::new(builder.snapshot()));
+    }
+
+    /// Takes another configuration, all of it or, on an error, nothing. No query is lost: those under way see the old one
+    /// or the new one. What upstreams said is kept where the cache is configured as before; addresses to listen on stay.
+    ///
+    /// # Errors
+    /// When the zone cannot be, or a file that lists upstreams cannot be read.
+    pub fn reload(&self, config: &Config, world: &World) -> Result<()> {
+        let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|it| it.handle().clone())
+        else {
+            return Ok(());
+        };
+        let forwarder = self.new_forwarder(config, &runtime)?;
+        let mut fresh = zone_builder(config, &self.listening)?;
+        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut everything = Dirty::default();
+        everything.services.extend(world.services().map(|service| service.name.clone()));
+        everything.pods.extend(world.pods().map(|pod| pod.name.clone()));
+        fresh.apply(world, &everything, self.next_serial());
+        if self.shared.zone.load().synced {
+            fresh.set_synced();
+        }
+        *builder = fresh;
+        // Whoever is told to ask others finds somebody to ask.
+        if forwarder.is_some() {
+            self.shared.forwarder.store(forwarder.clone());
+        }
+        self.shared.zone.store(Arc::new(builder.snapshot()));
+        self.shared.forwarder.store(forwarder);
+        Ok(())
     }
 
     /// The cluster has been listed completely and published: from now on a name that is not there does not exist.
@@ -175,6 +224,18 @@ impl Server {
         self.shared.zone.load_full()
     }
 
+    /// What each cache has done, by its zone.
+    pub fn caches(&self) -> Vec<(String, CacheStats)> {
+        let Some(forwarder) = self.forwarder() else { return Vec::new() };
+        let blocks = forwarder.plan().blocks();
+        blocks.filter_map(|(zone, block)| Some((name::display(zone), block.cache.as_ref()?.stats()))).collect()
+    }
+
+    /// Who asks the upstreams now; `None` when nobody is to be asked.
+    pub(crate) fn forwarder(&self) -> Option<Arc<Forwarder>> {
+        self.shared.forwarder.load_full()
+    }
+
     /// Answers what has arrived and stops, within a fraction of a second. Calling it again does nothing.
     pub fn shutdown(&self) {
         self.shared.stopping.store(true, Ordering::Release);
@@ -190,44 +251,31 @@ impl Server {
         }
     }
 
-    fn builder(options: &Options) -> Result<ZoneBuilder> {
-        let nameservers = options.listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
-        let config = ZoneConfig {
-            origins: vec![options.zone.clone()],
-            ttl: options.ttl,
-            nameservers: nameservers.collect(),
-            recursion: !options.upstreams.is_empty(),
-            ..ZoneConfig::default()
-        };
-        Ok(ZoneBuilder::new(&config)?)
+    /// Who asks the upstreams of a configuration; `None` when there are none.
+    fn new_forwarder(&self, config: &Config, runtime: &Handle) -> Result<Option<Arc<Forwarder>>> {
+        let old = self.shared.forwarder.load();
+        let resolve = |target: &Target| addresses(target, &self.listening);
+        let plan = Plan::new(&config.servers, old.as_ref().map(|old| old.plan()), &resolve)?;
+        Ok(plan.forwards().then(|| Forwarder::new(plan, runtime.clone(), self.started)))
     }
 
-    fn start_worker(
-        &mut self,
-        index: usize,
-        socket: Arc<std::net::UdpSocket>,
-        forwarder: Option<Arc<Forwarder>>,
-    ) -> Result<()> {
-        let worker = UdpWorker { socket, shared: self.shared.clone(), counters: self.new_counters(), forwarder };
+    fn next_serial(&self) -> u32 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
+        now.max(self.shared.zone.load().serial.wrapping_add(1))
+    }
+
+    fn start_worker(&mut self, index: usize, socket: Arc<std::net::UdpSocket>) -> Result<()> {
+        let worker = UdpWorker { socket, shared: self.shared.clone(), counters: self.new_counters() };
         let thread = std::thread::Builder::new().name(format!("dns-udp-{index}"));
         let thread = thread.spawn(move || run_worker(&worker)).map_err(Error::Threads)?;
         self.workers.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
 
-    fn start_streams(
-        &mut self,
-        runtime: &Handle,
-        streams: Vec<std::net::TcpListener>,
-        forwarder: Option<Arc<Forwarder>>,
-    ) -> Result<()> {
+    fn start_streams(&mut self, runtime: &Handle, streams: Vec<std::net::TcpListener>) -> Result<()> {
         let _inside = runtime.enter();
-        let handler = StreamHandler {
-            shared: self.shared.clone(),
-            counters: self.new_counters(),
-            forwarder,
-            rotation: Rotation::default(),
-        };
+        let handler =
+            StreamHandler { shared: self.shared.clone(), counters: self.new_counters(), rotation: Rotation::default() };
         let mut server = hickory_server::Server::new(handler);
         for stream in streams {
             let listener = tokio::net::TcpListener::from_std(stream).map_err(Error::Threads)?;
@@ -254,6 +302,38 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown();
     }
+}
+
+/// The zone of a configuration, still without services. Without one nothing is ours but `invalid`, which nobody may have
+/// (RFC 6761 section 6.4).
+fn zone_builder(config: &Config, listen: &[SocketAddr]) -> Result<ZoneBuilder> {
+    let nothing = || ZoneConfig { origins: vec!["invalid".into()], reverse: Vec::new(), ..ZoneConfig::default() };
+    let mut zone = config.zone.clone().unwrap_or_else(nothing);
+    if zone.nameservers.is_empty() {
+        zone.nameservers = listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
+    }
+    zone.recursion = config.servers.iter().any(|server| !server.forwards.is_empty());
+    let mut builder = ZoneBuilder::new(&zone)?;
+    if config.zone.is_none() {
+        builder.set_synced();
+    }
+    Ok(builder)
+}
+
+/// The addresses behind a target, without our own: asking ourselves would never end.
+fn addresses(target: &Target, own: &[SocketAddr]) -> Result<Vec<SocketAddr>> {
+    let mut addresses = match target {
+        Target::Address(address) => return Ok(vec![*address]),
+        Target::ResolvConf(path) => {
+            let text = std::fs::read_to_string(path).map_err(|source| Error::ResolvConf { path: path.clone(), source })?;
+            resolv_conf::nameservers(&text, &|name| nix::net::if_::if_nametoindex(name).ok())
+        }
+    };
+    addresses.retain(|address| !own.contains(address));
+    if addresses.is_empty() {
+        tracing::warn!(?target, "lists no name server that can be asked");
+    }
+    Ok(addresses)
 }
 
 /// Serves until the server stops. A fault in one query costs its batch, not the node's DNS.

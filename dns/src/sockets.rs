@@ -17,9 +17,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::answer::{Outcome, respond, servfail};
 use crate::counters::Counters;
-use crate::forward::{Forwarder, Pending};
+use crate::forward::Pending;
 use crate::query::{MAX_UDP, Query, Rotation, Transport};
 use crate::server::Shared;
+use crate::zone::Zone;
 
 /// Messages per system call.
 const BATCH: usize = 32;
@@ -36,7 +37,6 @@ pub struct UdpWorker {
     pub socket: Arc<UdpSocket>,
     pub shared: Arc<Shared>,
     pub counters: Arc<Counters>,
-    pub forwarder: Option<Arc<Forwarder>>,
 }
 
 /// Replies of one batch. Buffers keep their capacity.
@@ -112,16 +112,13 @@ impl UdpWorker {
                     let packet = &packet[..length];
                     let mut outcome = respond(packet, Transport::Udp, rotation.next(), &zone, out);
                     if matches!(outcome, Outcome::Forward | Outcome::ForwardTarget) {
-                        if self.forward(packet, outcome, out, peer) {
-                            self.counters.count(outcome);
-                            continue;
+                        match self.forward(packet, outcome, out, peer, &zone) {
+                            Some(instead) => outcome = instead,
+                            None => {
+                                self.counters.count(outcome);
+                                continue;
+                            }
                         }
-                        outcome = match (outcome, Query::parse(packet, Transport::Udp)) {
-                            // The alias alone is an answer.
-                            (Outcome::ForwardTarget, _) => Outcome::Answer,
-                            (_, Ok(query)) => servfail(&query, &zone, out),
-                            (_, Err(_)) => Outcome::Drop,
-                        };
                     }
                     self.counters.count(outcome);
                     if outcome != Outcome::Drop {
@@ -149,17 +146,29 @@ impl UdpWorker {
         Ok(received)
     }
 
-    /// Hands a query over; false when there is nobody to take it.
-    fn forward(&self, packet: &[u8], outcome: Outcome, partial: &[u8], peer: SocketAddr) -> bool {
-        let Some(forwarder) = &self.forwarder else { return false };
-        let partial = (outcome == Outcome::ForwardTarget).then(|| partial.to_vec());
+    /// Writes the answer to a query that is not ours if it is known, or hands the query over and says `None`.
+    fn forward(&self, packet: &[u8], outcome: Outcome, out: &mut Vec<u8>, peer: SocketAddr, zone: &Zone) -> Option<Outcome> {
+        let Ok(query) = Query::parse(packet, Transport::Udp) else { return Some(Outcome::Drop) };
+        let forwarder = self.shared.forwarder.load();
+        let Some(forwarder) = forwarder.as_ref() else {
+            return Some(match outcome {
+                // The alias alone is an answer.
+                Outcome::ForwardTarget => Outcome::Answer,
+                _ => servfail(&query, zone, out),
+            });
+        };
+        if outcome == Outcome::Forward && forwarder.answer_at_once(&query, out) {
+            return Some(Outcome::Forward);
+        }
+        let partial = (outcome == Outcome::ForwardTarget).then(|| out.clone());
         let pending = Pending { packet: packet.to_vec(), partial, transport: Transport::Udp };
         let (socket, counters) = (self.socket.clone(), self.counters.clone());
         forwarder.submit(pending, move |reply| {
             if socket.send_to(reply, peer).is_err() {
                 counters.send_errors.fetch_add(1, Ordering::Relaxed);
             }
-        })
+        });
+        None
     }
 
     /// Sends the replies. One that the kernel refuses (a client without a route, port 0) does not hold up the others.

@@ -10,7 +10,7 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 
 use crate::answer::{Outcome, respond};
 use crate::counters::Counters;
-use crate::forward::{Forwarder, Pending};
+use crate::forward::Pending;
 use crate::query::{Rotation, Transport};
 use crate::server::Shared;
 
@@ -18,7 +18,6 @@ use crate::server::Shared;
 pub struct StreamHandler {
     pub shared: Arc<Shared>,
     pub counters: Arc<Counters>,
-    pub forwarder: Option<Arc<Forwarder>>,
     pub rotation: Rotation,
 }
 
@@ -33,7 +32,8 @@ impl StreamHandler {
         let outcome = { respond(packet, Transport::Tcp, rotation, &self.shared.zone.load(), &mut bytes) };
         self.counters.tcp.fetch_add(1, Ordering::Relaxed);
         self.counters.count(outcome);
-        if let (Outcome::Forward | Outcome::ForwardTarget, Some(forwarder)) = (outcome, &self.forwarder) {
+        let forwarder = self.shared.forwarder.load_full();
+        if let (Outcome::Forward | Outcome::ForwardTarget, Some(forwarder)) = (outcome, forwarder) {
             let partial = (outcome == Outcome::ForwardTarget).then_some(bytes);
             bytes = forwarder.complete(&Pending { packet: packet.to_vec(), partial, transport: Transport::Tcp }).await?;
         }

@@ -20,7 +20,7 @@ mod unsupported;
 mod values;
 
 pub use model::*;
-pub use values::upstream;
+pub use values::{DNS_PORT, upstream};
 
 /// What is wrong with a Corefile, and where.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]

@@ -1,0 +1,103 @@
+//! One question to one upstream: over UDP by a socket of its own, over TCP when that is not enough.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{Instant, timeout_at};
+
+use super::ask::{RANDOM, Verdict, judge, write_query};
+use super::question::Question;
+use super::reply::Reply;
+
+/// The largest packet that an upstream sends: more than we ask for, since some do.
+const MAX_PACKET: usize = 4096;
+/// Packets that are not the answer, after which UDP is given up: somebody is guessing.
+const MAX_FORGERIES: u32 = 32;
+
+/// How an upstream is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Not over UDP at all.
+    pub tcp: bool,
+    pub recursion_desired: bool,
+    /// For the whole exchange.
+    pub patience: Duration,
+}
+
+/// Why there is no answer.
+#[derive(thiserror::Error, Debug)]
+pub enum Failure {
+    #[error("no answer in time")]
+    Timeout,
+    #[error(transparent)]
+    Network(#[from] io::Error),
+    #[error("an answer that cannot be read")]
+    Malformed,
+    #[error("an error without a question, code {0}")]
+    Refused(u8),
+}
+
+/// An answer, and how many packets came that were none.
+#[derive(Debug)]
+pub struct Exchange {
+    pub result: Result<Box<Reply>, Failure>,
+    pub forgeries: u32,
+}
+
+pub async fn exchange(upstream: SocketAddr, question: &Question, manner: Manner) -> Exchange {
+    let deadline = Instant::now() + manner.patience;
+    let mut packet = Vec::with_capacity(512);
+    write_query(question, manner.recursion_desired, &rand::random::<[u8; RANDOM]>(), &mut packet);
+    let mut forgeries = 0;
+    let in_time = timeout_at(deadline, async {
+        if !manner.tcp {
+            match over_udp(upstream, question, &packet, &mut forgeries).await? {
+                Verdict::Answer(reply) => return Ok(reply),
+                Verdict::Refused(rcode) => return Err(Failure::Refused(rcode)),
+                Verdict::Malformed => return Err(Failure::Malformed),
+                Verdict::Casing | Verdict::Truncated | Verdict::Ignore => {}
+            }
+        }
+        over_tcp(upstream, question, &packet).await
+    });
+    let result = in_time.await.unwrap_or(Err(Failure::Timeout));
+    Exchange { result, forgeries }
+}
+
+/// [`Verdict::Ignore`] when too many packets came that were not the answer.
+async fn over_udp(upstream: SocketAddr, question: &Question, packet: &[u8], forgeries: &mut u32) -> io::Result<Verdict> {
+    // Port 0: the kernel takes one at random, and once connected lets in what comes from the upstream alone.
+    let any: SocketAddr = match upstream {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(upstream).await?;
+    socket.send(packet).await?;
+    let mut received = [0; MAX_PACKET];
+    while *forgeries < MAX_FORGERIES {
+        let length = socket.recv(&mut received).await?;
+        match judge(packet, &received[..length], question, false) {
+            Verdict::Ignore => *forgeries += 1,
+            verdict => return Ok(verdict),
+        }
+    }
+    Ok(Verdict::Ignore)
+}
+
+async fn over_tcp(upstream: SocketAddr, question: &Question, packet: &[u8]) -> Result<Box<Reply>, Failure> {
+    let mut stream = TcpStream::connect(upstream).await?;
+    let message = [&(packet.len() as u16).to_be_bytes()[..], packet].concat();
+    stream.write_all(&message).await?;
+    let length = stream.read_u16().await?;
+    let mut received = vec![0; length.into()];
+    stream.read_exact(&mut received).await?;
+    match judge(packet, &received, question, true) {
+        Verdict::Answer(reply) => Ok(reply),
+        Verdict::Refused(rcode) => Err(Failure::Refused(rcode)),
+        _ => Err(Failure::Malformed),
+    }
+}

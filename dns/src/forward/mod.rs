@@ -1,0 +1,263 @@
+//! Names that are not ours go to the upstreams, off the path of those that are.
+//!
+//! A worker looks into the cache itself; what is not there it hands over and goes on. Equal questions that are under way
+//! at once are asked once. A bounded number of clients waits: beyond it, whoever waits longest is told SERVFAIL, since that
+//! client is the first to have given up.
+//!
+//! - [`question`], [`reply`], [`ask`]: pure. What is asked, what comes back, and whether to believe it.
+//! - [`exchange`], [`upstream`], [`group`]: one question to one server; what is known of the server; which one is asked.
+//! - [`probe`]: finds out whether upstreams lead back here. [`resolv_conf`]: where upstreams may be listed.
+
+mod ask;
+mod exchange;
+mod flights;
+mod group;
+mod probe;
+mod question;
+mod reply;
+pub mod resolv_conf;
+mod upstream;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Edns, Message, ResponseCode};
+use tokio::runtime::Handle;
+
+use crate::answer::last_target;
+use crate::cache::{Hit, State};
+use crate::plan::{Block, Plan};
+use crate::query::{MAX_UDP, Query, Rcode, Transport};
+use flights::{Answer, Flights};
+pub use group::Group;
+pub use question::Question;
+pub use reply::{Kind, Reply};
+use waiting::Waiting;
+
+/// How long a client waits for the upstreams when there is a stale answer (RFC 8767 section 5).
+const STALE_PATIENCE: Duration = Duration::from_millis(1800);
+
+pub struct Forwarder {
+    plan: Plan,
+    flights: Flights,
+    waiting: Waiting,
+    probe: probe::Probe,
+    runtime: Handle,
+    /// Times of the cache count from here.
+    started: Instant,
+}
+
+/// A query that waits for its answer from upstream.
+pub struct Pending {
+    pub packet: Vec<u8>,
+    /// A reply that holds an alias, to be completed with its target.
+    pub partial: Option<Vec<u8>>,
+    pub transport: Transport,
+}
+
+/// An answer with the TTL to write into it.
+struct Answered {
+    reply: Arc<Reply>,
+    ttl: Option<u32>,
+}
+
+// === impl Forwarder ===
+
+impl Forwarder {
+    /// Begins to look for loops, where that is asked for; sends nothing else yet. Caches that an earlier plan began go on
+    /// in `plan` if they are there; their times count from `started`.
+    pub fn new(plan: Plan, runtime: Handle, started: Instant) -> Arc<Self> {
+        let forwarder = Arc::new(Self {
+            plan,
+            flights: Flights::default(),
+            waiting: Waiting::default(),
+            probe: probe::Probe::default(),
+            runtime,
+            started,
+        });
+        probe::send(&forwarder);
+        forwarder
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Clients that were told SERVFAIL since too many waited.
+    pub fn shed(&self) -> u64 {
+        self.waiting.shed()
+    }
+
+    /// Writes the answer if nobody needs to be asked for it; false: it must be submitted.
+    pub fn answer_at_once(self: &Arc<Self>, query: &Query<'_>, out: &mut Vec<u8>) -> bool {
+        if self.probe.is_ours(query, &self.plan) {
+            Reply::failure(Rcode::Refused as u8, &Question::of(query)).write(query, None, MAX_UDP, out);
+            return true;
+        }
+        let question = Question::of(query);
+        let Some(cache) = self.plan.block(question.name()).and_then(|block| block.cache.as_ref()) else { return false };
+        let Some(hit) = cache.get(&question, self.now()) else { return false };
+        match hit.state {
+            State::Fresh => {}
+            State::Stale { verify: true } => return false,
+            State::Ending => self.refresh(question),
+            State::Stale { verify: false } => {
+                cache.served_stale();
+                self.refresh(question);
+            }
+            State::StaleForNow => cache.served_stale(),
+        }
+        hit.reply.write(query, hit.ttl, self.plan.bufsize, out);
+        true
+    }
+
+    /// Looks up in the background and calls `reply` with the whole answer.
+    pub fn submit(self: &Arc<Self>, pending: Pending, reply: impl FnOnce(&[u8]) + Send + 'static) {
+        let forwarder = self.clone();
+        self.runtime.spawn(async move {
+            if let Some(bytes) = forwarder.complete(&pending).await {
+                reply(&bytes);
+            }
+        });
+    }
+
+    /// The answer to a query; `None` when the packet is none.
+    pub async fn complete(self: &Arc<Self>, pending: &Pending) -> Option<Vec<u8>> {
+        let query = Query::parse(&pending.packet, pending.transport).ok()?;
+        let mut question = Question::of(&query);
+        if let Some(target) = pending.partial.as_deref().and_then(|partial| last_target(partial, &query)) {
+            question = question.about(&target);
+        }
+        let answered = self.waiting.until_shed(self.look_up(&question)).await;
+        let answered = answered.unwrap_or_else(|| Answered::failure(Rcode::ServFail, &question));
+        match &pending.partial {
+            Some(partial) => completed(partial, &query, &answered),
+            None => {
+                let mut out = Vec::with_capacity(MAX_UDP);
+                answered.reply.write(&query, answered.ttl, self.most(pending.transport), &mut out);
+                Some(out)
+            }
+        }
+    }
+
+    fn most(&self, transport: Transport) -> usize {
+        if transport == Transport::Udp { self.plan.bufsize } else { usize::from(u16::MAX) }
+    }
+
+    async fn look_up(self: &Arc<Self>, question: &Question) -> Answered {
+        let Some(block) = self.plan.block(question.name()) else { return Answered::failure(Rcode::Refused, question) };
+        let hit = block.cache.as_ref().and_then(|cache| Some((cache, cache.get(question, self.now())?)));
+        let Some((cache, hit)) = hit else { return Answered::new(self.fetch(question, block).get().await) };
+        match hit.state {
+            State::Fresh => return hit.into(),
+            State::Ending => {
+                self.refresh(*question);
+                return hit.into();
+            }
+            State::StaleForNow => {}
+            State::Stale { verify: false } => self.refresh(*question),
+            State::Stale { verify: true } => {
+                // The question goes on without this client, so that the answer is there for the next.
+                if let Ok(reply) = tokio::time::timeout(STALE_PATIENCE, self.fetch(question, block).get()).await
+                    && reply.kind() != Kind::Failure
+                {
+                    return Answered::new(reply);
+                }
+            }
+        }
+        cache.served_stale();
+        hit.into()
+    }
+
+    /// Asks the upstreams, or waits for the answer to the same question that is under way, and keeps the answer.
+    fn fetch(self: &Arc<Self>, question: &Question, block: &Block) -> Answer {
+        let answer = self.flights.join(question);
+        let Some(group) = block.group(question.name()) else {
+            // Nobody is to be asked about this name.
+            self.flights.land(question, &Arc::new(Reply::failure(Rcode::Refused as u8, question)));
+            return answer;
+        };
+        if answer.is_first() {
+            let (forwarder, group, cache, question) = (self.clone(), group.clone(), block.cache.clone(), *question);
+            self.runtime.spawn(async move {
+                // Lands in any case, also when asking panics: others wait.
+                let landing = forwarder.flights.landing(&question);
+                let reply = Arc::<Reply>::from(group.ask(&question).await);
+                if let Some(cache) = cache {
+                    if reply.kind() == Kind::Failure {
+                        cache.failed(&question, forwarder.now());
+                    }
+                    cache.put(&question, &reply, forwarder.now());
+                }
+                landing.with(&reply);
+            });
+        }
+        answer
+    }
+
+    /// Asks again, for whoever comes next.
+    fn refresh(self: &Arc<Self>, question: Question) {
+        if let Some(block) = self.plan.block(question.name()) {
+            // Dropping the answer does not end the question.
+            drop(self.fetch(&question, block));
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+// === impl Answered ===
+
+impl Answered {
+    fn new(reply: Arc<Reply>) -> Self {
+        Self { reply, ttl: None }
+    }
+
+    fn failure(rcode: Rcode, question: &Question) -> Self {
+        Self::new(Arc::new(Reply::failure(rcode as u8, question)))
+    }
+}
+
+impl From<Hit> for Answered {
+    fn from(hit: Hit) -> Self {
+        Self { reply: hit.reply, ttl: hit.ttl }
+    }
+}
+
+/// A reply that holds an alias, with what the upstreams say of its target.
+fn completed(partial: &[u8], query: &Query<'_>, answered: &Answered) -> Option<Vec<u8>> {
+    let mut message = Message::from_vec(partial).ok()?;
+    message.metadata.recursion_available = true;
+    message.metadata.authoritative = false;
+    let with_ttl = |mut record: hickory_proto::rr::Record| {
+        record.ttl = answered.ttl.unwrap_or(record.ttl);
+        record
+    };
+    match answered.reply.kind() {
+        Kind::Success => {
+            message.add_answers(answered.reply.answers().into_iter().map(with_ttl));
+        }
+        Kind::NoData | Kind::NxDomain => {
+            message.metadata.response_code = ResponseCode::from_low(answered.reply.rcode());
+            message.add_answers(answered.reply.answers().into_iter().map(with_ttl));
+            message.add_authorities(answered.reply.authorities().into_iter().map(with_ttl));
+        }
+        // The alias alone is still an answer.
+        Kind::Failure => {}
+    }
+    if let Some(edns) = query.edns {
+        let mut ours = Edns::new();
+        ours.set_max_payload(MAX_UDP as u16).set_dnssec_ok(edns.dnssec_ok);
+        message.set_edns(ours);
+    }
+    let bytes = message.to_vec().ok()?;
+    if bytes.len() <= query.limit() { Some(bytes) } else { message.truncate().to_vec().ok() }
+}
+
+#[cfg(test)]
+mod script;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! One name server that is asked: whether it is believed to be up, how fast it is, what it has done so far.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::exchange::{Exchange, Failure};
+use crate::histogram::Histogram;
+
+/// When nothing is known of an upstream yet.
+const FIRST_GUESS: Duration = Duration::from_millis(100);
+const LEAST_HEDGE: Duration = Duration::from_millis(50);
+const MOST_HEDGE: Duration = Duration::from_millis(500);
+const RCODES: usize = 16;
+
+#[derive(Debug)]
+pub struct Upstream {
+    pub address: SocketAddr,
+    /// Health checks that failed in a row.
+    fails: AtomicU32,
+    checking: AtomicBool,
+    /// What it is asked comes back to this server.
+    loops: AtomicBool,
+    /// Smoothed, in microseconds; 0 as long as nothing is known.
+    round_trip: AtomicU32,
+    pub counters: Counters,
+}
+
+/// Since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub duration: Histogram,
+    /// Answers by code.
+    pub answers: [AtomicU64; RCODES],
+    pub timeouts: AtomicU64,
+    pub network_errors: AtomicU64,
+    pub malformed: AtomicU64,
+    /// Packets that were not the answer.
+    pub forgeries: AtomicU64,
+    pub failed_checks: AtomicU64,
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            fails: AtomicU32::new(0),
+            checking: AtomicBool::new(false),
+            loops: AtomicBool::new(false),
+            round_trip: AtomicU32::new(0),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whether it is worth asking; it is always with `max_fails` 0.
+    pub fn is_up(&self, max_fails: u32) -> bool {
+        !self.loops() && (max_fails == 0 || self.fails.load(Ordering::Relaxed) < max_fails)
+    }
+
+    pub fn loops(&self) -> bool {
+        self.loops.load(Ordering::Relaxed)
+    }
+
+    pub fn set_loops(&self) {
+        self.loops.store(true, Ordering::Relaxed);
+    }
+
+    /// True for whoever is to start checking: one at a time does.
+    pub fn begin_checks(&self) -> bool {
+        !self.checking.swap(true, Ordering::AcqRel)
+    }
+
+    pub fn end_checks(&self) {
+        self.checking.store(false, Ordering::Release);
+    }
+
+    /// Takes in what came of a health check. True when it is well.
+    pub fn checked(&self, well: bool) -> bool {
+        if well {
+            self.fails.store(0, Ordering::Relaxed);
+        } else {
+            // One writer at a time: whoever checks.
+            self.fails.store(self.fails.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+            self.counters.failed_checks.fetch_add(1, Ordering::Relaxed);
+        }
+        well
+    }
+
+    /// After how long a second upstream is asked as well.
+    pub fn hedge(&self) -> Duration {
+        match self.round_trip.load(Ordering::Relaxed) {
+            0 => FIRST_GUESS * 3,
+            micros => (Duration::from_micros(micros.into()) * 4).clamp(LEAST_HEDGE, MOST_HEDGE),
+        }
+    }
+
+    /// Takes in what came of a question. True when the upstream should be checked.
+    pub fn record(&self, exchange: &Exchange, took: Duration) -> bool {
+        let counters = &self.counters;
+        counters.forgeries.fetch_add(exchange.forgeries.into(), Ordering::Relaxed);
+        let counter = match &exchange.result {
+            Ok(reply) => {
+                counters.duration.observe(took);
+                self.smooth(took);
+                &counters.answers[usize::from(reply.rcode()) % RCODES]
+            }
+            Err(Failure::Refused(rcode)) => &counters.answers[usize::from(*rcode) % RCODES],
+            Err(Failure::Timeout) => &counters.timeouts,
+            Err(Failure::Network(_)) => &counters.network_errors,
+            Err(Failure::Malformed) => &counters.malformed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        matches!(exchange.result, Err(Failure::Timeout | Failure::Network(_)))
+    }
+
+    fn smooth(&self, took: Duration) {
+        let sample = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
+        let old = self.round_trip.load(Ordering::Relaxed);
+        let new = if old == 0 { sample } else { (u64::from(old) * 7 + u64::from(sample)).div_ceil(8) as u32 };
+        // A lost update is as good as a sample that was not taken.
+        self.round_trip.store(new, Ordering::Relaxed);
+    }
+}
