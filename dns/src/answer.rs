@@ -1,10 +1,10 @@
 //! A query and a zone become the reply's bytes. Pure: no I/O, no clock, and no allocation once the buffer has its size.
 
-use std::net::IpAddr;
-
 use crate::name;
-use crate::query::{HEADER, MAX_UDP, Malformed, Query, Rcode, Transport, class, rtype};
-use crate::zone::{FIXED, Found, Glue, Node, QUESTION_POINTER, Realm, RrSet, Zone, push_address, push_record};
+use crate::query::{HEADER, Malformed, Query, Rcode, Transport, class, rtype};
+use crate::zone::{Entry, FIXED, Found, QUESTION_POINTER, Realm, Zone, end_record, pointer, push_head, push_record};
+
+mod records;
 
 /// How a packet was answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,8 @@ pub enum Outcome {
     /// An alias to a name that is not ours: the reply holds the alias and can be sent as it is, or be completed with
     /// what the upstreams say of the last target.
     ForwardTarget,
+    /// A whole zone is wanted and the client may have it: nothing was written, [`transfer`] says it in several messages.
+    Transfer,
     /// Nothing is sent.
     Drop,
 }
@@ -33,11 +35,12 @@ pub enum Outcome {
 const MAX_ALIASES: usize = 8;
 /// Octets of our OPT record.
 const OPT_SIZE: usize = 11;
-/// What a compression pointer can reach.
-const MAX_POINTER: usize = 0x3fff;
 const SOA_REFRESH: u32 = 7200;
 const SOA_RETRY: u32 = 1800;
 const SOA_EXPIRE: u32 = 86400;
+/// The names in an SOA, before that of the zone.
+const NAMESERVER: &[u8] = b"\x02ns\x03dns";
+const HOSTMASTER: &[u8] = b"\x0ahostmaster";
 const SOFTWARE: &[u8] = b"\x07thalweg";
 
 /// A reply while it is written.
@@ -63,7 +66,7 @@ enum Section {
 // === impl Outcome ===
 
 impl Outcome {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Answer,
         Self::Truncated,
         Self::NoData,
@@ -75,6 +78,7 @@ impl Outcome {
         Self::BadVers,
         Self::Forward,
         Self::ForwardTarget,
+        Self::Transfer,
         Self::Drop,
     ];
 }
@@ -109,16 +113,19 @@ pub fn answer(query: &Query<'_>, zone: &Zone, out: &mut Vec<u8>) -> Outcome {
         class::CHAOS => return reply.chaos(),
         _ => return reply.end(Rcode::Refused, Outcome::Refused),
     }
-    // Zone transfers and other things that are no types of records.
-    if matches!(query.rtype, 0 | rtype::OPT | 128..=254) {
-        return reply.end(Rcode::Refused, Outcome::Refused);
+    let name = query.name.wire();
+    let realm = zone.realm(name);
+    match query.rtype {
+        rtype::AXFR | rtype::IXFR => return reply.zone_transfer(realm),
+        // Things that are no types of records.
+        0 | rtype::OPT | 128..=254 => return reply.end(Rcode::Refused, Outcome::Refused),
+        _ => {}
     }
-    match zone.realm(&query.name) {
+    match realm {
         Realm::Outside if zone.apex.recursion => reply.forward(),
         Realm::Outside => reply.end(Rcode::Refused, Outcome::Refused),
-        Realm::Cluster(_) | Realm::Reverse { .. } if !zone.synced => reply.end(Rcode::ServFail, Outcome::ServFail),
-        Realm::Cluster(offset) => reply.cluster(offset),
-        Realm::Reverse { offset, whole } => reply.reverse(offset, whole),
+        _ if !zone.synced => reply.end(Rcode::ServFail, Outcome::ServFail),
+        _ => reply.ours(realm),
     }
 }
 
@@ -147,197 +154,104 @@ impl<'a, 'p> Reply<'a, 'p> {
         Self { query, zone, out, limit, counts: [0; 3], authoritative: false, truncated: false }
     }
 
-    /// A name of the cluster's zone, which starts at `offset` of the question's name.
-    fn cluster(mut self, offset: usize) -> Outcome {
+    /// A name of ours.
+    fn ours(mut self, mut realm: Realm) -> Outcome {
         self.authoritative = true;
         let zone = self.zone;
-        if self.query.rtype == rtype::SOA && offset == 0 {
-            self.soa(Section::Answer, Realm::Cluster(offset));
-            return self.end(Rcode::NoError, Outcome::Answer);
-        }
-        let mut owner = QUESTION_POINTER;
-        let mut found = zone.find(self.query.name.wire());
-        for _ in 0..MAX_ALIASES {
-            let alias = match found {
-                Found::Nothing => return self.negative(Realm::Cluster(offset), Rcode::NxDomain),
-                Found::Dashed(ip) => return self.dashed(ip, owner, offset),
-                Found::Node(node) => match self.positive(node, owner) {
-                    Some(outcome) => return self.end(Rcode::NoError, outcome),
-                    None => match node.set(rtype::CNAME) {
-                        None => return self.negative(Realm::Cluster(offset), Rcode::NoError),
-                        Some(alias) => alias,
-                    },
-                },
+        // The name that is looked up, and where it stands in the reply: first the question's, then that of an alias.
+        let (mut name, mut at) = (self.query.name.wire(), HEADER);
+        let mut followed: [Option<&Entry>; MAX_ALIASES] = [None; MAX_ALIASES];
+        for index in 0..MAX_ALIASES {
+            let found = zone.find_in(realm, name);
+            if let Some(outcome) = self.records(found, realm, at) {
+                return self.end(Rcode::NoError, outcome);
+            }
+            let (Found::Service(alias), Some(target)) = (found, found.target()) else {
+                return self.negative(found, realm, name, at);
             };
-            let place = self.out.len() + FIXED;
-            if !self.set(alias, owner) {
+            if followed.iter().flatten().any(|entry| std::ptr::eq(*entry, alias)) {
+                break;
+            }
+            followed[index] = Some(alias);
+            let start = self.out.len();
+            push_record(self.out, pointer(at), rtype::CNAME, zone.apex.ttl, target);
+            if !self.keep(start, Section::Answer) {
+                self.truncated = true;
                 return self.end(Rcode::NoError, Outcome::Truncated);
             }
-            let target = &alias.record(0)[FIXED..];
-            if !zone.contains(target) {
+            // Records of the target are owned by the name that the alias just spelled out.
+            (name, at, realm) = (target, start + FIXED, zone.realm(target));
+            if realm == Realm::Outside {
                 let outcome = if zone.apex.recursion { Outcome::ForwardTarget } else { Outcome::Answer };
                 return self.end(Rcode::NoError, outcome);
             }
-            // Records of the target are owned by the name that the alias just spelled out.
-            owner = pointer(place);
-            found = zone.find(target);
         }
+        // Aliases that lead back to themselves, or are too many.
         self.end(Rcode::NoError, Outcome::Answer)
     }
 
-    fn reverse(mut self, offset: usize, whole: bool) -> Outcome {
-        let realm = Realm::Reverse { offset, whole };
-        let forwards = self.zone.apex.recursion;
-        self.authoritative = true;
-        match self.zone.find(self.query.name.wire()) {
-            Found::Node(node) => match self.positive(node, QUESTION_POINTER) {
-                Some(outcome) => self.end(Rcode::NoError, outcome),
-                None => self.negative(realm, Rcode::NoError),
-            },
-            _ if forwards => self.forward(),
-            // Whether there are addresses below a range is not worth knowing; saying no would deny them all.
-            _ if whole => self.negative(realm, Rcode::NxDomain),
-            _ => self.negative(realm, Rcode::NoError),
+    /// NXDOMAIN or NODATA for the name that stands at `at`, with the SOA that says how long to remember it; or it is passed on.
+    fn negative(mut self, found: Found<'_>, realm: Realm, name: &[u8], at: usize) -> Outcome {
+        let unknown = matches!(found, Found::Nothing | Found::Range);
+        if unknown && self.zone.apex.passes_on(name) {
+            return if at == HEADER { self.forward() } else { self.end(Rcode::NoError, Outcome::ForwardTarget) };
+        }
+        self.soa(Section::Authority, realm, at);
+        match found {
+            Found::Nothing => self.end(Rcode::NxDomain, Outcome::NxDomain),
+            // To deny part of an address would deny all addresses that start with it.
+            _ => self.end(Rcode::NoError, Outcome::NoData),
         }
     }
 
-    /// Writes the records of the asked type; `None` when there are none.
-    fn positive(&mut self, node: &Node, owner: u16) -> Option<Outcome> {
-        let set = match self.query.rtype {
-            // RFC 8482: one of the sets is enough.
-            rtype::ANY => node.sets().first(),
-            rtype => node.set(rtype),
-        }?;
-        let answer_at = self.out.len();
-        if !self.set(set, owner) {
-            return Some(Outcome::Truncated);
-        }
-        self.glue(set, answer_at);
-        Some(Outcome::Answer)
-    }
-
-    fn dashed(mut self, ip: IpAddr, owner: u16, offset: usize) -> Outcome {
-        let rtype = if ip.is_ipv4() { rtype::A } else { rtype::AAAA };
-        if self.query.rtype != rtype && self.query.rtype != rtype::ANY {
-            return self.negative(Realm::Cluster(offset), Rcode::NoError);
-        }
-        // At most 28 octets after a question and a few aliases; 512 always hold them.
-        push_address(self.out, owner, self.zone.apex.ttl, ip);
-        self.counts[Section::Answer as usize] += 1;
-        self.end(Rcode::NoError, Outcome::Answer)
-    }
-
-    /// Writes a set into the answer section, starting with the record whose turn it is. False: not all of them fit.
-    fn set(&mut self, set: &RrSet, owner: u16) -> bool {
-        let (bytes, count) = (set.bytes(), set.count());
-        let first = self.first(set);
-        let room = self.limit.saturating_sub(self.out.len());
+    /// Of the zone of the name that stands at `at`.
+    fn soa(&mut self, section: Section, realm: Realm, at: usize) {
+        let (Realm::Cluster { offset, .. } | Realm::Reverse { offset, .. }) = realm else { return };
+        let origin = pointer(at + offset);
         let start = self.out.len();
-        let whole = bytes.len() <= room;
-        let mut written = count;
-        if whole {
-            let split = set.start(first);
-            self.out.extend_from_slice(&bytes[split..]);
-            self.out.extend_from_slice(&bytes[..split]);
-        } else {
-            written = 0;
-            for index in (first..count).chain(0..first) {
-                let record = set.record(index);
-                if self.out.len() + record.len() > self.limit {
-                    break;
-                }
-                self.out.extend_from_slice(record);
-                written += 1;
-            }
-            self.truncated = true;
+        push_head(self.out, origin, rtype::SOA, self.zone.apex.ttl, 0);
+        for label in [NAMESERVER, HOSTMASTER] {
+            self.out.extend_from_slice(label);
+            self.out.extend_from_slice(&origin.to_be_bytes());
         }
-        if owner != QUESTION_POINTER {
-            own(&mut self.out[start..], owner);
-        }
-        self.counts[Section::Answer as usize] += written as u16;
-        whole
-    }
-
-    /// Adds the addresses of the targets to a set that was written at `answer_at`. What does not fit is left out: the
-    /// client can ask.
-    fn glue(&mut self, set: &RrSet, answer_at: usize) {
-        if let Some(target) = set.one_target() {
-            let at = answer_at + set.target_offset();
-            match self.zone.find(target) {
-                Found::Node(node) => {
-                    let sets = [rtype::A, rtype::AAAA].into_iter().filter_map(|rtype| node.set(rtype));
-                    sets.for_each(|addresses| self.additional(addresses.bytes(), at));
-                }
-                Found::Dashed(ip) => self.additional_address(ip, at),
-                Found::Nothing => {}
-            }
-        }
-        let split = set.start(self.first(set));
-        for (record, addresses) in set.glue().into_iter().flat_map(Glue::targets) {
-            let start = set.start(record);
-            let moved = if start >= split { start - split } else { start + set.bytes().len() - split };
-            self.additional(addresses, answer_at + moved + set.target_offset());
-        }
-    }
-
-    fn additional_address(&mut self, ip: IpAddr, target: usize) {
-        let at = self.out.len();
-        push_address(self.out, pointer(target), self.zone.apex.ttl, ip);
-        if self.out.len() > self.limit {
-            self.out.truncate(at);
-        } else {
-            self.counts[Section::Additional as usize] += 1;
-        }
-    }
-
-    /// Adds address records of the name that was written at `target`.
-    fn additional(&mut self, addresses: &[u8], target: usize) {
-        let at = self.out.len();
-        if at + addresses.len() > self.limit || target > MAX_POINTER {
-            return;
-        }
-        self.out.extend_from_slice(addresses);
-        self.counts[Section::Additional as usize] += own(&mut self.out[at..], pointer(target));
-    }
-
-    fn first(&self, set: &RrSet) -> usize {
-        ((u64::from(self.query.rotation) * set.count() as u64) >> 32) as usize
-    }
-
-    /// NXDOMAIN or NODATA, with the SOA that says how long to remember it.
-    fn negative(mut self, realm: Realm, rcode: Rcode) -> Outcome {
-        self.soa(Section::Authority, realm);
-        self.end(rcode, if rcode == Rcode::NxDomain { Outcome::NxDomain } else { Outcome::NoData })
-    }
-
-    fn soa(&mut self, section: Section, realm: Realm) {
-        let (Realm::Cluster(offset) | Realm::Reverse { offset, .. }) = realm else { return };
-        let apex = &self.zone.apex;
-        let at = self.out.len();
-        push_record(self.out, pointer(HEADER + offset), rtype::SOA, apex.ttl, &[]);
-        match realm {
-            Realm::Cluster(_) => {
-                let origin = pointer(HEADER + offset).to_be_bytes();
-                for name in [&apex.nameserver, &apex.hostmaster] {
-                    self.out.extend_from_slice(&name[..name.len() - apex.origin.len()]);
-                    self.out.extend_from_slice(&origin);
-                }
-            }
-            _ => {
-                self.out.extend_from_slice(&apex.nameserver);
-                self.out.extend_from_slice(&apex.hostmaster);
-            }
-        }
-        for number in [self.zone.serial, SOA_REFRESH, SOA_RETRY, SOA_EXPIRE, apex.ttl] {
+        for number in [self.zone.serial, SOA_REFRESH, SOA_RETRY, SOA_EXPIRE, self.zone.apex.ttl] {
             self.out.extend_from_slice(&number.to_be_bytes());
         }
-        let length = (self.out.len() - at - FIXED) as u16;
-        self.out[at + FIXED - 2..at + FIXED].copy_from_slice(&length.to_be_bytes());
-        if self.out.len() > self.limit {
-            self.out.truncate(at);
-            return;
+        end_record(self.out, start);
+        self.keep(start, section);
+    }
+
+    /// Counts the record that was begun at `start`, or takes it away when it does not fit.
+    fn keep(&mut self, start: usize, section: Section) -> bool {
+        let fits = self.out.len() <= self.limit;
+        if fits {
+            self.counts[section as usize] += 1;
+        } else {
+            self.out.truncate(start);
         }
-        self.counts[section as usize] += 1;
+        fits
+    }
+
+    /// AXFR and IXFR: refused, unless this client may.
+    fn zone_transfer(mut self, realm: Realm) -> Outcome {
+        let apex = matches!(realm, Realm::Cluster { offset: 0, .. });
+        if !self.query.may_transfer || !apex {
+            return self.end(Rcode::Refused, Outcome::Refused);
+        }
+        match (self.query.transport, self.query.rtype) {
+            _ if !self.zone.synced => self.end(Rcode::ServFail, Outcome::ServFail),
+            (Transport::Tcp, _) => {
+                self.out.clear();
+                Outcome::Transfer
+            }
+            // RFC 1995 section 2: the SOA alone tells the client to come again over TCP.
+            (Transport::Udp, rtype::IXFR) => {
+                self.authoritative = true;
+                self.soa(Section::Answer, realm, HEADER);
+                self.end(Rcode::NoError, Outcome::Answer)
+            }
+            (Transport::Udp, _) => self.end(Rcode::Refused, Outcome::Refused),
+        }
     }
 
     /// Class CHAOS: the name of the software, and nothing else.
@@ -362,7 +276,7 @@ impl<'a, 'p> Reply<'a, 'p> {
     /// Writes the OPT record and the header.
     fn end(mut self, rcode: Rcode, outcome: Outcome) -> Outcome {
         if let Some(edns) = self.query.edns {
-            let [high, low] = (MAX_UDP as u16).to_be_bytes();
+            let [high, low] = (self.query.max_udp.min(usize::from(u16::MAX)) as u16).to_be_bytes();
             let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
             self.out.extend_from_slice(&[0, 0, rtype::OPT as u8, high, low, rcode as u8 >> 4, 0, dnssec_ok, 0, 0, 0]);
             self.counts[Section::Additional as usize] += 1;
@@ -377,22 +291,6 @@ impl<'a, 'p> Reply<'a, 'p> {
         }
         outcome
     }
-}
-
-/// A compression pointer to an offset of the message, at most [`MAX_POINTER`].
-fn pointer(offset: usize) -> u16 {
-    0xc000 | offset as u16
-}
-
-/// Gives records that start with a pointer another owner; says how many there are.
-fn own(records: &mut [u8], owner: u16) -> u16 {
-    let (mut at, mut count) = (0, 0);
-    while at + FIXED <= records.len() {
-        records[at..at + 2].copy_from_slice(&owner.to_be_bytes());
-        at += FIXED + usize::from(u16::from_be_bytes([records[at + FIXED - 2], records[at + FIXED - 1]]));
-        count += 1;
-    }
-    count
 }
 
 /// The target of the last alias in a reply that [`answer`] wrote, in wire form. It is always spelled out.

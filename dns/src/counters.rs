@@ -64,7 +64,7 @@ impl Counters {
         stats.panics += read(&self.panics);
         for outcome in Outcome::ALL {
             let field = match outcome {
-                Outcome::Answer => &mut stats.answered,
+                Outcome::Answer | Outcome::Transfer => &mut stats.answered,
                 Outcome::Truncated => &mut stats.truncated,
                 Outcome::NoData => &mut stats.nodata,
                 Outcome::NxDomain => &mut stats.nxdomain,

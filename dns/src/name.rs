@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// Octets of a whole name, the root label included (RFC 1035 section 3.1).
 pub const MAX_NAME: usize = 255;
-const MAX_LABEL: usize = 63;
+pub const MAX_LABEL: usize = 63;
 
 /// A lower-cased name in wire form. Shared: the same name stands at its node and in pointers to it.
 pub type WireName = Arc<[u8]>;
@@ -28,9 +28,6 @@ pub fn encode(text: &str) -> Option<WireName> {
 
 /// `label.parent`; `None` when the label or the whole name is not representable.
 pub fn child(label: &str, parent: &[u8]) -> Option<WireName> {
-    if label.contains('.') {
-        return None;
-    }
     let mut wire = Vec::with_capacity(label.len() + 1 + parent.len());
     push_label(&mut wire, label)?;
     wire.extend_from_slice(parent);
@@ -63,6 +60,13 @@ pub fn reverse(ip: IpAddr) -> WireName {
 
 pub const REVERSE_V4: &[u8] = b"\x07in-addr\x04arpa\0";
 pub const REVERSE_V6: &[u8] = b"\x03ip6\x04arpa\0";
+
+/// Where `suffix` starts in a name, when the name is `suffix` or below it.
+pub fn offset_of(wire: &[u8], suffix: &[u8]) -> Option<usize> {
+    let offset = wire.len().checked_sub(suffix.len())?;
+    // The octets first: nearly every foreign name fails here, before its labels are walked.
+    (wire[offset..] == *suffix && is_within(wire, suffix)).then_some(offset)
+}
 
 /// The name without its first label; `None` for the root.
 pub fn parent(wire: &[u8]) -> Option<&[u8]> {
@@ -104,8 +108,14 @@ pub fn display(wire: &[u8]) -> String {
     text
 }
 
-fn push_label(wire: &mut Vec<u8>, label: &str) -> Option<()> {
-    if label.is_empty() || label.len() > MAX_LABEL {
+/// Whether DNS can carry it as one label.
+pub fn is_label(label: &str) -> bool {
+    !label.is_empty() && label.len() <= MAX_LABEL && !label.contains('.')
+}
+
+/// Appends one label, lower-cased; `None` when it is not representable.
+pub fn push_label(wire: &mut Vec<u8>, label: &str) -> Option<()> {
+    if !is_label(label) {
         return None;
     }
     wire.push(label.len() as u8);

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::name::{MAX_NAME, is_within};
+use crate::name::MAX_NAME;
 
 /// The largest UDP reply, whatever the client offers: it passes every link without fragments.
 pub const MAX_UDP: usize = 1232;
@@ -85,6 +85,10 @@ pub struct Query<'p> {
     pub transport: Transport,
     /// Which record comes first, as a fraction of the set: 0 is the first, `u32::MAX` the last. See [`Rotation`].
     pub rotation: u32,
+    /// The largest reply over UDP, in octets: [`MAX_UDP`], unless the operator chose another.
+    pub max_udp: usize,
+    /// This client may have whole zones.
+    pub may_transfer: bool,
 }
 
 /// A sequence of rotations that spreads evenly over the sets that are asked, also over those that are asked only every
@@ -123,14 +127,6 @@ impl QueryName {
     /// Labels without the root.
     pub fn labels(&self) -> usize {
         usize::from(self.labels)
-    }
-
-    /// Where `suffix` starts in this name, when the name is `suffix` or below it.
-    pub fn offset_of(&self, suffix: &[u8]) -> Option<usize> {
-        let wire = self.wire();
-        let offset = wire.len().checked_sub(suffix.len())?;
-        // The octets first: nearly every foreign name fails here, before its labels are walked.
-        (wire[offset..] == *suffix && is_within(wire, suffix)).then_some(offset)
     }
 
     /// Reads an uncompressed name at the start of `bytes`. A question has nothing before it to point to.
@@ -182,7 +178,18 @@ impl<'p> Query<'p> {
         let before = [6, 8].into_iter().map(|at| usize::from(be16(packet, at).unwrap_or(0))).sum();
         let additional = usize::from(be16(packet, 10).unwrap_or(0));
         let edns = read_edns(packet, question_end, before, additional).ok_or(FORMERR)?;
-        Ok(Self { packet, question_end, name, rtype, class, edns, transport, rotation: 0 })
+        Ok(Self {
+            packet,
+            question_end,
+            name,
+            rtype,
+            class,
+            edns,
+            transport,
+            rotation: 0,
+            max_udp: MAX_UDP,
+            may_transfer: false,
+        })
     }
 
     /// The packet as it came.
@@ -199,8 +206,8 @@ impl<'p> Query<'p> {
     pub fn limit(&self) -> usize {
         match (self.transport, self.edns) {
             (Transport::Tcp, _) => MAX_TCP,
-            (Transport::Udp, None) => PLAIN_UDP,
-            (Transport::Udp, Some(edns)) => usize::from(edns.udp_size).clamp(PLAIN_UDP, MAX_UDP),
+            (Transport::Udp, None) => PLAIN_UDP.min(self.max_udp),
+            (Transport::Udp, Some(edns)) => usize::from(edns.udp_size).max(PLAIN_UDP).min(self.max_udp),
         }
     }
 }

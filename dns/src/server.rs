@@ -209,7 +209,7 @@ impl Server {
     /// Counters since the start.
     pub fn stats(&self) -> Stats {
         let zone = self.shared.zone.load();
-        let mut stats = Stats { names: zone.table().len() as u64, serial: zone.serial, ..Stats::default() };
+        let mut stats = Stats { names: zone.names() as u64, serial: zone.serial, ..Stats::default() };
         self.counters.iter().for_each(|counters| counters.add_to(&mut stats));
         stats
     }

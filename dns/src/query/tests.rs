@@ -1,6 +1,7 @@
 //! What is a query and what is not, octet by octet.
 
 use super::*;
+use crate::name::offset_of;
 
 const HEAD: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00";
 const QUESTION: &[u8] = b"\x03wEb\x02nS\x00\x00\x01\x00\x01";
@@ -33,8 +34,8 @@ fn a_plain_question() {
     assert_eq!(query.question(), QUESTION, "casing is kept");
     assert_eq!((query.rtype, query.class, query.edns, query.limit()), (rtype::A, class::IN, None, 512));
     assert_eq!(query.name.labels(), 2);
-    assert_eq!(query.name.offset_of(b"\x02ns\0"), Some(4));
-    assert_eq!(query.name.offset_of(b"\x03web\0"), None);
+    assert_eq!(offset_of(query.name.wire(), b"\x02ns\0"), Some(4));
+    assert_eq!(offset_of(query.name.wire(), b"\x03web\0"), None);
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-use crate::name;
+use crate::name::{self, WireName};
 
 /// The longest TTL that may be configured, in seconds.
 pub const MAX_TTL: u32 = 3600;
+/// What stands between the names of services and their zone.
+pub const SERVICES: &[u8] = b"\x03svc";
 
 /// Whether `a-b-c-d.namespace.pod.<zone>` exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,6 +68,22 @@ pub enum ZoneError {
     Ttl(u32),
 }
 
+/// The configuration in the form that answers need.
+#[derive(Debug)]
+pub struct Apex {
+    /// In wire form; at least one.
+    pub origins: Box<[WireName]>,
+    pub reverse: Box<[IpNetwork]>,
+    pub ttl: u32,
+    pub pods: PodMode,
+    pub recursion: bool,
+    /// Names in these domains are passed on when they do not exist.
+    fallthrough: Box<[WireName]>,
+    pub namespaces: Option<Box<[Box<str>]>>,
+    pub endpoint_pod_names: bool,
+    pub ignore_empty_service: bool,
+}
+
 // === impl ZoneConfig ===
 
 impl Default for ZoneConfig {
@@ -84,6 +102,60 @@ impl Default for ZoneConfig {
             ignore_empty_service: false,
         }
     }
+}
+
+// === impl Apex ===
+
+impl Apex {
+    pub fn new(config: &ZoneConfig) -> Result<Self, ZoneError> {
+        if config.ttl > MAX_TTL {
+            return Err(ZoneError::Ttl(config.ttl));
+        }
+        let origins: Result<Box<[_]>, _> = config.origins.iter().map(|origin| encode_origin(origin)).collect();
+        let origins = origins?;
+        if origins.is_empty() {
+            return Err(ZoneError::NoOrigin);
+        }
+        let domains: &[String] = match &config.fallthrough {
+            Fallthrough::Never => &[],
+            Fallthrough::Always => &[".".into()],
+            Fallthrough::Below(domains) => domains,
+        };
+        let encode = |domain: &String| name::encode(domain).ok_or_else(|| ZoneError::Fallthrough(domain.clone()));
+        Ok(Self {
+            origins,
+            reverse: config.reverse.as_slice().into(),
+            ttl: config.ttl,
+            pods: config.pods,
+            recursion: config.recursion,
+            fallthrough: domains.iter().map(encode).collect::<Result<_, _>>()?,
+            namespaces: config.namespaces.as_ref().map(|names| names.iter().map(|name| name.as_str().into()).collect()),
+            endpoint_pod_names: config.endpoint_pod_names,
+            ignore_empty_service: config.ignore_empty_service,
+        })
+    }
+
+    /// Whether every zone has room for names with so many octets before its `svc`.
+    pub fn has_room(&self, octets: usize) -> bool {
+        let longest = self.origins.iter().map(|origin| origin.len()).max().unwrap_or_default();
+        octets + SERVICES.len() + longest <= name::MAX_NAME
+    }
+
+    /// Whether somebody else is asked for this name when it does not exist here.
+    pub fn passes_on(&self, name: &[u8]) -> bool {
+        self.recursion && self.fallthrough.iter().any(|domain| name::is_within(name, domain))
+    }
+
+    /// Whether objects of a namespace have names.
+    pub fn exposes(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|names| names.iter().any(|name| **name == *namespace))
+    }
+}
+
+/// The longest name that every zone has: its mailbox.
+fn encode_origin(origin: &str) -> Result<WireName, ZoneError> {
+    let wire = name::encode(origin).filter(|wire| name::child("hostmaster", wire).is_some());
+    wire.ok_or_else(|| ZoneError::Origin(origin.into()))
 }
 
 /// The addresses of a reverse zone: `10.in-addr.arpa` is 10.0.0.0/8. `None` when the name is none of a reverse zone.

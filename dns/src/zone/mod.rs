@@ -1,114 +1,170 @@
 //! The zone: what a query can find, and how it follows from the cluster's state.
 //!
-//! [`Zone`] is an immutable snapshot, shared by all workers; [`ZoneBuilder`] owns the next one and changes it by the
-//! services that became dirty.
+//! [`Zone`] is an immutable snapshot, shared by all workers; [`ZoneBuilder`] owns the next one and changes it by what
+//! became dirty. It holds services, not names: `find` takes a name apart and looks its service up.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::name::{self, WireName};
-use crate::query::QueryName;
+use thalweg_cluster::Name;
 
 mod builder;
 mod config;
+mod entry;
+mod find;
 mod record;
 mod service;
 mod table;
 
 pub use builder::ZoneBuilder;
-pub use config::{Fallthrough, MAX_TTL, PodMode, ZoneConfig, ZoneError, reverse_range};
-pub use record::{FIXED, Glue, QUESTION_POINTER, RrSet, RrSetBuilder, push_address, push_record};
-pub use table::{Dashed, Node, Table};
-
-/// The names that the zone itself consists of.
-#[derive(Debug)]
-pub struct Apex {
-    pub origin: WireName,
-    pub services: WireName,
-    pub pods: WireName,
-    pub nameserver: WireName,
-    pub hostmaster: WireName,
-    pub ttl: u32,
-    pub pod_mode: PodMode,
-    pub recursion: bool,
-}
+pub use config::{Apex, Fallthrough, MAX_TTL, PodMode, SERVICES, ZoneConfig, ZoneError, reverse_range};
+pub use entry::{Address, Entry, Group, Kind, Port, Segment};
+pub use find::{Found, Host, Realm, Spelled};
+pub use record::{FIXED, QUESTION_POINTER, end_record, pointer, push_address, push_dashed, push_head, push_record};
+use table::Trie;
 
 /// A snapshot of the zone.
 #[derive(Clone)]
 pub struct Zone {
     pub apex: Arc<Apex>,
-    table: Table,
     /// Of the SOA record.
     pub serial: u32,
     /// The cluster has been listed completely; before, absence means nothing.
     pub synced: bool,
+    services: Trie<Slot>,
+    reverse: Trie<Pointer>,
+    pods: Trie<PodAddress>,
+    nameservers: Arc<[IpAddr]>,
+    /// Keyed at random: names are chosen by users.
+    hasher: RandomState,
 }
 
-/// Whose name it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Realm {
-    /// In the cluster's zone, which starts at this offset of the name.
-    Cluster(usize),
-    /// Below in-addr.arpa or ip6.arpa, which starts at this offset; `whole`: it names one address, not a range.
-    Reverse {
-        offset: usize,
-        whole: bool,
-    },
-    Outside,
+/// A service or a namespace, found by the hash of its key.
+#[derive(Clone)]
+struct Slot {
+    hash: u64,
+    entry: Entry,
 }
 
-/// What is at a name of the zone.
-#[derive(Clone, Copy, Debug)]
-pub enum Found<'z> {
-    Node(&'z Node),
-    /// The name of a pod or an endpoint spells its address.
-    Dashed(IpAddr),
-    Nothing,
+/// That a service has an address. The name follows from the service, so there is none here; that both hashes mean what was
+/// looked up shows there, too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Pointer {
+    address: u32,
+    /// The hash of the service's key, in halves, since nothing here needs more than four octets to stand on.
+    service: [u32; 2],
+}
+
+/// That a pod has an address.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct PodAddress {
+    ip: IpAddr,
+    pod: Name,
 }
 
 // === impl Zone ===
 
 impl Zone {
-    pub fn realm(&self, name: &QueryName) -> Realm {
-        if let Some(offset) = name.offset_of(&self.apex.origin) {
-            return Realm::Cluster(offset);
-        }
-        for (suffix, whole) in [(name::REVERSE_V4, 6), (name::REVERSE_V6, 34)] {
-            if let Some(offset) = name.offset_of(suffix) {
-                return Realm::Reverse { offset, whole: name.labels() >= whole };
-            }
-        }
-        Realm::Outside
-    }
-
-    /// Whether a lower-cased wire name is in the cluster's zone.
-    pub fn contains(&self, name: &[u8]) -> bool {
-        name::is_within(name, &self.apex.origin)
-    }
-
-    /// Looks a lower-cased wire name up.
-    pub fn find(&self, name: &[u8]) -> Found<'_> {
-        match self.table.get(name) {
-            Some(node) => Found::Node(node),
-            None => self.find_dashed(name).map_or(Found::Nothing, Found::Dashed),
+    fn new(apex: Apex, nameservers: &[IpAddr]) -> Self {
+        Self {
+            apex: Arc::new(apex),
+            serial: 0,
+            synced: false,
+            services: Trie::default(),
+            reverse: Trie::default(),
+            pods: Trie::default(),
+            nameservers: nameservers.into(),
+            hasher: RandomState::new(),
         }
     }
 
-    pub fn table(&self) -> &Table {
-        &self.table
+    /// Number of services and namespaces.
+    pub fn len(&self) -> usize {
+        self.services.len()
     }
 
-    fn find_dashed(&self, name: &[u8]) -> Option<IpAddr> {
-        let address = parse_dashed(name::first_label(name))?;
-        let exists = match &self.table.get(name::parent(name)?)?.dashed {
-            Dashed::Any => true,
-            // An address of IPv6 has many spellings, a name has one.
-            Dashed::Only(these) => these.binary_search(&address).is_ok() && is_dashed(name::first_label(name), address),
-        };
-        exists.then_some(address)
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of names that exist, those of one zone and without reverse names.
+    pub fn names(&self) -> usize {
+        self.entries().map(Entry::names).sum()
+    }
+
+    /// All services and namespaces, in no order that means anything.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.services.iter().map(|slot| &slot.entry)
+    }
+
+    /// What is known of a service or a namespace by its key: labels in wire form, lower-cased, without the root.
+    pub fn entry(&self, key: &[u8]) -> Option<&Entry> {
+        let hash = self.hash(key);
+        self.slots(hash).find(|entry| entry.key() == key)
+    }
+
+    /// Addresses of the name servers of the zones.
+    pub fn nameservers(&self) -> &[IpAddr] {
+        &self.nameservers
+    }
+
+    /// The services that have an address, as a cluster IP or at an endpoint.
+    pub fn services_of(&self, ip: IpAddr) -> impl Iterator<Item = &Entry> + Clone {
+        let (hash, address) = self.place(ip);
+        let leaf = self.reverse.leaf(hash);
+        let first = leaf.partition_point(|pointer| pointer.address < address);
+        let same = leaf[first..].iter().take_while(move |pointer| pointer.address == address);
+        let entries = same.flat_map(|pointer| self.slots(u64::from(pointer.service[0]) << 32 | u64::from(pointer.service[1])));
+        entries.filter(move |entry| entry.groups().any(|group| group.has(ip)))
+    }
+
+    /// Pods that have an address. None unless [`PodMode::Verified`].
+    pub fn pods_of(&self, ip: IpAddr) -> impl Iterator<Item = &Name> {
+        let leaf = self.pods.leaf(self.hash(ip));
+        let first = leaf.partition_point(|held| held.ip < ip);
+        leaf[first..].iter().take_while(move |held| held.ip == ip).map(|held| &held.pod)
+    }
+
+    fn slots(&self, hash: u64) -> impl Iterator<Item = &Entry> + Clone {
+        let leaf = self.services.leaf(hash);
+        let first = leaf.partition_point(|slot| slot.hash < hash);
+        leaf[first..].iter().take_while(move |slot| slot.hash == hash).map(|slot| &slot.entry)
+    }
+
+    fn hash(&self, key: impl std::hash::Hash) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// Where the pointers of an address are, and what tells them from others there.
+    fn place(&self, ip: IpAddr) -> (u64, u32) {
+        let hash = self.hash(ip);
+        (hash, hash as u32)
     }
 }
+
+// === impl Slot ===
+
+impl Ord for Slot {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.hash, self.entry.key()).cmp(&(other.hash, other.entry.key()))
+    }
+}
+
+impl PartialOrd for Slot {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Slot {}
 
 /// The label that spells an address: dots and colons become dashes.
 pub fn dashed(ip: IpAddr) -> String {

@@ -1,273 +1,164 @@
-//! What one service contributes to the zone. Pure: from the service and its slices to names.
+//! What one service contributes to the zone. Pure: from the service and its slices to an [`Entry`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use thalweg_cluster::{EndpointSlice, Port, Protocol, Service, ServiceType};
+use thalweg_cluster::{EndpointSlice, Name, Port, Protocol, Service, ServiceType};
 
-use super::record::{RrSet, RrSetBuilder};
-use super::table::{Dashed, Node};
-use super::{Apex, dashed, parse_dashed};
-use crate::name::{self, WireName};
-use crate::query::rtype;
+use super::config::Apex;
+use super::entry::{Draft, Entry, Kind, Named};
+use super::{dashed, parse_dashed};
+use crate::name;
 
-/// The names of one service. Names below `service.namespace.svc.<zone>` belong to nobody else.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Contribution {
-    /// In the order of their names.
-    pub nodes: Box<[Arc<Node>]>,
-    /// In order.
-    pub pointers: Box<[Pointer]>,
+/// Ports of an endpoint or a service, in order of their numbers.
+type Ports<'a> = Vec<(u16, Protocol, &'a str)>;
+
+/// Octets of a label that spells an address, at most.
+const LONGEST_DASHED: usize = 39;
+
+/// A ready endpoint: its hostname, if it has one, its address, and which of several sets of ports it has.
+struct Host<'a> {
+    label: Option<Cow<'a, str>>,
+    ip: IpAddr,
+    ports: usize,
 }
 
-/// The name of an address. Several services may say one for the same address.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Pointer {
-    pub ip: IpAddr,
-    pub rank: Rank,
-    pub target: WireName,
+/// The key of a service, or of a namespace without a service: labels in wire form, without the root. `None` when DNS
+/// cannot carry it.
+pub fn key(namespace: &str, service: Option<&str>) -> Option<Vec<u8>> {
+    let mut key = Vec::with_capacity(2 + namespace.len() + service.map_or(0, str::len));
+    for label in service.into_iter().chain([namespace]) {
+        name::push_label(&mut key, label)?;
+    }
+    Some(key)
 }
 
-/// The name of a cluster IP hides the names of endpoints that have the same address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Rank {
-    ClusterIp,
-    Endpoint,
-}
-
-/// Ready endpoints of one label: a hostname, or an address written with dashes.
-struct Host {
-    name: WireName,
-    addresses: BTreeSet<IpAddr>,
-    /// The endpoint said its hostname.
-    named: bool,
-    ports: BTreeSet<(Arc<str>, Protocol, u16)>,
-}
-
-struct Names<'a> {
-    apex: &'a Apex,
-    base: WireName,
-    nodes: BTreeMap<WireName, Arc<Node>>,
-    pointers: BTreeSet<Pointer>,
-}
-
-/// The contribution of a service. A name that DNS cannot carry (too long for the zone) is left out.
-pub fn contribution<'a>(apex: &Apex, service: &Service, slices: impl Iterator<Item = &'a Arc<EndpointSlice>>) -> Contribution {
-    let base = name::child(&service.name.namespace, &apex.services).and_then(|parent| name::child(&service.name.name, &parent));
-    let Some(base) = base else {
+/// The entry of a service; `None` when its name is too long for the zones. A name below it that is too long is left out.
+pub fn entry<'a>(apex: &Apex, service: &'a Service, slices: impl Iterator<Item = &'a Arc<EndpointSlice>>) -> Option<Entry> {
+    let Name { namespace, name } = &service.name;
+    let Some(key) = key(namespace, Some(name)).filter(|key| apex.has_room(key.len())) else {
         tracing::warn!(service = %service.name, "the name of the service is too long for the zone: it has no DNS name");
-        return Contribution::default();
+        return None;
     };
-    let mut names = Names { apex, base, nodes: BTreeMap::new(), pointers: BTreeSet::new() };
     if service.service_type == ServiceType::ExternalName {
-        names.external(service);
-    } else if service.headless {
-        names.headless(&hosts(&names.base, service, slices));
-    } else if !service.cluster_ips.is_empty() {
-        names.cluster_ip(service, &hosts(&names.base, service, slices));
+        return Some(alias(&key, service));
     }
-    Contribution { nodes: names.nodes.into_values().collect(), pointers: names.pointers.into_iter().collect() }
+    let (hosts, sets) = hosts(apex, key.len(), service, slices);
+    let (ready, mut groups) = (!hosts.is_empty(), groups(hosts, sets));
+    Some(match service.headless {
+        true if ready => Entry::service(Kind::Headless, &key, &groups),
+        false if ready || !apex.ignore_empty_service => {
+            groups.insert(0, front(service));
+            Entry::service(Kind::ClusterIp, &key, &groups)
+        }
+        _ => Entry::bare(&key),
+    })
 }
 
-// === impl Contribution ===
-
-impl Contribution {
-    pub fn node(&self, name: &[u8]) -> Option<&Arc<Node>> {
-        let index = self.nodes.binary_search_by(|node| (*node.name).cmp(name)).ok()?;
-        self.nodes.get(index)
-    }
-
-    /// Takes from an older one what is still the same, so that the table and this hold one copy of it.
-    pub fn share(&mut self, old: &Self) {
-        for node in &mut self.nodes {
-            if let Some(same) = old.node(&node.name).filter(|same| *same == node) {
-                *node = same.clone();
-            }
-        }
-        for pointer in &mut self.pointers {
-            if let Ok(same) = old.pointers.binary_search(pointer) {
-                *pointer = old.pointers[same].clone();
-            }
-        }
-    }
-
-    /// The pointers that the other has not.
-    pub fn pointers_beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Pointer> {
-        self.pointers.iter().filter(|pointer| other.pointers.binary_search(pointer).is_err())
+fn alias(key: &[u8], service: &Service) -> Entry {
+    let target = service.external_name.as_deref().map(|target| target.strip_suffix('.').unwrap_or(target));
+    // An alias cannot point to an address; such a service exists, but has nothing to say.
+    let target = target.filter(|target| !target.is_empty() && target.parse::<IpAddr>().is_err()).and_then(name::encode);
+    match target {
+        Some(target) => Entry::alias(key, &target),
+        None => Entry::service(Kind::ClusterIp, key, &[Draft::default()]),
     }
 }
 
-// === impl Rank ===
-
-impl Rank {
-    pub const BEST: Self = Self::ClusterIp;
+/// The service itself.
+fn front(service: &Service) -> Draft<'_> {
+    let mut plain = service.cluster_ips.clone();
+    plain.sort_unstable();
+    plain.dedup();
+    let ports = service.ports.iter().map(|Port { name, protocol, port, .. }| (*port, *protocol, &**name));
+    Draft { ports: sorted(ports), plain, named: Vec::new() }
 }
 
-// === impl Names ===
-
-impl Names<'_> {
-    fn external(&mut self, service: &Service) {
-        let target = service.external_name.as_deref().map(|target| target.strip_suffix('.').unwrap_or(target));
-        // An alias cannot point to an address; such a service exists, but has nothing to say.
-        let target = target.filter(|target| !target.is_empty() && target.parse::<IpAddr>().is_err()).and_then(name::encode);
-        let alias = target.and_then(|target| RrSet::alias(self.apex.ttl, &target));
-        self.put(self.base.clone(), alias);
-    }
-
-    fn cluster_ip(&mut self, service: &Service, hosts: &BTreeMap<String, Host>) {
-        let addresses: BTreeSet<IpAddr> = service.cluster_ips.iter().copied().collect();
-        for &ip in &addresses {
-            self.pointers.insert(Pointer { ip, rank: Rank::ClusterIp, target: self.base.clone() });
-        }
-        let target = self.base.clone();
-        let targets = |wanted: Option<&Port>| {
-            let ports = service
-                .ports
-                .iter()
-                .filter(|port| wanted.is_none_or(|wanted| port.name == wanted.name && port.protocol == wanted.protocol));
-            ports.map(|port| (port.port, &target, &addresses)).collect::<BTreeSet<_>>()
-        };
-        let mut sets = self.address_sets(&addresses);
-        sets.extend(self.services_set(&targets(None)));
-        self.put_base(sets, hosts);
-        for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
-            let set = self.services_set(&targets(Some(port)));
-            self.put_port(&port.name, port.protocol, set);
-        }
-        self.hosts(hosts, |host| host.named);
-    }
-
-    /// Without a ready endpoint nothing of a headless service exists.
-    fn headless(&mut self, hosts: &BTreeMap<String, Host>) {
-        if hosts.is_empty() {
-            return;
-        }
-        let addresses = hosts.values().flat_map(|host| &host.addresses).copied().collect();
-        let mut all = BTreeSet::new();
-        let mut named: BTreeMap<(&str, Protocol), BTreeSet<_>> = BTreeMap::new();
-        for host in hosts.values() {
-            for (name, protocol, port) in &host.ports {
-                let target = (*port, &host.name, &host.addresses);
-                all.insert(target);
-                if !name.is_empty() {
-                    named.entry((name, *protocol)).or_default().insert(target);
-                }
-            }
-        }
-        let mut sets = self.address_sets(&addresses);
-        sets.extend(self.services_set(&all));
-        self.put_base(sets, hosts);
-        for ((name, protocol), targets) in named {
-            let set = self.services_set(&targets);
-            self.put_port(name, protocol, set);
-        }
-        self.hosts(hosts, |_| true);
-    }
-
-    /// The names of endpoints, and for some of them the names of their addresses.
-    fn hosts(&mut self, hosts: &BTreeMap<String, Host>, has_pointer: impl Fn(&Host) -> bool) {
-        for host in hosts.values() {
-            if host.dashed().is_none() {
-                let sets = self.address_sets(&host.addresses);
-                self.put(host.name.clone(), sets);
-            }
-            if has_pointer(host) {
-                for &ip in &host.addresses {
-                    self.pointers.insert(Pointer { ip, rank: Rank::Endpoint, target: host.name.clone() });
-                }
-            }
-        }
-    }
-
-    fn address_sets(&self, addresses: &BTreeSet<IpAddr>) -> Vec<RrSet> {
-        [rtype::A, rtype::AAAA].into_iter().filter_map(|rtype| RrSet::addresses(self.apex.ttl, rtype, addresses)).collect()
-    }
-
-    /// SRV records: priority 0, and the weight shared evenly.
-    fn services_set(&self, targets: &BTreeSet<(u16, &WireName, &BTreeSet<IpAddr>)>) -> Option<RrSet> {
-        let weight = (100 / targets.len().max(1)).max(1) as u16;
-        let mut set = RrSetBuilder::new(rtype::SRV, self.apex.ttl);
-        let mut with_glue = BTreeSet::new();
-        let one_target = targets.iter().is_sorted_by(|(_, a, _), (_, b, _)| a == b);
-        if one_target {
-            set.set_one_target();
-        }
-        for &(port, target, addresses) in targets {
-            let mut data = Vec::with_capacity(6 + target.len());
-            data.extend_from_slice(&0u16.to_be_bytes());
-            data.extend_from_slice(&weight.to_be_bytes());
-            data.extend_from_slice(&port.to_be_bytes());
-            data.extend_from_slice(target);
-            set.push(&data);
-            if !one_target && with_glue.insert(target) {
-                set.push_glue(addresses);
-            }
-        }
-        set.finish()
-    }
-
-    /// `_port._protocol.service…` and, so that nothing below a missing name exists, `_protocol.service…`.
-    fn put_port(&mut self, port: &str, protocol: Protocol, set: Option<RrSet>) {
-        let label = match protocol {
-            Protocol::Tcp => "_tcp",
-            Protocol::Udp => "_udp",
-            Protocol::Sctp => "_sctp",
-        };
-        let parent = name::child(label, &self.base);
-        let Some((parent, name)) =
-            parent.and_then(|parent| name::child(&format!("_{port}"), &parent).map(|name| (parent, name)))
-        else {
-            return;
-        };
-        self.put(parent, None);
-        self.put(name, set);
-    }
-
-    /// The name of the service itself, which knows those of its hosts that are but addresses.
-    fn put_base(&mut self, sets: Vec<RrSet>, hosts: &BTreeMap<String, Host>) {
-        let dashed: BTreeSet<IpAddr> = hosts.values().filter_map(Host::dashed).collect();
-        let mut node = Node::new(self.base.clone(), sets);
-        node.dashed = Dashed::Only(dashed.into_iter().collect());
-        self.nodes.insert(self.base.clone(), Arc::new(node));
-    }
-
-    fn put(&mut self, name: WireName, sets: impl IntoIterator<Item = RrSet>) {
-        self.nodes.insert(name.clone(), Arc::new(Node::new(name, sets)));
-    }
+/// A port's name is a label, with an underscore before it.
+fn sorted<'a>(ports: impl Iterator<Item = (u16, Protocol, &'a str)>) -> Ports<'a> {
+    let mut ports: Ports<'a> = ports.filter(|(number, _, name)| *number != 0 && name.len() < name::MAX_LABEL).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
 }
 
-// === impl Host ===
-
-impl Host {
-    /// The address that its name spells, when its name does and nothing else is to be said of it.
-    fn dashed(&self) -> Option<IpAddr> {
-        let address = parse_dashed(name::first_label(&self.name))?;
-        (!self.named && self.addresses.iter().eq([&address])).then_some(address)
-    }
-}
-
-/// Ready endpoints by label. One endpoint may stand in two slices for a moment: it counts once.
+/// Ready endpoints, and the sets of ports that they have.
 fn hosts<'a>(
-    base: &WireName,
+    apex: &Apex,
+    key: usize,
     service: &Service,
     slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
-) -> BTreeMap<String, Host> {
-    let mut hosts: BTreeMap<String, Host> = BTreeMap::new();
+) -> (Vec<Host<'a>>, Vec<Ports<'a>>) {
+    let (mut hosts, mut sets): (Vec<Host<'a>>, Vec<Ports<'a>>) = Default::default();
+    let has_room = |label: usize| apex.has_room(key + 1 + label);
     for slice in slices {
+        let ports = sorted(slice.ports.iter().map(|port| (port.port, port.protocol, &*port.name)));
+        let ports = index_of(&mut sets, ports);
         let ready = slice.endpoints.iter().filter(|endpoint| endpoint.condition.ready || service.publish_not_ready);
         for endpoint in ready {
             let ip = endpoint.address;
-            let hostname = endpoint.hostname.as_deref().filter(|hostname| !hostname.is_empty());
-            let label = hostname.map_or_else(|| dashed(ip), str::to_ascii_lowercase);
-            let Some(name) = name::child(&label, base) else { continue };
-            let empty = || Host { name, addresses: BTreeSet::new(), named: false, ports: BTreeSet::new() };
-            let host = hosts.entry(label).or_insert_with(empty);
-            host.addresses.insert(ip);
-            host.named |= hostname.is_some();
-            let ports = slice.ports.iter().filter(|port| port.port != 0);
-            host.ports.extend(ports.map(|port| (port.name.clone(), port.protocol, port.port)));
+            let pod = endpoint.pod.as_deref().filter(|_| apex.endpoint_pod_names);
+            let label = endpoint.hostname.as_deref().filter(|hostname| !hostname.is_empty()).or(pod);
+            let label = label.map(|label| match label.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                true => Cow::Owned(label.to_ascii_lowercase()),
+                false => Cow::Borrowed(label),
+            });
+            let fits = match &label {
+                Some(label) => name::is_label(label) && has_room(label.len()),
+                None => has_room(LONGEST_DASHED) || has_room(dashed(ip).len()),
+            };
+            if fits {
+                hosts.push(Host { label, ip, ports });
+            }
         }
     }
-    hosts
+    call_by_hostname(&mut hosts);
+    (hosts, sets)
+}
+
+/// A hostname may spell the address of an endpoint that has none: then both are one host.
+fn call_by_hostname(hosts: &mut [Host<'_>]) {
+    let spelled = hosts.iter().filter_map(|host| host.label.as_deref().and_then(|label| parse_dashed(label.as_bytes())));
+    let spelled: BTreeSet<IpAddr> = spelled.collect();
+    let without = hosts.iter_mut().filter(|host| host.label.is_none() && spelled.contains(&host.ip));
+    without.for_each(|host| host.label = Some(dashed(host.ip).into()));
+}
+
+fn index_of<'a>(sets: &mut Vec<Ports<'a>>, ports: Ports<'a>) -> usize {
+    sets.iter().position(|set| *set == ports).unwrap_or_else(|| {
+        sets.push(ports);
+        sets.len() - 1
+    })
+}
+
+/// Hosts by their ports. All addresses of one label stand in one group, with the ports of all of them. An endpoint may stand
+/// in two slices for a moment: it counts once.
+fn groups<'a>(mut hosts: Vec<Host<'a>>, mut sets: Vec<Ports<'a>>) -> Vec<Draft<'a>> {
+    // Those without a label come first.
+    hosts.sort_unstable_by(|a, b| (&a.label, a.ip).cmp(&(&b.label, b.ip)));
+    for host in hosts.chunk_by_mut(|a, b| a.label == b.label && (a.label.is_some() || a.ip == b.ip)) {
+        if host.iter().any(|other| other.ports != host[0].ports) {
+            let all = host.iter().flat_map(|host| &sets[host.ports]).copied();
+            let all = sorted(all);
+            let ports = index_of(&mut sets, all);
+            host.iter_mut().for_each(|host| host.ports = ports);
+        }
+    }
+    hosts.dedup_by(|a, b| a.label == b.label && a.ip == b.ip);
+    let mut seen = BTreeSet::new();
+    let mut groups: BTreeMap<usize, Draft<'a>> = BTreeMap::new();
+    for host in hosts {
+        let draft = groups.entry(host.ports).or_insert_with(|| Draft { ports: sets[host.ports].clone(), ..Draft::default() });
+        let repeats_address = !seen.insert(host.ip);
+        match host.label {
+            None => draft.plain.push(host.ip),
+            Some(label) => draft.named.push(Named { label, ip: host.ip, repeats_address }),
+        }
+    }
+    // By content, so that it does not matter in which order slices came.
+    let mut groups: Vec<_> = groups.into_values().collect();
+    groups.sort_unstable_by(|a, b| a.ports.cmp(&b.ports));
+    groups
 }

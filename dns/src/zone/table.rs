@@ -1,203 +1,116 @@
-//! The table of names: persistent, so that a reader's snapshot never changes and a writer copies only what it touches.
+//! Where the zone keeps things: persistent, so that a reader's snapshot never changes and a writer copies only what it touches.
 //!
-//! A radix tree of fixed depth over the hash of the name: 64 branches of 64 leaves, each leaf a short sorted vector. A
-//! change to one name copies its path (two arrays of 64 pointers and one leaf) when a reader may still hold it, and nothing
-//! otherwise; so a batch of changes pays for each branch once, and the first build pays for none. A look-up is one hash,
-//! two indexed loads and a binary search. The hash is keyed at random: names are chosen by users.
+//! A radix tree of fixed depth over a hash: 64 branches of 64 leaves, each leaf one allocation that holds exactly its items,
+//! in order. A change to one item copies its path when a reader may still hold it (two arrays of 64 pointers), and the
+//! leaf; so a batch of changes pays for each branch once. A look-up is two indexed loads and a binary search.
 
-use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::sync::Arc;
-
-use super::record::RrSet;
-use crate::name::WireName;
 
 const FANOUT: usize = 64;
 
-/// Everything that exists at one name.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Node {
-    pub name: WireName,
-    /// Empty when only names below it have records.
-    sets: Box<[RrSet]>,
-    pub dashed: Dashed,
-}
+type Branch<T> = [Arc<[T]>; FANOUT];
 
-/// Which addresses, written with dashes, are names right below a node. They have no node of their own: there are many, and
-/// hardly anybody asks for them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Dashed {
-    /// Of pods: whatever is an address.
-    Any,
-    /// Of endpoints: these, in order.
-    Only(Box<[IpAddr]>),
-}
-
+/// Items by hash. Those of one leaf are in order; the upper 12 bits of the hash choose the leaf.
 #[derive(Clone)]
-struct Entry {
-    hash: u64,
-    node: Arc<Node>,
-}
-
-type Leaf = Vec<Entry>;
-type Branch = [Arc<Leaf>; FANOUT];
-
-#[derive(Clone)]
-pub struct Table {
-    root: Arc<[Arc<Branch>; FANOUT]>,
-    hasher: RandomState,
+pub struct Trie<T> {
+    root: Arc<[Arc<Branch<T>>; FANOUT]>,
     length: usize,
 }
 
-// === impl Node ===
+// === impl Trie ===
 
-impl Node {
-    pub fn new(name: WireName, sets: impl IntoIterator<Item = RrSet>) -> Self {
-        Self { name, sets: sets.into_iter().collect(), dashed: Dashed::default() }
-    }
-
-    /// A name that exists because names below it do.
-    pub fn empty(name: WireName) -> Self {
-        Self::new(name, [])
-    }
-
-    pub fn set(&self, rtype: u16) -> Option<&RrSet> {
-        self.sets.iter().find(|set| set.rtype() == rtype)
-    }
-
-    pub fn sets(&self) -> &[RrSet] {
-        &self.sets
-    }
-}
-
-// === impl Dashed ===
-
-impl Default for Dashed {
+impl<T> Default for Trie<T> {
     fn default() -> Self {
-        Self::Only(Box::default())
-    }
-}
-
-// === impl Table ===
-
-impl Default for Table {
-    fn default() -> Self {
-        let leaf = Arc::new(Leaf::new());
+        let leaf: Arc<[T]> = Arc::new([]);
         let branch = Arc::new(std::array::from_fn(|_| leaf.clone()));
-        Self { root: Arc::new(std::array::from_fn(|_| branch.clone())), hasher: RandomState::new(), length: 0 }
+        Self { root: Arc::new(std::array::from_fn(|_| branch.clone())), length: 0 }
     }
 }
 
-impl Table {
-    /// Number of names.
+impl<T: Clone + Ord> Trie<T> {
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
+    /// The items that share a leaf with this hash, in order.
+    pub fn leaf(&self, hash: u64) -> &[T] {
+        let (high, low) = place(hash);
+        &self.root[high][low]
     }
 
-    /// What exists at a lower-cased wire name.
-    pub fn get(&self, name: &[u8]) -> Option<&Arc<Node>> {
-        let hash = self.hasher.hash_one(name);
-        let (high, low) = slots(hash);
-        let leaf = &self.root[high][low];
-        let first = leaf.partition_point(|entry| entry.hash < hash);
-        leaf[first..].iter().take_while(|entry| entry.hash == hash).map(|entry| &entry.node).find(|node| *node.name == *name)
-    }
-
-    /// Puts a node in the place of the one with the same name, if any.
-    pub fn insert(&mut self, node: Arc<Node>) {
-        let hash = self.hasher.hash_one(&*node.name);
-        let leaf = self.leaf_mut(hash);
-        match find(leaf, hash, &node.name) {
-            Ok(index) => leaf[index].node = node,
-            Err(index) => {
-                leaf.insert(index, Entry { hash, node });
+    /// Puts an item in the place of its equal, or adds it.
+    pub fn insert(&mut self, hash: u64, item: T) {
+        match self.leaf(hash).binary_search(&item) {
+            Ok(at) => Arc::make_mut(self.leaf_mut(hash))[at] = item,
+            Err(at) => {
+                let leaf = self.leaf_mut(hash);
+                let (before, after) = leaf.split_at(at);
+                *leaf = before.iter().cloned().chain([item]).chain(after.iter().cloned()).collect();
                 self.length += 1;
             }
         }
     }
 
-    /// True when the name was there.
-    pub fn remove(&mut self, name: &[u8]) -> bool {
-        if self.get(name).is_none() {
-            return false;
-        }
-        let hash = self.hasher.hash_one(name);
+    /// True when an equal item was there.
+    pub fn remove(&mut self, hash: u64, item: &T) -> bool {
+        let Ok(at) = self.leaf(hash).binary_search(item) else { return false };
         let leaf = self.leaf_mut(hash);
-        let Ok(index) = find(leaf, hash, name) else { return false };
-        leaf.remove(index);
+        *leaf = leaf[..at].iter().chain(&leaf[at + 1..]).cloned().collect();
         self.length -= 1;
         true
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
-        self.root.iter().flat_map(|branch| branch.iter()).flat_map(|leaf| leaf.iter()).map(|entry| &entry.node)
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.root.iter().flat_map(|branch| branch.iter()).flat_map(|leaf| leaf.iter())
     }
 
-    fn leaf_mut(&mut self, hash: u64) -> &mut Leaf {
-        let (high, low) = slots(hash);
-        let branch = Arc::make_mut(&mut Arc::make_mut(&mut self.root)[high]);
-        Arc::make_mut(&mut branch[low])
+    fn leaf_mut(&mut self, hash: u64) -> &mut Arc<[T]> {
+        let (high, low) = place(hash);
+        &mut Arc::make_mut(&mut Arc::make_mut(&mut self.root)[high])[low]
     }
 }
 
-fn slots(hash: u64) -> (usize, usize) {
+fn place(hash: u64) -> (usize, usize) {
     ((hash >> 58) as usize, (hash >> 52) as usize % FANOUT)
-}
-
-/// Where the name is, or where it belongs.
-fn find(leaf: &Leaf, hash: u64, name: &[u8]) -> Result<usize, usize> {
-    let first = leaf.partition_point(|entry| entry.hash < hash);
-    let same = leaf[first..].iter().take_while(|entry| entry.hash == hash);
-    same.enumerate().find(|(_, entry)| *entry.node.name == *name).map(|(index, _)| first + index).ok_or(first)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name;
 
-    fn node(index: usize) -> Arc<Node> {
-        Arc::new(Node::empty(name::encode(&format!("n{index}.zone")).expect("a name")))
+    /// Spreads like a hash does.
+    fn hash(item: u32) -> u64 {
+        u64::from(item).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     #[test]
     fn a_snapshot_does_not_change() {
-        let mut table = Table::default();
-        (0..20_000).for_each(|index| table.insert(node(index)));
-        assert_eq!(table.len(), 20_000);
-        let before = table.clone();
-        (0..20_000).step_by(2).for_each(|index| assert!(table.remove(&node(index).name)));
-        assert!(!table.remove(&node(0).name), "gone already");
-        assert_eq!((before.len(), table.len()), (20_000, 10_000));
-        assert_eq!((before.iter().count(), table.iter().count()), (20_000, 10_000));
-        for index in 0..20_000 {
-            assert!(before.get(&node(index).name).is_some());
-            assert_eq!(table.get(&node(index).name).is_some(), index % 2 == 1);
+        let mut trie = Trie::default();
+        (0..20_000).for_each(|item| trie.insert(hash(item), item));
+        trie.insert(hash(7), 7);
+        assert_eq!(trie.len(), 20_000, "an equal item takes the place of the old one");
+        let before = trie.clone();
+        (0..20_000).step_by(2).for_each(|item| assert!(trie.remove(hash(item), &item)));
+        assert!(!trie.remove(hash(0), &0), "gone already");
+        assert_eq!((before.len(), trie.len()), (20_000, 10_000));
+        assert_eq!((before.iter().count(), trie.iter().count()), (20_000, 10_000));
+        for item in 0..20_000 {
+            assert!(before.leaf(hash(item)).contains(&item));
+            assert_eq!(trie.leaf(hash(item)).contains(&item), item % 2 == 1);
         }
     }
 
     #[test]
     fn a_change_copies_only_its_path() {
-        let mut table = Table::default();
-        (0..5_000).for_each(|index| table.insert(node(index)));
-        let before = table.clone();
-        table.insert(node(5_000));
-        let copied = |a: &Table, b: &Table| a.root.iter().zip(b.root.iter()).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
-        assert_eq!(copied(&before, &table), 1);
-    }
-
-    #[test]
-    fn a_node_takes_the_place_of_its_namesake() {
-        let mut table = Table::default();
-        table.insert(node(1));
-        let mut other = Node::clone(&node(1));
-        other.dashed = Dashed::Any;
-        table.insert(Arc::new(other));
-        assert_eq!(table.len(), 1);
-        assert_eq!(table.get(&node(1).name).expect("there").dashed, Dashed::Any);
+        let mut trie = Trie::default();
+        (0..5_000).for_each(|item| trie.insert(hash(item), item));
+        let before = trie.clone();
+        trie.insert(hash(5_000), 5_000);
+        let pairs = before.root.iter().zip(trie.root.iter());
+        let copied: Vec<_> = pairs.filter(|(a, b)| !Arc::ptr_eq(a, b)).collect();
+        assert_eq!(copied.len(), 1);
+        let (a, b) = copied[0];
+        assert_eq!(a.iter().zip(b.iter()).filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
     }
 }
