@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use dns::DnsReport;
 pub use http::{HttpReport, Latency};
-pub use rate::RateReport;
+pub use rate::{RateReport, histogram};
 pub use serve::ServeArgs;
 pub use session::{Said, SessionArgs};
 

@@ -42,8 +42,11 @@ impl RateReport {
     }
 }
 
-/// Three digits up to [`LONGEST`].
-fn histogram() -> Result<Histogram<u64>> {
+/// For nanoseconds: three digits, up to [`LONGEST`]. All of them can be added to each other.
+///
+/// # Errors
+/// Never with the bounds used here; the constructor checks them.
+pub fn histogram() -> Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, LONGEST, 3).context("make a histogram")
 }
 
