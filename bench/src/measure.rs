@@ -100,14 +100,14 @@ pub fn interleave(plan: Plan, contenders: &mut [Contender<'_>], watch: &mut dyn 
         }
         if round >= plan.warm_up {
             for (column, sample) in columns.iter_mut().zip(found.into_iter().flatten()) {
-                column.add(sample);
+                column.add(sample)?;
             }
         }
     }
     if columns.iter().any(|column| column.values.len() < FEWEST.min(plan.runs)) {
         return Ok(None);
     }
-    Ok(Some(measured(contenders, &slots, columns)))
+    measured(contenders, &slots, columns).map(Some)
 }
 
 /// Who is measured when in the first round: the first contender again in the middle of the others.
@@ -117,7 +117,7 @@ fn slots(contenders: usize) -> Vec<usize> {
     slots
 }
 
-fn measured(contenders: &[Contender<'_>], slots: &[usize], columns: Vec<Column>) -> Measured {
+fn measured(contenders: &[Contender<'_>], slots: &[usize], columns: Vec<Column>) -> Result<Measured> {
     let mut own: Vec<Vec<Column>> = contenders.iter().map(|_| Vec::new()).collect();
     for (slot, column) in slots.iter().zip(columns) {
         own[*slot].push(column);
@@ -126,7 +126,7 @@ fn measured(contenders: &[Contender<'_>], slots: &[usize], columns: Vec<Column>)
         Some([first, again]) => Estimate::of_ratios(&again.values, &first.values),
         _ => None,
     };
-    let merged: Vec<Column> = own.into_iter().map(Column::merge).collect();
+    let merged = own.into_iter().map(Column::merge).collect::<Result<Vec<Column>>>()?;
     let base = merged.first().map(|column| column.values.clone()).unwrap_or_default();
     let sides = contenders.iter().zip(merged).enumerate().filter_map(|(index, (contender, column))| {
         Some(Side {
@@ -137,34 +137,34 @@ fn measured(contenders: &[Contender<'_>], slots: &[usize], columns: Vec<Column>)
             values: column.values,
         })
     });
-    Measured { sides: sides.collect(), noise }
+    Ok(Measured { sides: sides.collect(), noise })
 }
 
 // === impl Column ===
 
 impl Column {
-    fn add(&mut self, sample: Sample) {
+    fn add(&mut self, sample: Sample) -> Result<()> {
         self.values.push(sample.value);
         match (&mut self.latency, sample.latency) {
-            // All are made with the same bounds: none is too large for another.
-            (Some(all), Some(one)) => all.add(&one).unwrap_or(()),
+            (Some(all), Some(one)) => all.add(&one).context("latencies of other bounds than before")?,
             (none, one) => *none = one,
         }
+        Ok(())
     }
 
     /// The mean of each round.
-    fn merge(columns: Vec<Self>) -> Self {
+    fn merge(columns: Vec<Self>) -> Result<Self> {
         let count = columns.len() as f64;
         let mut columns = columns.into_iter();
         let mut merged = columns.next().unwrap_or_default();
         for column in columns {
             merged.values.iter_mut().zip(&column.values).for_each(|(sum, value)| *sum += value);
             if let (Some(all), Some(one)) = (&mut merged.latency, &column.latency) {
-                all.add(one).unwrap_or(());
+                all.add(one).context("latencies of other bounds than before")?;
             }
         }
         merged.values.iter_mut().for_each(|value| *value /= count);
-        merged
+        Ok(merged)
     }
 }
 

@@ -78,10 +78,10 @@ impl std::fmt::Display for Estimate {
     }
 }
 
-/// Decimal places that show three digits of small values, and none of large ones.
+/// Decimal places that show three digits of small values, and none of large ones or of nothing.
 pub fn digits(value: f64) -> usize {
     match value.abs() {
-        value if value >= 100.0 => 0,
+        value if value >= 100.0 || value == 0.0 => 0,
         value if value >= 10.0 => 1,
         _ => 3,
     }
