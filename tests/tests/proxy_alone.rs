@@ -11,7 +11,7 @@ use thalweg_lab::http::{self, Answer};
 use thalweg_lab::netns::{Netns, run};
 use thalweg_lab::owner::Owner;
 use thalweg_lab::place::Place;
-use thalweg_lab::probe::HttpReport;
+use thalweg_lab::probe::{ConnectReport, HttpReport};
 use thalweg_lab::process::{Process, Spec, wait_until};
 use thalweg_lab::topology::Topology;
 
@@ -176,8 +176,7 @@ fn scenario(lab: &Lab, proxy: &mut Process) -> Result<()> {
     health_and_metrics(lab)?;
     served(lab)?;
 
-    node.ip("addr add 172.30.0.50/24 dev eth0")?;
-    lab.until("a NodePort on an address that appears", proxy, || Ok(get(outside, NEW_ADDR, 30080, "/").is_ok()))?;
+    follows_addresses(lab, proxy)?;
 
     let check = || get(outside, node_addr, 30900, "/whatever");
     let answer = check()?;
@@ -254,6 +253,21 @@ fn served(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// kube-proxy ends when its node's addresses change; here they are followed.
+fn follows_addresses(lab: &Lab, proxy: &mut Process) -> Result<()> {
+    let (outside, node) = (&lab.topology.client, lab.node());
+    node.ip(&format!("addr add {NEW_ADDR}/24 dev eth0"))?;
+    lab.until("a NodePort on an address that appears", proxy, || Ok(get(outside, NEW_ADDR, 30080, "/").is_ok()))?;
+    let by_node = || {
+        let report: ConnectReport = lab.host().probe(&["connect", &format!("{NEW_ADDR}:30080")])?;
+        Ok(report.outcome == "connected")
+    };
+    lab.until("also for the node itself", proxy, by_node)?;
+    node.ip(&format!("addr del {NEW_ADDR}/24 dev eth0"))?;
+    // It may be another machine's from now on, which the node must reach.
+    lab.until("none on an address that is gone", proxy, || by_node().map(|connected| !connected))
+}
+
 /// The same node by rules, after eBPF: what that had left goes, the services stay.
 fn by_iptables(lab: &Lab) -> Result<()> {
     lab.apply(&NORMAL)?;
@@ -262,6 +276,7 @@ fn by_iptables(lab: &Lab) -> Result<()> {
     let check = || get(&lab.topology.client, node_addr, 30900, "/");
     lab.until("the health check opens by iptables", &mut proxy, || Ok(check().is_ok_and(|answer| answer.status == 200)))?;
     served(lab).with_context(|| format!("by iptables:\n{}", proxy.log_tail(10)))?;
+    follows_addresses(lab, &mut proxy)?;
     let mode = get(lab.node(), LOOPBACK, 10249, "/proxyMode")?.body;
     ensure!(mode == "iptables", "{mode}");
     let metrics = get(lab.node(), LOOPBACK, 10249, "/metrics")?.body;
@@ -316,7 +331,7 @@ fn ends_and_is_cleaned_up(lab: &Lab, proxy: &mut Process) -> Result<()> {
     let said = lab.cleanup()?;
     ensure!(said.contains("removed map FRONTENDS") && said.contains("removed link"), "{said}");
     ensure!(empty(&lab.owner.run().join("bpf"))?, "pins stay behind: {said}");
-    let report: thalweg_lab::probe::ConnectReport = lab.host().probe(&["connect", "10.96.7.7:80"])?;
+    let report: ConnectReport = lab.host().probe(&["connect", "10.96.7.7:80"])?;
     ensure!(report.outcome != "connected", "the virtual IP still answers: {}", report.outcome);
     Ok(())
 }

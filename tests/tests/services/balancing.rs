@@ -1,7 +1,10 @@
 //! Who is chosen: all endpoints, one client's own, those of the zone.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::json;
+use thalweg_lab::probe::HttpReport;
 
 use crate::lab::{Ctx, From, Pod, at};
 use crate::manifest::Manifest;
@@ -60,6 +63,18 @@ pub fn a_named_port_may_differ_from_slice_to_slice(ctx: &mut Ctx<'_>) -> Result<
             !report.pods.contains_key("b1") && report.ok > 0 && refused == report.failed && refused > 0,
             "{from:?}: {report:?}"
         );
+    }
+    Ok(())
+}
+
+pub fn slices_are_merged_and_who_is_not_ready_is_left_out(ctx: &mut Ctx<'_>) -> Result<()> {
+    let web = ctx.web("merged");
+    // A1 is in both; the other pod of its node is in the first and does not serve.
+    let first = [ctx.endpoint(Pod::A1), ctx.endpoint(Pod::A2).not_ready()];
+    let web = web.endpoints(first).slice(8080, ctx.endpoints(&[Pod::A1, Pod::B1]));
+    ctx.apply(&[&web])?;
+    for from in ctx.inside() {
+        ctx.answered_by(from, at(web.vip, 80), &[Pod::A1, Pod::B1])?;
     }
     Ok(())
 }
@@ -139,18 +154,99 @@ pub fn affinity_ends_with_its_endpoint(ctx: &mut Ctx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The endpoint that a client has been given is another one's again some time after it was last used, not before.
+pub fn affinity_ends_after_its_time(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (short, long) = (ctx.web("short"), ctx.web("long"));
+    let [short, long] = [(short, 1), (long, 100)].map(|(web, seconds)| sticky(web, seconds).endpoints(ctx.endpoints(&ALL)));
+    ctx.apply(&[&short, &long])?;
+    let from = From::Pod(Pod::AAsks);
+    let chosen = |web: &Manifest| Ok::<_, anyhow::Error>(ctx.http(from, at(web.vip, 80), 1)?.pods);
+    let (first, kept) = (chosen(&short)?, chosen(&long)?);
+    ctx.until("another endpoint is chosen", || {
+        std::thread::sleep(Duration::from_secs(2));
+        ensure!(chosen(&long)?.keys().eq(kept.keys()), "who has time left has another endpoint");
+        Ok(!chosen(&short)?.keys().eq(first.keys()))
+    })
+}
+
+/// cilium#26709: who is balanced at connect and who by packets, of one pod, is one client.
+pub fn affinity_is_one_for_sockets_and_packets(ctx: &mut Ctx<'_>) -> Result<()> {
+    for times in 0..4 {
+        let web = ctx.web("either");
+        let web = sticky(web, 100).endpoints(ctx.endpoints(&ALL));
+        ctx.apply(&[&web])?;
+        let pod = ctx.pod(Pod::BAsks);
+        let mut places = [pod.place(), pod.by_tc()];
+        places.rotate_left(times % 2);
+        let args = ["http", &at(web.vip, 80).to_string(), "--count", "10"];
+        let [first, second]: [HttpReport; 2] = [places[0].probe(&args)?, places[1].probe(&args)?];
+        let is_one = first.pods.len() == 1 && first.pods.keys().eq(second.pods.keys());
+        ensure!(is_one && first.failed + second.failed == 0, "{first:?}, then {second:?}");
+    }
+    Ok(())
+}
+
 pub fn hints_keep_traffic_in_the_zone(ctx: &mut Ctx<'_>) -> Result<()> {
-    let web = ctx.web("zones").set("trafficDistribution", json!("PreferClose"));
-    let hinted = [(Pod::A1, "zone-0"), (Pod::A2, "zone-0"), (Pod::B1, "zone-1")];
-    let endpoints: Vec<_> = hinted.iter().map(|(pod, zone)| ctx.endpoint(*pod).hinted(zone)).collect();
-    let web = web.endpoints(endpoints);
+    for distribution in ["PreferClose", "PreferSameZone"] {
+        let web = ctx.web("zones").set("trafficDistribution", json!(distribution));
+        let hinted = [(Pod::A1, "zone-0"), (Pod::A2, "zone-0"), (Pod::B1, "zone-1")];
+        let endpoints: Vec<_> = hinted.iter().map(|(pod, zone)| ctx.endpoint(*pod).hinted(zone)).collect();
+        let web = web.endpoints(endpoints);
+        ctx.apply(&[&web])?;
+        ctx.answered_by(From::Pod(Pod::AAsks), at(web.vip, 80), &[Pod::A1, Pod::A2])?;
+        ctx.answered_by(From::Pod(Pod::BAsks), at(web.vip, 80), &[Pod::B1])?;
+        // One endpoint without a hint, and hints mean nothing.
+        let plain = web.clone().endpoints([ctx.endpoint(Pod::A1).hinted("zone-0"), ctx.endpoint(Pod::B1)]);
+        ctx.apply(&[&plain])?;
+        ctx.answered_by(From::Pod(Pod::AAsks), at(web.vip, 80), &[Pod::A1, Pod::B1])?;
+    }
+    Ok(())
+}
+
+pub fn hints_keep_traffic_on_the_node(ctx: &mut Ctx<'_>) -> Result<()> {
+    let web = ctx.web("home").set("trafficDistribution", json!("PreferSameNode"));
+    let nodes = [0, 1].map(|node| ctx.node_name(node).to_owned());
+    // All are of one zone: the node comes first.
+    let hinted = [(Pod::A1, 0), (Pod::A2, 0), (Pod::B1, 1)];
+    let near = hinted.map(|(pod, node)| ctx.endpoint(pod).hinted("zone-0").for_node(&nodes[node]));
+    let web = web.endpoints(near);
     ctx.apply(&[&web])?;
     ctx.answered_by(From::Pod(Pod::AAsks), at(web.vip, 80), &[Pod::A1, Pod::A2])?;
     ctx.answered_by(From::Pod(Pod::BAsks), at(web.vip, 80), &[Pod::B1])?;
-    // One endpoint without a hint, and hints mean nothing.
-    let plain = web.clone().endpoints([ctx.endpoint(Pod::A1).hinted("zone-0"), ctx.endpoint(Pod::B1)]);
+    // None is hinted to the first node: there the zone decides.
+    let far = [(Pod::A1, "zone-1"), (Pod::B1, "zone-0")];
+    let far = far.map(|(pod, zone)| ctx.endpoint(pod).hinted(zone).for_node(&nodes[1]));
+    ctx.apply(&[&web.clone().endpoints(far)])?;
+    ctx.answered_by(From::Pod(Pod::AAsks), at(web.vip, 80), &[Pod::B1])?;
+    ctx.answered_by(From::Pod(Pod::BAsks), at(web.vip, 80), &[Pod::A1, Pod::B1])?;
+    // One without a hint for a node, and those mean nothing; here there is none of a zone either.
+    let plain = web.clone().endpoints([ctx.endpoint(Pod::A1).for_node(&nodes[0]), ctx.endpoint(Pod::B1)]);
     ctx.apply(&[&plain])?;
     ctx.answered_by(From::Pod(Pod::AAsks), at(web.vip, 80), &[Pod::A1, Pod::B1])
+}
+
+/// Another proxy's by its label, and one that is only a name: neither has an address here.
+pub fn services_of_others_are_left_alone(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (others, name) = (ctx.web("others"), ctx.web("name"));
+    let pods = ctx.endpoints(&[Pod::A1]);
+    let others = others.label("service.kubernetes.io/service-proxy-name", "another").endpoints(pods.clone());
+    let name = name.set("type", json!("ExternalName")).set("externalName", json!("example.org")).endpoints(pods);
+    // Beside one that is ours, which says when all have been read.
+    let ours = ctx.web("ours");
+    let ours = ours.endpoints(ctx.endpoints(&[Pod::A1]));
+    ctx.apply_text(&format!("{}.yaml", others.name), &others.text())?;
+    ctx.apply_text(&format!("{}.yaml", name.name), &name.text())?;
+    ctx.apply(&[&ours])?;
+    let from = From::Pod(Pod::AAsks);
+    ctx.answered_by(from, at(ours.vip, 80), &[Pod::A1])?;
+    for left in [&others, &name] {
+        let report = ctx.connect(from, at(left.vip, 80))?;
+        ensure!(report.outcome != "connected", "{}: {report:?}", left.name);
+    }
+    // The label goes, and the service is ours.
+    ctx.apply_text(&format!("{}.yaml", others.name), &others.clone().unlabelled().text())?;
+    ctx.until("it is served", || Ok(ctx.connect(from, at(others.vip, 80))?.outcome == "connected"))?;
+    ctx.answered_by(from, at(others.vip, 80), &[Pod::A1])
 }
 
 pub fn a_headless_service_is_left_alone(ctx: &mut Ctx<'_>) -> Result<()> {

@@ -1,14 +1,17 @@
 //! Ways in from outside: NodePorts, load balancer and external addresses, health checks for balancers.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
+use thalweg_cluster::Family;
 use thalweg_lab::file::FilePod;
 use thalweg_lab::http::get;
+use thalweg_lab::netns::Netns;
 use thalweg_lab::probe::HttpReport;
+use thalweg_lab::topology::UPLINK;
 
 use crate::lab::{Ctx, From, Hook, Pod, at};
 use crate::manifest::Manifest;
@@ -80,6 +83,52 @@ pub fn a_node_port_is_served_on_localhost(ctx: &mut Ctx<'_>) -> Result<()> {
     ctx.answered_by(From::Node(0), localhost, &BOTH)?;
     // A pod's loopback is its own.
     ctx.connect_ends(From::Pod(Pod::AAsks), localhost, "refused")
+}
+
+/// An address more of a machine's, for as long as this lives.
+struct Given(Netns, String);
+
+impl Given {
+    fn new(machine: &Netns, address: &str, flags: &str) -> Result<Self> {
+        machine.ip(&format!("addr add {address} dev {UPLINK} {flags}"))?;
+        Ok(Self(Netns::existing(machine.name()), address.to_owned()))
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.ip(&format!("addr del {} dev {UPLINK}", self.1)) {
+            eprintln!("{} stays: {error:#}", self.1);
+        }
+    }
+}
+
+/// One number at two addresses of a node is two pods'; at all addresses it is nobody else's then.
+pub fn host_ports_of_one_number_differ_by_address(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (port, own) = (ctx.host_port(), ctx.node_address(0));
+    let (second, spelled, flags): (IpAddr, _, _) = match ctx.family {
+        Family::V4 => (Ipv4Addr::new(172, 30, 0, 78).into(), "172.30.0.78/24", ""),
+        Family::V6 => (Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 0x78).into(), "fd00:30::78/64", "nodad"),
+    };
+    let _given = Given::new(ctx.node_netns(0), spelled, flags)?;
+    let made = |ctx: &mut Ctx<'_>, name: &str, ip: &str| {
+        let mapping = json!([{"hostPort": port, "containerPort": 8080, "protocol": "tcp", "hostIP": ip}]);
+        ctx.lab().pod_with(0, &format!("{name}{port}"), true, &json!({ "portMappings": mapping }))
+    };
+    let pods = [(own, made(ctx, "own", &own.to_string())?), (second, made(ctx, "second", &second.to_string())?)];
+    for (address, pod) in &pods {
+        let target = at(*address, port);
+        ctx.until("the port is served", || Ok(ctx.connect(From::Outside, target)?.outcome == "connected"))?;
+        for from in [From::Outside, From::Pod(Pod::AAsks), From::Pod(Pod::BAsks)] {
+            let report = ctx.http(from, target, 5)?;
+            ensure!(is_answered_by(&report.pods, pod) && report.failed == 0, "{from:?} to {target}: {report:?}");
+        }
+    }
+    ensure!(made(ctx, "third", "").is_err(), "a third pod has port {port} of all addresses");
+    for (_, pod) in &pods {
+        ctx.lab().cni(0, "DEL", &pod.name, pod.netns())?;
+    }
+    Ok(())
 }
 
 /// Two pods of one node share the port's number by two protocols, and a pod of the other node has it too.

@@ -219,6 +219,7 @@ impl Ctx<'_> {
             serving: true,
             terminating: false,
             zone_hint: None,
+            node_hint: None,
         }
     }
 

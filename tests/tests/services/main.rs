@@ -33,6 +33,8 @@ struct Behaviour {
 const EVERYWHERE: &[Hook] = &[Hook::Socket, Hook::Tc, Hook::Iptables];
 const EBPF: &[Hook] = &[Hook::Socket, Hook::Tc];
 const SOCKET: &[Hook] = &[Hook::Socket];
+/// Where processes of the node itself are served.
+const BY_NODE: &[Hook] = &[Hook::Socket, Hook::Iptables];
 const BOTH: &[Family] = &[Family::V4, Family::V6];
 const V4: &[Family] = &[Family::V4];
 
@@ -48,17 +50,24 @@ const BEHAVIOURS: &[Behaviour] = behaviours![
     (EVERYWHERE, BOTH) balancing::udp_is_served_like_tcp,
     (EVERYWHERE, BOTH) balancing::one_port_number_is_two_ports_for_tcp_and_udp,
     (EVERYWHERE, BOTH) balancing::a_named_port_may_differ_from_slice_to_slice,
+    (EVERYWHERE, BOTH) balancing::slices_are_merged_and_who_is_not_ready_is_left_out,
     (EVERYWHERE, BOTH) balancing::one_backend_behind_two_services_serves_both,
     (EVERYWHERE, BOTH) balancing::a_pod_reaches_itself_through_its_own_service,
     (EVERYWHERE, BOTH) balancing::affinity_keeps_a_client_on_one_backend_over_all_addresses,
     (EVERYWHERE, BOTH) balancing::affinity_is_switched_on_and_off_at_once,
     (EVERYWHERE, BOTH) balancing::affinity_ends_with_its_endpoint,
+    (EVERYWHERE, BOTH) balancing::affinity_ends_after_its_time,
+    (SOCKET, BOTH) balancing::affinity_is_one_for_sockets_and_packets,
     (EVERYWHERE, BOTH) balancing::hints_keep_traffic_in_the_zone,
+    (EVERYWHERE, BOTH) balancing::hints_keep_traffic_on_the_node,
+    (EVERYWHERE, BOTH) balancing::services_of_others_are_left_alone,
     (EVERYWHERE, BOTH) balancing::a_headless_service_is_left_alone,
     (EVERYWHERE, BOTH) policies::terminating_endpoints_serve_when_nobody_else_does,
+    (EVERYWHERE, BOTH) policies::a_nodes_terminating_endpoints_serve_while_others_are_ready,
     (EVERYWHERE, BOTH) policies::internal_policy_local_stays_on_the_node,
     (EVERYWHERE, BOTH) policies::internal_policy_local_drops_where_nobody_is,
     (EVERYWHERE, BOTH) policies::external_policy_local_keeps_the_clients_address,
+    (EVERYWHERE, BOTH) policies::external_policy_local_holds_for_all_external_addresses,
     (EVERYWHERE, BOTH) policies::external_policy_local_is_a_short_cut_from_inside,
     (EVERYWHERE, BOTH) policies::source_ranges_hold_outside_and_inside,
     (EVERYWHERE, BOTH) refusal::a_service_without_endpoints_refuses_at_once,
@@ -69,11 +78,14 @@ const BEHAVIOURS: &[Behaviour] = behaviours![
     (EVERYWHERE, BOTH) external::a_node_port_serves_udp,
     (EVERYWHERE, BOTH) external::load_balancer_and_external_addresses_are_served,
     (EVERYWHERE, BOTH) external::a_load_balancer_in_proxy_mode_is_not_intercepted,
-    (SOCKET, V4) external::a_node_port_is_served_on_localhost,
+    (BY_NODE, V4) external::a_node_port_is_served_on_localhost,
     (EVERYWHERE, BOTH) external::a_host_port_leads_to_its_pod,
+    (EVERYWHERE, BOTH) external::host_ports_of_one_number_differ_by_address,
     (EVERYWHERE, BOTH) external::health_checks_answer_for_local_endpoints,
     (EVERYWHERE, BOTH) translation::a_flow_of_datagrams_moves_when_its_backend_goes,
     (EVERYWHERE, BOTH) translation::datagrams_find_a_service_that_had_nobody,
+    (EVERYWHERE, BOTH) translation::a_stream_of_datagrams_finds_a_service_that_is_made_anew,
+    (EVERYWHERE, BOTH) translation::answers_to_a_pod_behind_its_nodes_address_are_not_balanced,
     (EVERYWHERE, BOTH) translation::long_datagrams_arrive_in_pieces,
     (EVERYWHERE, BOTH) translation::a_connection_keeps_its_terminating_backend,
     (EVERYWHERE, BOTH) translation::a_connection_to_an_endpoint_that_is_gone_is_reset,

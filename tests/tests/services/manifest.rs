@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 pub struct Manifest {
     pub name: String,
     pub vip: IpAddr,
+    labels: Map<String, Value>,
     spec: Map<String, Value>,
     ports: Vec<Value>,
     ingress: Vec<Value>,
@@ -30,6 +31,7 @@ pub struct Endpoint {
     pub serving: bool,
     pub terminating: bool,
     pub zone_hint: Option<&'static str>,
+    pub node_hint: Option<String>,
 }
 
 // === impl Endpoint ===
@@ -39,8 +41,16 @@ impl Endpoint {
         Self { ready: false, serving: true, terminating: true, ..self }
     }
 
+    pub fn not_ready(self) -> Self {
+        Self { ready: false, serving: false, ..self }
+    }
+
     pub fn hinted(self, zone: &'static str) -> Self {
         Self { zone_hint: Some(zone), ..self }
+    }
+
+    pub fn for_node(self, node: &str) -> Self {
+        Self { node_hint: Some(node.to_owned()), ..self }
     }
 }
 
@@ -51,7 +61,18 @@ impl Manifest {
     pub fn new(name: &str, vip: IpAddr) -> Self {
         let spec = json!({"type": "ClusterIP", "clusterIP": vip, "clusterIPs": [vip]});
         let Value::Object(spec) = spec else { unreachable!("an object") };
-        Self { name: name.to_owned(), vip, spec, ports: Vec::new(), ingress: Vec::new(), slices: Vec::new() }
+        let (labels, ports, ingress, slices) = Default::default();
+        Self { name: name.to_owned(), vip, labels, spec, ports, ingress, slices }
+    }
+
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels.insert(name.to_owned(), json!(value));
+        self
+    }
+
+    pub fn unlabelled(mut self) -> Self {
+        self.labels.clear();
+        self
     }
 
     /// Sets a field of the spec.
@@ -116,7 +137,8 @@ impl Manifest {
         let mut spec = self.spec.clone();
         spec.insert("ports".to_owned(), Value::Array(self.ports.clone()));
         let mut documents = vec![json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": self.name, "namespace": "lab"},
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": self.name, "namespace": "lab", "labels": self.labels},
             "spec": spec, "status": {"loadBalancer": {"ingress": self.ingress}},
         })];
         for (index, slice) in self.slices.iter().enumerate() {
@@ -141,7 +163,10 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         "conditions": {"ready": endpoint.ready, "serving": endpoint.serving, "terminating": endpoint.terminating},
     });
     if let Some(zone) = endpoint.zone_hint {
-        value["hints"] = json!({"forZones": [{"name": zone}]});
+        value["hints"]["forZones"] = json!([{"name": zone}]);
+    }
+    if let Some(node) = &endpoint.node_hint {
+        value["hints"]["forNodes"] = json!([{"name": node}]);
     }
     value
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use thalweg_lab::netns::run;
 
 use crate::lab::{Ctx, From, Pod, at};
 use crate::manifest::Manifest;
@@ -22,7 +23,7 @@ pub fn a_socket_is_told_the_address_it_dialled(ctx: &mut Ctx<'_>) -> Result<()> 
     Ok(())
 }
 
-/// cilium#25322.
+/// cilium#25322, calico#6908: what a mesh of the pod's own takes by the service's address is there to be taken.
 pub fn a_pod_that_opts_out_is_served_by_packets(ctx: &mut Ctx<'_>) -> Result<()> {
     let web = ctx.web("optout");
     let web = web.endpoints(ctx.endpoints(&[Pod::A1, Pod::B1]));
@@ -30,10 +31,19 @@ pub fn a_pod_that_opts_out_is_served_by_packets(ctx: &mut Ctx<'_>) -> Result<()>
     let from = From::Pod(Pod::AAsks);
     let event = |ctx: &Ctx<'_>, name: &str| ctx.metric_of(0, "thalweg_events_total", &format!("event=\"{name}\""));
     let counts = |ctx: &Ctx<'_>| Ok::<_, anyhow::Error>((event(ctx, "sock_translated")?, event(ctx, "tc_flows")?));
+    // What a rule in the pod itself sees of the service, as a sidecar's would.
+    let (iptables, netns) = (if web.vip.is_ipv4() { "iptables" } else { "ip6tables" }, ctx.pod(Pod::AAsks).netns());
+    run(netns.command(iptables).args(["-w", "-A", "OUTPUT", "-d"]).arg(web.vip.to_string()))?;
+    let dialled = |ctx: &Ctx<'_>| {
+        let shown = run(ctx.pod(Pod::AAsks).netns().command(iptables).args(["-w", "-vxnL", "OUTPUT"]))?;
+        let rule = shown.lines().find(|line| line.contains(&web.vip.to_string())).context("the rule")?;
+        Ok::<u64, anyhow::Error>(rule.split_whitespace().next().context("packets")?.parse()?)
+    };
     let start = counts(ctx)?;
     ctx.answered_by(from, at(web.vip, 80), &[Pod::A1, Pod::B1])?;
     let by_socket = counts(ctx)?;
     ensure!(by_socket.0 > start.0 && by_socket.1 == start.1, "before it opts out: {start:?}, {by_socket:?}");
+    ensure!(dialled(ctx)? == 0, "the pod's packets go to the service's address before it opts out");
 
     let pod = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, uid: {name}, annotations: {{thalweg.dev/socket-lb: \"false\"}}}}\n\
@@ -53,7 +63,8 @@ pub fn a_pod_that_opts_out_is_served_by_packets(ctx: &mut Ctx<'_>) -> Result<()>
     ctx.answered_by(from, at(web.vip, 80), &[Pod::A1, Pod::B1])?;
     let after = counts(ctx)?;
     ensure!(after.0 == before.0 && after.1 > before.1, "{before:?}, {after:?}");
-    Ok(())
+    ensure!(dialled(ctx)? > 0, "the pod's packets do not go to the service's address");
+    run(ctx.pod(Pod::AAsks).netns().command(iptables).args(["-w", "-F", "OUTPUT"])).map(drop)
 }
 
 /// cilium#23604.

@@ -1,16 +1,25 @@
 //! Flows that are under way while their service changes, and what travels beside them.
 
-use anyhow::{Result, ensure};
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use thalweg_cluster::Family;
+use thalweg_lab::netns::{Netns, run};
+use thalweg_lab::topology::UPLINK;
 
 use crate::lab::{Ctx, From, Pod, at};
 use crate::manifest::Manifest;
+
+/// Bound of a wait for a packet that must come.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn udp_service(ctx: &mut Ctx<'_>, name: &str) -> Manifest {
     let vip = ctx.vip();
     Manifest::new(&format!("{name}-{}", ctx.family_name()), vip).port("UDP", 53, 9090)
 }
 
-/// cilium#28820, #48096; kubernetes#122740.
+/// cilium#28820, #48096; calico#4509; kubernetes#122740.
 pub fn a_flow_of_datagrams_moves_when_its_backend_goes(ctx: &mut Ctx<'_>) -> Result<()> {
     let echo = udp_service(ctx, "moves");
     let first = echo.clone().endpoints(ctx.endpoints(&[Pod::A1]));
@@ -57,6 +66,99 @@ pub fn datagrams_find_a_service_that_had_nobody(ctx: &mut Ctx<'_>) -> Result<()>
     }
     ensure!(last.pod.as_deref() == Some("b1"), "{last:?}");
     Ok(())
+}
+
+/// calico#9967: one who goes on sending while there is no such service reaches it when it is there again.
+pub fn a_stream_of_datagrams_finds_a_service_that_is_made_anew(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (balanced, port) = (ctx.external_address()?, ctx.node_port());
+    let vip = ctx.vip();
+    let echo = Manifest::new(&format!("anew-{}", ctx.family_name()), vip).node_port("UDP", 53, 9090, port);
+    let echo = echo.ingress(balanced, "VIP").endpoints(ctx.endpoints(&[Pod::A1]));
+    let again = echo.clone().endpoints(ctx.endpoints(&[Pod::B1]));
+    ctx.apply(&[&echo])?;
+    let (node, pod) = (at(ctx.node_address(0), port), From::Pod(Pod::AAsks));
+    let mut streams = Vec::new();
+    for (from, target) in [(From::Outside, node), (From::Outside, at(balanced, 53)), (pod, node), (pod, at(vip, 53))] {
+        let session = ctx.place(from).session(&["udp-unconnected", &target.to_string()])?;
+        streams.push((format!("{from:?} to {target}"), session));
+    }
+    for (name, stream) in &mut streams {
+        let said = stream.say()?;
+        ensure!(said.pod.as_deref() == Some("a1"), "{name}: {said:?}");
+    }
+    ctx.remove(&echo)?;
+    for (name, stream) in &mut streams {
+        let said = stream.say()?;
+        ensure!(said.outcome != "answered", "{name}, without a service: {said:?}");
+    }
+    ctx.apply(&[&again])?;
+    for (name, stream) in &mut streams {
+        let mut said = stream.say()?;
+        // The error of the last datagram may still be waiting on the socket.
+        if said.outcome == "refused" {
+            said = stream.say()?;
+        }
+        ensure!(said.pod.as_deref() == Some("b1"), "{name}: {said:?}");
+    }
+    Ok(())
+}
+
+/// cilium#44348: a pod behind the node's address asks from the very port that a service has there.
+pub fn answers_to_a_pod_behind_its_nodes_address_are_not_balanced(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (vip, port) = (ctx.vip(), ctx.node_port());
+    let echo = Manifest::new(&format!("behind-{}", ctx.family_name()), vip).node_port("UDP", 53, 9090, port);
+    let echo = echo.endpoints(ctx.endpoints(&[Pod::B1]));
+    ctx.apply(&[&echo])?;
+    let (node, client) = (ctx.node_address(0), ctx.client_address());
+    let _masquerade = Masquerade::new(ctx, Pod::AAsks)?;
+    let socket = |netns: &Netns, address| {
+        netns.enter(|| {
+            let socket = UdpSocket::bind(address)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            std::io::Result::Ok(socket)
+        })
+    };
+    let outside = socket(ctx.client(), at(client, port + 1000))??;
+    let pod = socket(ctx.pod(Pod::AAsks).netns(), at(ctx.address(Pod::AAsks), port))??;
+    let mut buffer = [0; 64];
+    for _ in 0..3 {
+        pod.send_to(b"question", outside.local_addr()?)?;
+        let (_, seen) = outside.recv_from(&mut buffer).context("the question")?;
+        ensure!(seen == at(node, port), "the pod is seen as {seen}");
+        outside.send_to(b"answer", seen)?;
+        let (read, from) = pod.recv_from(&mut buffer).context("the answer")?;
+        ensure!(&buffer[..read] == b"answer" && from == outside.local_addr()?, "{from} answered");
+    }
+    // Everybody else is the service's client.
+    let report = ctx.udp(From::Outside, at(node, port), 5)?;
+    ensure!(report.lost == 0 && report.pods.contains_key("b1"), "{report:?}");
+    Ok(())
+}
+
+/// What a pod sends out leaves with its node's address, as it does in clusters whose network gives pods no other way.
+struct Masquerade(Netns, &'static str, IpAddr);
+
+impl Masquerade {
+    fn new(ctx: &Ctx<'_>, pod: Pod) -> Result<Self> {
+        let iptables = if ctx.family == Family::V4 { "iptables" } else { "ip6tables" };
+        let this = Self(Netns::existing(ctx.node_netns(0).name()), iptables, ctx.address(pod));
+        this.rule("-A")?;
+        Ok(this)
+    }
+
+    fn rule(&self, verb: &str) -> Result<()> {
+        let mut command = self.0.command(self.1);
+        command.args(["-w", "-t", "nat", verb, "POSTROUTING", "-s"]).arg(self.2.to_string());
+        run(command.args(["-o", UPLINK, "-j", "MASQUERADE"])).map(drop)
+    }
+}
+
+impl Drop for Masquerade {
+    fn drop(&mut self) {
+        if let Err(error) = self.rule("-D") {
+            eprintln!("{} stays behind its node's address: {error:#}", self.2);
+        }
+    }
 }
 
 /// cilium#25709, #43781.
