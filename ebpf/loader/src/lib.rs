@@ -4,6 +4,7 @@
 //! - [`Maps`]: typed tables over the pinned maps, for writers and for views that run without an agent.
 //! - [`conntrack::sweep`]: expiry of what packets leave behind. [`Maps::pressure`]: how full the maps are.
 //! - [`sockets::destroy_gone`]: the end of sockets whose backend is gone.
+//! - [`heap::keep_small`]: memory of the process that was needed for a moment only goes back.
 //! - [`Sizes`]: how large they are, by the machine's memory. [`cleanup`]: removes every trace.
 //!
 //! Nothing here outlives a process by accident: what stays in the kernel is pinned below one folder.
@@ -17,6 +18,7 @@ mod datapath;
 mod driver;
 mod error;
 mod handover;
+pub mod heap;
 mod kernel_table;
 mod links;
 mod load;
