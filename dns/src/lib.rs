@@ -1,9 +1,9 @@
-//! Cluster DNS: every node answers for the whole zone from one pre-encoded table.
+//! Cluster DNS: every node answers for the whole zone from one table.
 //!
 //! - [`name`]: names in wire form.
 //! - [`query`]: a packet becomes a [`query::Query`], or a reason why it does not.
-//! - [`zone`]: the table: lower-cased wire name and type to record bytes ready to send; built from the cluster's state.
-//! - [`answer`]: a query and a zone become the reply's bytes. Pure: no I/O, no clock.
+//! - [`zone`]: the table: what a name means; built from the cluster's state.
+//! - [`answer`]: a query and a zone become the reply's bytes. Pure: no I/O, no clock. [`explain`]: why these.
 //! - [`corefile`]: CoreDNS's configuration, read as it is.
 //! - [`stub_domains`]: kube-dns's, likewise.
 //! - [`config`]: what follows from them. `plan`: the same, ready to be asked.
@@ -16,6 +16,7 @@ mod cache;
 pub mod config;
 pub mod corefile;
 mod counters;
+pub mod explain;
 mod forward;
 mod histogram;
 pub mod name;
