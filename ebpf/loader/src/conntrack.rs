@@ -144,10 +144,8 @@ where
 
 /// Ends UDP flows between a service and a backend that has left it while another service still has that backend, so that
 /// nothing else ends them: their next datagram is given another backend. `left` names numbers of services and ids of
-/// backends. Returns how many entries went. A walk over both tables: call it when there is something to forget.
-///
-/// Sockets that were connected to the backend by the socket load balancer stay: they have no flow here, and SOCK_BACKENDS does
-/// not say of which service they are.
+/// backends. Returns how many entries went. A walk over both tables: call it when there is something to forget. Sockets that
+/// were connected to the backend by the socket load balancer have no flow here: [`crate::sockets::destroy`] is for them.
 ///
 /// # Errors
 /// [`Error::Table`] when a table cannot be read or written.

@@ -1,6 +1,7 @@
 //! The end of sockets whose backend is gone. A socket that was translated at connect goes to its backend by itself, so
 //! nobody tells it when that goes: a UDP socket would send into the void for ever, a TCP connection until it times out. It
-//! is ended instead, in whichever network namespace it is, and its owner dials again.
+//! is ended instead, in whichever network namespace it is, and its owner dials again. The same for UDP sockets whose backend
+//! has left the service that they dialled and lives on behind another: TCP may finish there what it has begun.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use thalweg_abi::{BackendState, Proto, SockBackend};
+use thalweg_abi::{BackendState, Be16, Be128, FrontendKey, Proto, Scope, SockBackend};
 
 use crate::{
     Error, Maps, Table, netns,
@@ -28,6 +29,19 @@ pub struct Destroyed {
     /// Namespaces that could not be looked at (of processes that may not be looked at, each counts), while some sockets were
     /// found nowhere else. These are tried again at the next call.
     pub unseen: usize,
+}
+
+/// What is known of backends and services while all sockets are looked at.
+struct Look<'a> {
+    maps: &'a Maps,
+    /// Numbers of services, ids of backends.
+    left: &'a HashSet<(u32, u32)>,
+    /// Those backends.
+    leavers: HashSet<u32>,
+    /// By id and generation.
+    alive: HashMap<(u32, u32), bool>,
+    /// Numbers of services by what UDP sockets dial; `None` where there is none.
+    services: HashMap<(Be128, Be16), Option<u32>>,
 }
 
 /// What happened to the sockets of one namespace.
@@ -62,7 +76,16 @@ struct Namespaces {
 /// # Errors
 /// [`Error::Table`] when a map cannot be read, [`Error::Sockets`] when the kernel ends no sockets.
 pub fn destroy_gone(maps: &mut Maps, namespaces: &[PathBuf]) -> Result<Destroyed, Error> {
-    let gone = gone(maps)?;
+    destroy(maps, &HashSet::new(), namespaces)
+}
+
+/// As [`destroy_gone`], and ends the UDP sockets that dialled a service which has lost their backend. `left` names numbers of
+/// services and ids of backends, as [`crate::conntrack::forget`] takes them.
+///
+/// # Errors
+/// As [`destroy_gone`].
+pub fn destroy(maps: &mut Maps, left: &HashSet<(u32, u32)>, namespaces: &[PathBuf]) -> Result<Destroyed, Error> {
+    let gone = gone(maps, left)?;
     let mut destroyed = Destroyed::default();
     if gone.is_empty() {
         return Ok(destroyed);
@@ -111,23 +134,15 @@ pub fn destroy_gone(maps: &mut Maps, namespaces: &[PathBuf]) -> Result<Destroyed
     }
 }
 
-/// Sockets by cookie whose backend is not any more what it was when they were connected.
-fn gone(maps: &Maps) -> Result<HashMap<u64, SockBackend>, Error> {
-    let mut sockets = HashMap::new();
-    let mut alive: HashMap<(u32, u32), bool> = HashMap::new();
-    let mut failed = None;
-    maps.sock_backends.visit(&mut |cookie, socket| {
-        let backend = (socket.backend, socket.generation);
-        let is_alive = *alive.entry(backend).or_insert_with(|| match maps.backends.get(&backend.0) {
-            Ok(found) => found.is_some_and(|found| found.generation == backend.1 && found.state != BackendState::FREE),
-            Err(error) => {
-                failed = Some(error);
-                true
-            }
-        });
-        if !is_alive {
-            sockets.insert(*cookie, *socket);
-        }
+/// Sockets by cookie that have lost their backend.
+fn gone(maps: &Maps, left: &HashSet<(u32, u32)>) -> Result<HashMap<u64, SockBackend>, Error> {
+    let leavers = left.iter().map(|(_, backend)| *backend).collect();
+    let mut look = Look { maps, left, leavers, alive: HashMap::new(), services: HashMap::new() };
+    let (mut sockets, mut failed) = (HashMap::new(), None);
+    maps.sock_backends.visit(&mut |cookie, socket| match look.has_lost(socket) {
+        Ok(false) => {}
+        Ok(true) => _ = sockets.insert(*cookie, *socket),
+        Err(error) => failed = Some(error),
     })?;
     failed.map_or(Ok(sockets), Err)
 }
@@ -171,6 +186,51 @@ fn forget(maps: &mut Maps, gone: &HashMap<u64, SockBackend>, cookies: &[u64]) ->
         }
     }
     maps.sock_backends.delete(&stale)
+}
+
+// === impl Look ===
+
+impl Look<'_> {
+    /// Whether a socket's backend is not any more what it was when the socket was connected, or not any more its service's.
+    fn has_lost(&mut self, socket: &SockBackend) -> Result<bool, Error> {
+        Ok(!self.is_alive(socket.backend, socket.generation)? || self.is_left(socket)?)
+    }
+
+    fn is_alive(&mut self, backend: u32, generation: u32) -> Result<bool, Error> {
+        if let Some(known) = self.alive.get(&(backend, generation)) {
+            return Ok(*known);
+        }
+        let found = self.maps.backends.get(&backend)?;
+        let is_alive = found.is_some_and(|found| found.generation == generation && found.state != BackendState::FREE);
+        self.alive.insert((backend, generation), is_alive);
+        Ok(is_alive)
+    }
+
+    /// A service that is gone has lost all of its backends.
+    fn is_left(&mut self, socket: &SockBackend) -> Result<bool, Error> {
+        // Without a port: of an agent that did not write down what was dialled.
+        if socket.proto != Proto::UDP || socket.vip_port == Be16::ZERO || !self.leavers.contains(&socket.backend) {
+            return Ok(false);
+        }
+        let service = self.service(socket.vip, socket.vip_port)?;
+        Ok(service.is_none_or(|service| self.left.contains(&(service, socket.backend))))
+    }
+
+    /// The number of the service that a UDP socket of the node or of a pod dials there.
+    fn service(&mut self, vip: Be128, port: Be16) -> Result<Option<u32>, Error> {
+        if let Some(known) = self.services.get(&(vip, port)) {
+            return Ok(*known);
+        }
+        let (proto, scope) = (Proto::UDP, Scope::INTERNAL);
+        let frontend = if vip.is_mapped() {
+            self.maps.frontends.get(&FrontendKey { vip: vip.v4(), port, proto, scope })?
+        } else {
+            self.maps.frontends6.get(&FrontendKey { vip, port, proto, scope })?
+        };
+        let service = frontend.map(|frontend| frontend.service);
+        self.services.insert((vip, port), service);
+        Ok(service)
+    }
 }
 
 // === impl Ended ===

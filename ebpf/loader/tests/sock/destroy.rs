@@ -15,14 +15,14 @@ use std::{
 };
 
 use nix::sys::socket::{SockaddrIn, connect};
-use thalweg_abi::{Backend, BackendState, Frontend, Proto};
+use thalweg_abi::{Backend, BackendState, Be16, Frontend, FrontendKey, Proto, Scope};
 use thalweg_lab::netns::Netns;
 use thalweg_loader::{
     Table,
     sockets::{self, Destroyed},
 };
 
-use crate::lab::{Lab, address, address6, dial, mapped, vip, vip6};
+use crate::lab::{Lab, VIP6, address, address6, dial, mapped, vip, vip6};
 
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -148,6 +148,50 @@ fn sockets_of_a_gone_backend_are_ended_and_no_others() {
     assert_eq!(lab.registered().iter().filter(|socket| socket.backend == 3).count(), 2, "and has another backend");
     assert_eq!(sockets::destroy_gone(&mut lab.maps, &paths).expect("nothing to do"), Destroyed::default());
     drop(listeners);
+}
+
+// cilium#28820, cilium#48096, calico#4509: one that has left the service only is as good as gone to who dialled the service.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn datagram_sockets_of_a_service_that_has_lost_their_backend_are_ended_though_it_lives() {
+    let mut lab = Lab::new(true);
+    let shared = [(1, address(1, 5353).into())];
+    let shared6 = [(2, address6(1, 5353))];
+    let frontend = |service, base| Frontend { service, base, ..Frontend::default() };
+    for (service, port) in [(7, 53), (8, 54), (9, 55)] {
+        lab.publish(vip(port).into(), Proto::UDP, frontend(service, 0), &shared);
+        lab.publish(vip6(port), Proto::UDP, frontend(service, 1), &shared6);
+    }
+    lab.publish(vip(53).into(), Proto::TCP, frontend(7, 2), &[(3, address(1, 8080).into())]);
+    lab.tcp_server(address(1, 8080));
+    let connect_to = |lab: &Lab, port: u16| {
+        let dialled = [("0.0.0.0:0", vip(port).into()), ("[::]:0", mapped(vip(port))), ("[::]:0", vip6(port))];
+        dialled.map(|(local, to)| connected(&lab.ns, local, to))
+    };
+    let (leaves, stays, removed) = (connect_to(&lab, 53), connect_to(&lab, 54), connect_to(&lab, 55));
+    let stream = lab.inside(|| dial(vip(53))).expect("through the VIP");
+    let paths = [lab.ns.path().to_owned()];
+    let end = |lab: &mut Lab, left: &[(u32, u32)]| {
+        let left = left.iter().copied().collect();
+        sockets::destroy(&mut lab.maps, &left, &paths).expect("end them")
+    };
+    assert_eq!(end(&mut lab, &[(7, 4), (8, 3), (6, 5)]), Destroyed::default(), "of others");
+
+    // The service's next backend is another; TCP may finish what it has begun.
+    lab.publish(vip(53).into(), Proto::UDP, frontend(7, 3), &[(4, address(2, 5353).into())]);
+    assert_eq!(end(&mut lab, &[(7, 1), (7, 2), (7, 3)]), Destroyed { udp: 3, ..Destroyed::default() });
+    assert!(leaves.iter().all(|socket| aborted(socket.recv(&mut [0; 8]))));
+    for socket in stays.iter().chain(&removed) {
+        socket.peer_addr().expect("still connected");
+    }
+    stream.peer_addr().expect("still connected");
+
+    // A service that is gone has lost them all.
+    let key = FrontendKey { vip: VIP6.into(), port: Be16::from_host(55), proto: Proto::UDP, scope: Scope::INTERNAL };
+    lab.maps.frontends6.delete(&[key]).expect("remove the service");
+    assert_eq!(end(&mut lab, &[(9, 2)]), Destroyed { udp: 1, ..Destroyed::default() });
+    assert!(aborted(removed[2].recv(&mut [0; 8])));
+    assert_eq!(lab.registered().len(), 3 + 2 + 1);
 }
 
 #[test]
