@@ -21,6 +21,8 @@ pub struct Config {
     /// For all other names.
     pub servers: Vec<ServerBlock>,
     pub operation: Operation,
+    /// Queries a second from each client over UDP; 0: any number.
+    pub client_rate: u32,
 }
 
 /// What is offered beside answers.
@@ -66,7 +68,7 @@ impl Config {
             ..ServerBlock::default()
         };
         let servers = if upstreams.is_empty() { Vec::new() } else { vec![server] };
-        Self { zone: Some(zone), servers, operation: Operation::default() }
+        Self { zone: Some(zone), servers, operation: Operation::default(), client_rate: 0 }
     }
 
     /// What a Corefile says, and kube-dns's stub domains beside it.
@@ -74,7 +76,8 @@ impl Config {
     /// # Errors
     /// When blocks contradict each other: here they share sockets and the cluster's zone.
     pub fn from_corefile(corefile: &Corefile, stubs: &StubDomains) -> Result<Self, Error> {
-        let mut config = Self { zone: None, servers: corefile.servers.clone(), operation: Operation::default() };
+        let (servers, operation) = (corefile.servers.clone(), Operation::default());
+        let mut config = Self { zone: None, servers, operation, client_rate: 0 };
         let ports = |server: &ServerBlock| server.keys.first().map_or(0, |key| key.port);
         let first = corefile.servers.first().map_or(0, ports);
         for server in &corefile.servers {
@@ -85,7 +88,11 @@ impl Config {
             if corefile.servers.first().is_some_and(|first| first.bind != server.bind) {
                 return Err(Error::Binds { line });
             }
-            for (what, given) in [("hosts", !server.hosts.is_empty()), ("rewrite", !server.rewrites.is_empty())] {
+            for (what, given) in [
+                ("hosts", !server.hosts.is_empty()),
+                ("rewrite", !server.rewrites.is_empty()),
+                ("autopath", server.autopath.is_some()),
+            ] {
                 if given {
                     return Err(Error::NotYet { line, what });
                 }

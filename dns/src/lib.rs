@@ -7,7 +7,7 @@
 //! - [`corefile`]: CoreDNS's configuration, read as it is.
 //! - [`stub_domains`]: kube-dns's, likewise.
 //! - [`config`]: what follows from them. `plan`: the same, ready to be asked.
-//! - `cache`: what upstreams said. Pure.
+//! - `gate`: who may ask. `cache`: what upstreams said. Both pure. [`traffic`], `log`: what was asked.
 //! - `forward`: asks the upstreams. `sockets`, `tcp`: the shell around it all.
 //! - [`server`]: wires them together; this is what an agent starts.
 
@@ -18,7 +18,9 @@ pub mod corefile;
 mod counters;
 pub mod explain;
 mod forward;
-mod histogram;
+mod gate;
+pub mod histogram;
+mod log;
 pub mod name;
 mod plan;
 pub mod query;
@@ -28,9 +30,11 @@ pub mod stub_domains;
 mod tcp;
 #[cfg(test)]
 mod testkit;
+pub mod traffic;
 pub mod zone;
 
 pub use cache::Stats as CacheStats;
 pub use config::Config;
 pub use counters::Stats;
+pub use forward::{GroupReport, UpstreamReport};
 pub use server::{Error, Options, Result, Server};

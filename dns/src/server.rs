@@ -1,7 +1,7 @@
 //! Wires the zone, the sockets and the upstreams together.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +18,15 @@ use crate::cache::Stats as CacheStats;
 use crate::config::Config;
 use crate::corefile::Target;
 use crate::counters::{Counters, Stats};
-use crate::forward::{Forwarder, resolv_conf};
+use crate::forward::{Forwarder, GroupReport, resolv_conf};
+use crate::gate::{Admission, Gate};
+use crate::log::QueryLog;
 use crate::name;
 use crate::plan::Plan;
-use crate::query::Rotation;
+use crate::query::{Rotation, Transport};
 use crate::sockets::{UdpWorker, bind_tcp, bind_udp};
 use crate::tcp::StreamHandler;
+use crate::traffic::{Totals, Traffic};
 use crate::zone::{Zone, ZoneBuilder, ZoneConfig, ZoneError};
 
 /// A connection that asks nothing for so long is closed.
@@ -71,7 +74,11 @@ pub struct Shared {
     pub zone: ArcSwap<Zone>,
     /// `None` as long as nobody is to be asked about other names.
     pub forwarder: ArcSwapOption<Forwarder>,
+    pub gate: ArcSwap<Gate>,
+    pub log: ArcSwap<QueryLog>,
     pub stopping: AtomicBool,
+    /// All times count from here.
+    pub started: Instant,
 }
 
 /// A running DNS server. Dropping it stops it.
@@ -79,11 +86,38 @@ pub struct Server {
     shared: Arc<Shared>,
     builder: Mutex<ZoneBuilder>,
     counters: Vec<Arc<Counters>>,
+    traffic: Vec<Arc<Traffic>>,
     listening: Vec<SocketAddr>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     runtime: Mutex<Option<Runtime>>,
     stop_streams: Arc<Notify>,
-    started: Instant,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Whether a query may be answered at all; counts those that may not.
+    pub fn admit(&self, packet: &[u8], transport: Transport, client: IpAddr, traffic: &Traffic) -> Admission {
+        let gate = self.gate.load();
+        if gate.is_open() {
+            return Admission::Pass;
+        }
+        let admission = gate.admit(packet, client, transport, self.started.elapsed());
+        match admission {
+            Admission::Pass => {}
+            Admission::Cut | Admission::Shed => traffic.limited(),
+            Admission::Drop | Admission::Refuse | Admission::Empty => traffic.blocked(),
+        }
+        admission
+    }
+
+    /// Logs a query that was answered, if that is wanted.
+    pub fn note(&self, packet: &[u8], reply: &[u8], transport: Transport, client: SocketAddr) {
+        let log = self.log.load();
+        if !log.is_off() {
+            log.note(packet, reply, transport, client, self.started.elapsed());
+        }
+    }
 }
 
 // === impl Server ===
@@ -110,7 +144,10 @@ impl Server {
         let shared = Arc::new(Shared {
             zone: ArcSwap::from_pointee(builder.snapshot()),
             forwarder: ArcSwapOption::empty(),
+            gate: ArcSwap::from_pointee(Gate::new(&config.servers, config.client_rate)),
+            log: ArcSwap::from_pointee(QueryLog::new(&config.servers)),
             stopping: AtomicBool::new(false),
+            started: Instant::now(),
         });
         let per_address = match workers {
             0 => std::thread::available_parallelism().map_or(1, Into::into),
@@ -143,11 +180,11 @@ impl Server {
             shared,
             builder: Mutex::new(builder),
             counters: Vec::new(),
+            traffic: Vec::new(),
             listening,
             workers: Mutex::default(),
             runtime: Mutex::new(Some(runtime)),
             stop_streams: Arc::default(),
-            started: Instant::now(),
         };
         server.shared.forwarder.store(server.new_forwarder(config, &handle)?);
         server.start_streams(&handle, streams)?;
@@ -196,6 +233,8 @@ impl Server {
         }
         self.shared.zone.store(Arc::new(builder.snapshot()));
         self.shared.forwarder.store(forwarder);
+        self.shared.gate.store(Arc::new(Gate::new(&config.servers, config.client_rate)));
+        self.shared.log.store(Arc::new(QueryLog::new(&config.servers)));
         Ok(())
     }
 
@@ -222,6 +261,24 @@ impl Server {
     /// The zone as it is served now.
     pub fn zone(&self) -> Arc<Zone> {
         self.shared.zone.load_full()
+    }
+
+    /// Queries and replies since the start.
+    pub fn traffic(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.traffic.iter().for_each(|traffic| traffic.add_to(&mut totals));
+        totals
+    }
+
+    /// What was asked of each upstream since the configuration was last changed.
+    pub fn upstreams(&self) -> Vec<GroupReport> {
+        let forwarder = self.forwarder();
+        forwarder.iter().flat_map(|forwarder| forwarder.plan().groups()).map(|group| group.report()).collect()
+    }
+
+    /// Whether the cluster has been listed completely.
+    pub fn is_synced(&self) -> bool {
+        self.shared.zone.load().synced
     }
 
     /// What each cache has done, by its zone.
@@ -256,7 +313,7 @@ impl Server {
         let old = self.shared.forwarder.load();
         let resolve = |target: &Target| addresses(target, &self.listening);
         let plan = Plan::new(&config.servers, old.as_ref().map(|old| old.plan()), &resolve)?;
-        Ok(plan.forwards().then(|| Forwarder::new(plan, runtime.clone(), self.started)))
+        Ok(plan.forwards().then(|| Forwarder::new(plan, runtime.clone(), self.shared.started)))
     }
 
     fn next_serial(&self) -> u32 {
@@ -265,7 +322,8 @@ impl Server {
     }
 
     fn start_worker(&mut self, index: usize, socket: Arc<std::net::UdpSocket>) -> Result<()> {
-        let worker = UdpWorker { socket, shared: self.shared.clone(), counters: self.new_counters() };
+        let worker =
+            UdpWorker { socket, shared: self.shared.clone(), counters: self.new_counters(), traffic: self.new_traffic() };
         let thread = std::thread::Builder::new().name(format!("dns-udp-{index}"));
         let thread = thread.spawn(move || run_worker(&worker)).map_err(Error::Threads)?;
         self.workers.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -274,8 +332,12 @@ impl Server {
 
     fn start_streams(&mut self, runtime: &Handle, streams: Vec<std::net::TcpListener>) -> Result<()> {
         let _inside = runtime.enter();
-        let handler =
-            StreamHandler { shared: self.shared.clone(), counters: self.new_counters(), rotation: Rotation::default() };
+        let handler = StreamHandler {
+            shared: self.shared.clone(),
+            counters: self.new_counters(),
+            traffic: self.new_traffic(),
+            rotation: Rotation::default(),
+        };
         let mut server = hickory_server::Server::new(handler);
         for stream in streams {
             let listener = tokio::net::TcpListener::from_std(stream).map_err(Error::Threads)?;
@@ -289,6 +351,12 @@ impl Server {
             }
         });
         Ok(())
+    }
+
+    fn new_traffic(&mut self) -> Arc<Traffic> {
+        let traffic = Arc::new(Traffic::default());
+        self.traffic.push(traffic.clone());
+        traffic
     }
 
     fn new_counters(&mut self) -> Arc<Counters> {

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, Ud
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
@@ -18,8 +18,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::answer::{Outcome, respond, servfail};
 use crate::counters::Counters;
 use crate::forward::Pending;
+use crate::gate::{Admission, turn_away};
 use crate::query::{MAX_UDP, Query, Rotation, Transport};
 use crate::server::Shared;
+use crate::traffic::Traffic;
 use crate::zone::Zone;
 
 /// Messages per system call.
@@ -37,6 +39,7 @@ pub struct UdpWorker {
     pub socket: Arc<UdpSocket>,
     pub shared: Arc<Shared>,
     pub counters: Arc<Counters>,
+    pub traffic: Arc<Traffic>,
 }
 
 /// Replies of one batch. Buffers keep their capacity.
@@ -104,30 +107,46 @@ impl UdpWorker {
                 }
             };
             self.counters.udp.fetch_add(received.count as u64, Ordering::Relaxed);
+            let began = Instant::now();
             {
                 let zone = self.shared.zone.load();
                 for (packet, message) in inbox.iter().zip(&received.messages[..received.count]) {
                     let Some((length, peer)) = *message else { continue };
-                    let out = outbox.next();
-                    let packet = &packet[..length];
-                    let mut outcome = respond(packet, Transport::Udp, rotation.next(), &zone, out);
-                    if matches!(outcome, Outcome::Forward | Outcome::ForwardTarget) {
-                        match self.forward(packet, outcome, out, peer, &zone) {
-                            Some(instead) => outcome = instead,
-                            None => {
-                                self.counters.count(outcome);
-                                continue;
-                            }
-                        }
-                    }
-                    self.counters.count(outcome);
-                    if outcome != Outcome::Drop {
+                    if self.answer(&packet[..length], peer, &zone, rotation.next(), outbox.next()) {
                         outbox.push(peer);
                     }
                 }
             }
+            // One look at the clock for all of a batch: they were answered together.
+            let took = began.elapsed();
+            outbox.replies[..outbox.count].iter().for_each(|reply| self.traffic.response(reply, took));
             self.send(&mut outbox);
         }
+    }
+
+    /// Writes the answer; false: nothing is to be sent, now or at all.
+    fn answer(&self, packet: &[u8], peer: SocketAddr, zone: &Zone, rotation: u32, out: &mut Vec<u8>) -> bool {
+        self.traffic.request(packet, Transport::Udp, peer.ip());
+        let admission = self.shared.admit(packet, Transport::Udp, peer.ip(), &self.traffic);
+        if admission != Admission::Pass {
+            return turn_away(admission, packet, Transport::Udp, out);
+        }
+        let mut outcome = respond(packet, Transport::Udp, rotation, zone, out);
+        if matches!(outcome, Outcome::Forward | Outcome::ForwardTarget) {
+            match self.forward(packet, outcome, out, peer, zone) {
+                Some(instead) => outcome = instead,
+                None => {
+                    self.counters.count(outcome);
+                    return false;
+                }
+            }
+        }
+        self.counters.count(outcome);
+        let answered = outcome != Outcome::Drop && !out.is_empty();
+        if answered {
+            self.shared.note(packet, out, Transport::Udp, peer);
+        }
+        answered
     }
 
     fn receive(
@@ -163,7 +182,10 @@ impl UdpWorker {
         let partial = (outcome == Outcome::ForwardTarget).then(|| out.clone());
         let pending = Pending { packet: packet.to_vec(), partial, transport: Transport::Udp };
         let (socket, counters) = (self.socket.clone(), self.counters.clone());
-        forwarder.submit(pending, move |reply| {
+        let (shared, traffic, began) = (self.shared.clone(), self.traffic.clone(), Instant::now());
+        forwarder.submit(pending, move |packet, reply| {
+            traffic.response(reply, began.elapsed());
+            shared.note(packet, reply, Transport::Udp, peer);
             if socket.send_to(reply, peer).is_err() {
                 counters.send_errors.fetch_add(1, Ordering::Relaxed);
             }

@@ -1,7 +1,9 @@
 //! TCP (and later DoT): hickory-server reads the streams and asks the same zone.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use hickory_proto::op::{Header, HeaderCounts, Message, Metadata, ResponseCode};
 use hickory_server::net::runtime::Time;
@@ -11,13 +13,16 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use crate::answer::{Outcome, respond};
 use crate::counters::Counters;
 use crate::forward::Pending;
+use crate::gate::{Admission, turn_away};
 use crate::query::{Rotation, Transport};
 use crate::server::Shared;
+use crate::traffic::Traffic;
 
 /// Answers what hickory-server has read.
 pub struct StreamHandler {
     pub shared: Arc<Shared>,
     pub counters: Arc<Counters>,
+    pub traffic: Arc<Traffic>,
     pub rotation: Rotation,
 }
 
@@ -25,26 +30,41 @@ pub struct StreamHandler {
 
 impl StreamHandler {
     /// The reply to a packet; `None` when there is none.
-    async fn reply(&self, packet: &[u8]) -> Option<Message> {
-        let rotation = self.rotation.next();
+    async fn reply(&self, packet: &[u8], client: SocketAddr) -> Option<Message> {
+        let began = Instant::now();
+        self.traffic.request(packet, Transport::Tcp, client.ip());
         let mut bytes = Vec::new();
+        let admission = self.shared.admit(packet, Transport::Tcp, client.ip(), &self.traffic);
+        let told = match admission {
+            Admission::Pass => self.answer(packet, &mut bytes).await,
+            other => turn_away(other, packet, Transport::Tcp, &mut bytes).then_some(()),
+        };
+        told?;
+        self.traffic.response(&bytes, began.elapsed());
+        self.shared.note(packet, &bytes, Transport::Tcp, client);
+        Message::from_vec(&bytes).inspect_err(|error| tracing::debug!(%error, "no reply to a query over TCP")).ok()
+    }
+
+    /// Writes the answer; `None` when there is none.
+    async fn answer(&self, packet: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
+        let rotation = self.rotation.next();
         // In a block of its own: the guard of the snapshot does not outlive the answer.
-        let outcome = { respond(packet, Transport::Tcp, rotation, &self.shared.zone.load(), &mut bytes) };
+        let outcome = { respond(packet, Transport::Tcp, rotation, &self.shared.zone.load(), bytes) };
         self.counters.tcp.fetch_add(1, Ordering::Relaxed);
         self.counters.count(outcome);
         let forwarder = self.shared.forwarder.load_full();
         if let (Outcome::Forward | Outcome::ForwardTarget, Some(forwarder)) = (outcome, forwarder) {
-            let partial = (outcome == Outcome::ForwardTarget).then_some(bytes);
-            bytes = forwarder.complete(&Pending { packet: packet.to_vec(), partial, transport: Transport::Tcp }).await?;
+            let partial = (outcome == Outcome::ForwardTarget).then(|| bytes.clone());
+            *bytes = forwarder.complete(&Pending { packet: packet.to_vec(), partial, transport: Transport::Tcp }).await?;
         }
-        Message::from_vec(&bytes).inspect_err(|error| tracing::debug!(%error, "no reply to a query over TCP")).ok()
+        Some(())
     }
 }
 
 #[async_trait::async_trait]
 impl RequestHandler for StreamHandler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut responses: R) -> ResponseInfo {
-        let Some(reply) = self.reply(request.as_slice()).await else { return failed(request) };
+        let Some(reply) = self.reply(request.as_slice(), request.src()).await else { return failed(request) };
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &reply.edns {
             builder.edns(edns);

@@ -39,7 +39,7 @@ fn negative(name: &str, ttl: u32) -> Arc<Reply> {
 }
 
 fn failure(name: &str) -> Arc<Reply> {
-    Arc::new(Reply::failure(2, &question(name)))
+    Arc::new(Reply::bare(2, &question(name)))
 }
 
 fn at(seconds: f64) -> Duration {

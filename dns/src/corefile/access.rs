@@ -5,7 +5,7 @@ use std::str::FromStr;
 use hickory_proto::rr::RecordType;
 
 use super::Result;
-use super::model::{AclAction, AclRule};
+use super::model::{Acl, AclAction, AclRule};
 use super::tree::Directive;
 use super::values::{network, zones};
 
@@ -19,12 +19,12 @@ enum Section {
     Sources,
 }
 
-pub fn read(directive: &Directive) -> Result<Vec<AclRule>> {
+pub fn read(directive: &Directive) -> Result<Acl> {
     let zones = zones(directive, &directive.arguments)?;
     if directive.body.is_empty() {
         return Err(directive.error("no rules", format!("write them between braces: `{FORM}`")));
     }
-    directive.body.iter().map(|line| Ok(AclRule { zones: zones.clone(), ..rule(line)? })).collect()
+    Ok(Acl { zones, rules: directive.body.iter().map(rule).collect::<Result<_>>()? })
 }
 
 fn rule(line: &Directive) -> Result<AclRule> {
@@ -36,7 +36,7 @@ fn rule(line: &Directive) -> Result<AclRule> {
         "drop" => AclAction::Drop,
         _ => return Err(line.error("no action", format!("write `{FORM}`"))),
     };
-    let mut rule = AclRule { zones: Vec::new(), action, types: Vec::new(), sources: Vec::new() };
+    let mut rule = AclRule { action, types: Vec::new(), sources: Vec::new() };
     let (mut section, mut all_types, mut all_sources) = (Section::None, false, false);
     for word in &line.arguments {
         match (word.as_str(), section) {

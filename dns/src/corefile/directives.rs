@@ -104,7 +104,7 @@ fn read(directive: &Directive, server: &mut ServerBlock) -> Result<()> {
             let size = directive.argument(0).map_or(Ok(u32::from(BUFSIZE)), |size| number(directive, size, 512, 4096))?;
             server.bufsize = u16::try_from(size).ok();
         }
-        "acl" => server.acl.extend(access::read(directive)?),
+        "acl" => server.acl.push(access::read(directive)?),
         "autopath" => server.autopath = Some(autopath(directive)?),
         // What these ask for is always so here.
         "minimal" | "cancel" | "any" | "multisocket" => {}

@@ -47,7 +47,8 @@ pub struct ServerBlock {
     pub bind: Vec<Bind>,
     /// Largest UDP payload that is offered and answered, in octets.
     pub bufsize: Option<u16>,
-    pub acl: Vec<AclRule>,
+    /// Each has its say, until one does not allow.
+    pub acl: Vec<Acl>,
     pub autopath: Option<Autopath>,
 }
 
@@ -264,10 +265,16 @@ pub enum Pattern {
     Regex(regex::Regex),
 }
 
+/// Rules for some names; the first that applies counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AclRule {
+pub struct Acl {
     /// None: the block's.
     pub zones: Vec<WireName>,
+    pub rules: Vec<AclRule>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AclRule {
     pub action: AclAction,
     /// Types of records; none: all.
     pub types: Vec<u16>,

@@ -174,7 +174,7 @@ fn the_other_directives_with_their_options() {
     assert_eq!(hosts.inline[0], ("10.0.0.1".parse().expect("address"), zones(&["a.example.org", "b.example.org"])));
     assert_eq!((hosts.inline.len(), hosts.ttl, hosts.reverse, hosts.reload), (2, 60, false, seconds(60)));
     assert_eq!((&hosts.zones, &hosts.fallthrough), (&zones(&["example.org"]), &Fallthrough::Always));
-    let acl: Vec<_> = server.acl.iter().map(|rule| (rule.action, rule.types.clone(), rule.sources.len())).collect();
+    let acl: Vec<_> = server.acl[0].rules.iter().map(|rule| (rule.action, rule.types.clone(), rule.sources.len())).collect();
     let expected = [
         (AclAction::Allow, vec![1, 28], 2),
         (AclAction::Block, vec![], 0),

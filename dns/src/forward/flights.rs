@@ -67,7 +67,7 @@ impl Answer {
     /// SERVFAIL when whoever asked is gone.
     pub async fn get(mut self) -> Arc<Reply> {
         let reply = self.receiver.wait_for(Option::is_some).await.ok().and_then(|reply| reply.clone());
-        reply.unwrap_or_else(|| Arc::new(Reply::failure(Rcode::ServFail as u8, &self.question)))
+        reply.unwrap_or_else(|| Arc::new(Reply::bare(Rcode::ServFail as u8, &self.question)))
     }
 }
 
@@ -82,6 +82,6 @@ impl Landing<'_> {
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         // Nothing is left to land after `with`.
-        self.flights.land(&self.question, &Arc::new(Reply::failure(Rcode::ServFail as u8, &self.question)));
+        self.flights.land(&self.question, &Arc::new(Reply::bare(Rcode::ServFail as u8, &self.question)));
     }
 }

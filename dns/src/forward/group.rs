@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::exchange::{Failure, Manner, exchange};
 use super::question::Question;
 use super::reply::Reply;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, UpstreamReport};
 use crate::corefile::{Forward, Policy};
 use crate::name;
 use crate::query::{Rcode, rtype};
@@ -47,6 +47,17 @@ pub struct Counters {
     pub hedges: AtomicU64,
 }
 
+/// What a group and its upstreams did since it was made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupReport {
+    /// The zone that is forwarded.
+    pub from: String,
+    pub broken: u64,
+    pub rejected: u64,
+    pub hedges: u64,
+    pub upstreams: Vec<UpstreamReport>,
+}
+
 // === impl Group ===
 
 impl Group {
@@ -64,6 +75,17 @@ impl Group {
         }
     }
 
+    pub fn report(&self) -> GroupReport {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        GroupReport {
+            from: name::display(&self.options.from),
+            broken: read(&self.counters.broken),
+            rejected: read(&self.counters.rejected),
+            hedges: read(&self.counters.hedges),
+            upstreams: self.upstreams.iter().map(|upstream| upstream.report(self.options.max_fails)).collect(),
+        }
+    }
+
     /// Whether this line is for a name.
     pub fn takes(&self, name: &[u8]) -> bool {
         name::is_within(name, &self.options.from) && !self.options.except.iter().any(|zone| name::is_within(name, zone))
@@ -73,9 +95,9 @@ impl Group {
     pub async fn ask(self: &Arc<Self>, question: &Question) -> Box<Reply> {
         let Ok(_permit) = self.permits.try_acquire() else {
             self.counters.rejected.fetch_add(1, Ordering::Relaxed);
-            return Box::new(Reply::failure(Rcode::Refused as u8, question));
+            return Box::new(Reply::bare(Rcode::Refused as u8, question));
         };
-        let servfail = || Box::new(Reply::failure(Rcode::ServFail as u8, question));
+        let servfail = || Box::new(Reply::bare(Rcode::ServFail as u8, question));
         let mut waiting = self.attempts().into_iter();
         let mut running = FuturesUnordered::new();
         let mut last = None;

@@ -30,9 +30,10 @@ use crate::cache::{Hit, State};
 use crate::plan::{Block, Plan};
 use crate::query::{MAX_UDP, Query, Rcode, Transport};
 use flights::{Answer, Flights};
-pub use group::Group;
+pub use group::{Group, GroupReport};
 pub use question::Question;
 pub use reply::{Kind, Reply};
+pub use upstream::UpstreamReport;
 use waiting::Waiting;
 
 /// How long a client waits for the upstreams when there is a stale answer (RFC 8767 section 5).
@@ -92,7 +93,7 @@ impl Forwarder {
     /// Writes the answer if nobody needs to be asked for it; false: it must be submitted.
     pub fn answer_at_once(self: &Arc<Self>, query: &Query<'_>, out: &mut Vec<u8>) -> bool {
         if self.probe.is_ours(query, &self.plan) {
-            Reply::failure(Rcode::Refused as u8, &Question::of(query)).write(query, None, MAX_UDP, out);
+            Reply::bare(Rcode::Refused as u8, &Question::of(query)).write(query, None, MAX_UDP, out);
             return true;
         }
         let question = Question::of(query);
@@ -112,12 +113,12 @@ impl Forwarder {
         true
     }
 
-    /// Looks up in the background and calls `reply` with the whole answer.
-    pub fn submit(self: &Arc<Self>, pending: Pending, reply: impl FnOnce(&[u8]) + Send + 'static) {
+    /// Looks up in the background and calls `reply` with the query and the whole answer.
+    pub fn submit(self: &Arc<Self>, pending: Pending, reply: impl FnOnce(&[u8], &[u8]) + Send + 'static) {
         let forwarder = self.clone();
         self.runtime.spawn(async move {
             if let Some(bytes) = forwarder.complete(&pending).await {
-                reply(&bytes);
+                reply(&pending.packet, &bytes);
             }
         });
     }
@@ -175,7 +176,7 @@ impl Forwarder {
         let answer = self.flights.join(question);
         let Some(group) = block.group(question.name()) else {
             // Nobody is to be asked about this name.
-            self.flights.land(question, &Arc::new(Reply::failure(Rcode::Refused as u8, question)));
+            self.flights.land(question, &Arc::new(Reply::bare(Rcode::Refused as u8, question)));
             return answer;
         };
         if answer.is_first() {
@@ -217,7 +218,7 @@ impl Answered {
     }
 
     fn failure(rcode: Rcode, question: &Question) -> Self {
-        Self::new(Arc::new(Reply::failure(rcode as u8, question)))
+        Self::new(Arc::new(Reply::bare(rcode as u8, question)))
     }
 }
 

@@ -100,7 +100,7 @@ impl Reply {
     }
 
     /// An answer without records.
-    pub fn failure(rcode: u8, question: &Question) -> Self {
+    pub fn bare(rcode: u8, question: &Question) -> Self {
         let bytes: Box<[u8]> = [&[0; HEADER][..], question.wire()].concat().into();
         Self { records_at: bytes.len() as u16, bytes, rcode, ..Self::default() }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::exchange::{Exchange, Failure};
-use crate::histogram::Histogram;
+use crate::histogram::{Counts, Histogram};
 
 /// When nothing is known of an upstream yet.
 const FIRST_GUESS: Duration = Duration::from_millis(100);
@@ -40,6 +40,21 @@ pub struct Counters {
     pub failed_checks: AtomicU64,
 }
 
+/// What an upstream did since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UpstreamReport {
+    pub address: SocketAddr,
+    pub up: bool,
+    pub duration: Counts,
+    /// Answers by code.
+    pub answers: [u64; RCODES],
+    pub timeouts: u64,
+    pub network_errors: u64,
+    pub malformed: u64,
+    pub forgeries: u64,
+    pub failed_checks: u64,
+}
+
 // === impl Upstream ===
 
 impl Upstream {
@@ -51,6 +66,22 @@ impl Upstream {
             loops: AtomicBool::new(false),
             round_trip: AtomicU32::new(0),
             counters: Counters::default(),
+        }
+    }
+
+    pub fn report(&self, max_fails: u32) -> UpstreamReport {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        UpstreamReport {
+            address: self.address,
+            up: self.is_up(max_fails),
+            duration: counters.duration.read(),
+            answers: counters.answers.each_ref().map(read),
+            timeouts: read(&counters.timeouts),
+            network_errors: read(&counters.network_errors),
+            malformed: read(&counters.malformed),
+            forgeries: read(&counters.forgeries),
+            failed_checks: read(&counters.failed_checks),
         }
     }
 

@@ -306,3 +306,69 @@ fn an_upstream_that_is_silent_does_not_hold_up_our_own_names() {
     let length = waiting.recv(&mut reply).expect("SERVFAIL in the end");
     assert_eq!(words(&reply[..length]), "ServFail ra");
 }
+
+/// A server of the sample cluster by a Corefile.
+fn by_corefile(text: &str, client_rate: u32) -> Server {
+    let parsed = crate::corefile::parse(text, &|_| None).unwrap_or_else(|error| panic!("{error}"));
+    let mut config = Config::from_corefile(&parsed, &Default::default()).expect("a configuration");
+    config.client_rate = client_rate;
+    let server = Server::serve(&options(Vec::new()).listen, 1, &config).expect("a server");
+    let cluster = sample(false);
+    server.publish(&cluster.world, &cluster.dirty);
+    server.mark_synced();
+    server
+}
+
+#[test]
+fn access_lists_hold_over_both_transports() {
+    let text = ". {\nkubernetes cluster.local {\nttl 7\n}\nacl {\nblock type AAAA net 127.0.0.0/8\nfilter type SRV\ndrop type TXT\n}\n}";
+    let server = by_corefile(text, 0);
+    let address = server.addresses()[0];
+    for (rtype, expected) in [("A", "NoError aa an[@ 7 A 10.96.0.20]"), ("AAAA", "Refused ra"), ("SRV", "NoError ra")] {
+        let asked = packet("web.default.svc.~", rtype, None);
+        assert_eq!((words(&udp(address, &asked)), words(&tcp(address, &asked))), (expected.into(), expected.into()), "{rtype}");
+    }
+    let socket = client();
+    socket.send_to(&packet("web.default.svc.~", "TXT", None), address).expect("sent");
+    socket.send_to(&packet("web.default.svc.~", "A", None), address).expect("sent");
+    let mut reply = [0; 512];
+    let length = socket.recv(&mut reply).expect("a reply");
+    assert_eq!(words(&reply[..length]), "NoError aa an[@ 7 A 10.96.0.20]", "what is dropped is not answered");
+    let traffic = server.traffic();
+    assert_eq!((traffic.blocked, traffic.requests[0][0][0], traffic.requests[1][0][1]), (5, 2, 1));
+    assert_eq!((traffic.responses[0], traffic.responses[5], traffic.duration.total()), (5, 2, 7));
+}
+
+#[test]
+fn a_client_beyond_its_rate_is_sent_to_tcp() {
+    let server = by_corefile(". {\nkubernetes cluster.local\n}", 1);
+    let (address, asked) = (server.addresses()[0], packet("web.default.svc.~", "A", None));
+    let answer = "NoError aa an[@ 5 A 10.96.0.20]";
+    let socket = client();
+    (0..10).for_each(|_| assert!(socket.send_to(&asked, address).is_ok()));
+    let receive = || {
+        let mut reply = [0; 512];
+        let length = socket.recv(&mut reply).expect("a reply");
+        words(&reply[..length])
+    };
+    assert_eq!([receive(), receive()], [answer, answer]);
+    // More pass should this take seconds.
+    while receive() == answer {}
+    assert!(server.traffic().limited > 0);
+    assert_eq!(words(&tcp(address, &asked)), answer);
+}
+
+#[test]
+fn a_reload_changes_the_zone_at_once() {
+    let server = by_corefile(". {\nkubernetes cluster.local {\nttl 7\n}\n}", 0);
+    let address = server.addresses()[0];
+    let cluster = sample(false);
+    let parsed = crate::corefile::parse(". {\nkubernetes k8s.test {\nttl 9\n}\n}", &|_| None).expect("a Corefile");
+    let config = Config::from_corefile(&parsed, &Default::default()).expect("a configuration");
+    server.reload(&config, &cluster.world).expect("reloaded");
+    assert_eq!(words(&udp(address, &packet("web.default.svc.k8s.test", "A", None))), "NoError aa an[@ 9 A 10.96.0.20]");
+    assert_eq!(words(&udp(address, &packet("web.default.svc.~", "A", None))), "Refused");
+    let bad = Config { zone: Some(ZoneConfig { origins: vec!["a..b".into()], ..ZoneConfig::default() }), ..config };
+    assert!(server.reload(&bad, &cluster.world).is_err());
+    assert_eq!(words(&udp(address, &packet("web.default.svc.k8s.test", "A", None))), "NoError aa an[@ 9 A 10.96.0.20]");
+}
