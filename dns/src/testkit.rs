@@ -93,6 +93,7 @@ fn endpoint(text: &str) -> Endpoint {
 
 /// A world and the zone that follows it.
 pub struct Cluster {
+    pub config: ZoneConfig,
     pub world: World,
     pub dirty: Dirty,
     pub builder: ZoneBuilder,
@@ -105,7 +106,7 @@ impl Cluster {
 
     pub fn with(config: &ZoneConfig) -> Self {
         let builder = ZoneBuilder::new(config).expect("a zone");
-        Self { world: World::default(), dirty: Dirty::default(), builder }
+        Self { config: config.clone(), world: World::default(), dirty: Dirty::default(), builder }
     }
 
     pub fn apply(&mut self, change: Change) -> &mut Self {
@@ -133,6 +134,12 @@ impl Cluster {
         let dirty = std::mem::take(&mut self.dirty);
         self.builder.apply(&self.world, &dirty, 42);
         self.builder.snapshot()
+    }
+
+    /// Says that this is all.
+    pub fn complete(mut self) -> Self {
+        self.builder.set_synced();
+        self
     }
 
     /// Publishes what is dirty, and that it is all.

@@ -7,6 +7,7 @@ use super::*;
 use crate::testkit::{packet, read, sample};
 
 mod cases;
+mod dig;
 mod wire;
 
 use cases::{Case, tables};
@@ -53,7 +54,7 @@ fn check_soa(zone: &Zone, reply: &[u8], behaviour: &str) {
 fn every_case() {
     let mut count = 0;
     for table in tables() {
-        let zone = (table.zone)();
+        let zone = (table.cluster)().publish();
         let cases = table.cases();
         assert!(!cases.is_empty());
         cases.iter().for_each(|case| check(&zone, case));

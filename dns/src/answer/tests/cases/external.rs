@@ -3,9 +3,9 @@
 use super::{Table, forwarding, sample, two_zones};
 
 pub const TABLES: &[Table] = &[
-    Table { zone: sample, cases: ALIASES },
-    Table { zone: forwarding, cases: FORWARDED },
-    Table { zone: two_zones, cases: ACROSS_ZONES },
+    Table { cluster: sample, cases: ALIASES },
+    Table { cluster: forwarding, cases: FORWARDED },
+    Table { cluster: two_zones, cases: ACROSS_ZONES },
 ];
 
 const ALIASES: &str = "

@@ -3,10 +3,10 @@
 use super::{Table, sample, sample_with_pod_names};
 
 pub const TABLES: &[Table] = &[
-    Table { zone: sample, cases: ADDRESSES },
-    Table { zone: sample, cases: HOSTS },
-    Table { zone: sample, cases: PORTS },
-    Table { zone: sample_with_pod_names, cases: POD_NAMES },
+    Table { cluster: sample, cases: ADDRESSES },
+    Table { cluster: sample, cases: HOSTS },
+    Table { cluster: sample, cases: PORTS },
+    Table { cluster: sample_with_pod_names, cases: POD_NAMES },
 ];
 
 const ADDRESSES: &str = "

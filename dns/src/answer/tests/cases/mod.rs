@@ -4,7 +4,7 @@
 use ipnetwork::IpNetwork;
 
 use crate::testkit::{Cluster, config, sample as sample_cluster, sample_with, service, slice};
-use crate::zone::{Fallthrough, PodMode, Zone, ZoneConfig};
+use crate::zone::{Fallthrough, PodMode, ZoneConfig};
 
 mod external;
 mod headless;
@@ -16,7 +16,7 @@ mod zones;
 
 /// Cases that ask one zone.
 pub struct Table {
-    pub zone: fn() -> Zone,
+    pub cluster: fn() -> Cluster,
     cases: &'static str,
 }
 
@@ -63,21 +63,21 @@ impl Table {
     }
 }
 
-fn sample() -> Zone {
-    sample_cluster(false).publish()
+fn sample() -> Cluster {
+    sample_cluster(false)
 }
 
-fn forwarding() -> Zone {
-    sample_cluster(true).publish()
+fn forwarding() -> Cluster {
+    sample_cluster(true)
 }
 
-fn with(change: impl FnOnce(&mut ZoneConfig)) -> Zone {
+fn with(change: impl FnOnce(&mut ZoneConfig)) -> Cluster {
     let mut config = config();
     change(&mut config);
-    sample_with(&config).publish()
+    sample_with(&config)
 }
 
-fn two_zones() -> Zone {
+fn two_zones() -> Cluster {
     with(|config| config.origins = ["cluster.local", "corp.example", "inner.corp.example."].map(Into::into).into())
 }
 
@@ -87,63 +87,65 @@ fn restrict(config: &mut ZoneConfig) {
     config.fallthrough = Fallthrough::Never;
 }
 
-fn restricted_without_upstreams() -> Zone {
+fn restricted_without_upstreams() -> Cluster {
     with(restrict)
 }
 
-fn restricted() -> Zone {
+fn restricted() -> Cluster {
     with(|config| {
         restrict(config);
         config.recursion = true;
     })
 }
 
-fn passing_on() -> Zone {
+fn passing_on() -> Cluster {
     with(|config| (config.recursion, config.fallthrough) = (true, Fallthrough::Always))
 }
 
-fn with_verified_pods() -> Zone {
+fn with_verified_pods() -> Cluster {
     with(|config| config.pods = PodMode::Verified)
 }
 
-fn without_pods() -> Zone {
+fn without_pods() -> Cluster {
     with(|config| config.pods = PodMode::Disabled)
 }
 
-fn sample_without_empty_services() -> Zone {
+fn sample_without_empty_services() -> Cluster {
     with(|config| config.ignore_empty_service = true)
 }
 
-fn only_data() -> Zone {
+fn only_data() -> Cluster {
     with(|config| config.namespaces = Some(vec!["data".into()]))
 }
 
-fn without_ttl() -> Zone {
+fn without_ttl() -> Cluster {
     with(|config| config.ttl = 0)
 }
 
-fn longest_ttl() -> Zone {
+fn longest_ttl() -> Cluster {
     with(|config| config.ttl = 3600)
 }
 
-fn sample_with_pod_names() -> Zone {
+fn sample_with_pod_names() -> Cluster {
     let mut cluster = Cluster::with(&ZoneConfig { endpoint_pod_names: true, ..config() });
     cluster.service(service("data/db", &[], &[]));
     let mut slice = slice("data/db", 0, &["10.244.9.1", "host-b=10.244.9.2", "10.244.9.3"], &["p/tcp/1"]);
     slice.endpoints[0].pod = Some("pod-a".into());
     slice.endpoints[1].pod = Some("pod-b".into());
     cluster.apply(thalweg_cluster::Change::EndpointSlice(slice.name.clone(), Some(slice.into())));
-    cluster.synced()
+    cluster.complete()
 }
 
-fn without_kube_dns() -> Zone {
-    Cluster::new(false).synced()
+fn without_kube_dns() -> Cluster {
+    Cluster::new(false).complete()
 }
 
-fn unsynced() -> Zone {
-    Cluster::new(false).service(service("default/early", &["10.96.0.9"], &[])).publish()
+fn unsynced() -> Cluster {
+    let mut cluster = Cluster::new(false);
+    cluster.service(service("default/early", &["10.96.0.9"], &[]));
+    cluster
 }
 
-fn forwarding_unsynced() -> Zone {
-    Cluster::new(true).publish()
+fn forwarding_unsynced() -> Cluster {
+    Cluster::new(true)
 }

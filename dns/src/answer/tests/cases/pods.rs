@@ -3,9 +3,9 @@
 use super::{Table, sample, with_verified_pods, without_pods};
 
 pub const TABLES: &[Table] = &[
-    Table { zone: sample, cases: INSECURE },
-    Table { zone: with_verified_pods, cases: VERIFIED },
-    Table { zone: without_pods, cases: DISABLED },
+    Table { cluster: sample, cases: INSECURE },
+    Table { cluster: with_verified_pods, cases: VERIFIED },
+    Table { cluster: without_pods, cases: DISABLED },
 ];
 
 const INSECURE: &str = "

@@ -2,7 +2,8 @@
 
 use super::{Table, forwarding, sample};
 
-pub const TABLES: &[Table] = &[Table { zone: sample, cases: REFUSED }, Table { zone: forwarding, cases: REFUSED_AS_WELL }];
+pub const TABLES: &[Table] =
+    &[Table { cluster: sample, cases: REFUSED }, Table { cluster: forwarding, cases: REFUSED_AS_WELL }];
 
 const REFUSED: &str = "
 a whole zone is refused to who may not have it

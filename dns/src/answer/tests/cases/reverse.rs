@@ -3,12 +3,12 @@
 use super::{Table, forwarding, restricted, restricted_without_upstreams, sample, two_zones};
 
 pub const TABLES: &[Table] = &[
-    Table { zone: sample, cases: WHOLE },
-    Table { zone: sample, cases: NAMES_BESIDE },
-    Table { zone: forwarding, cases: PASSED_ON },
-    Table { zone: restricted, cases: RESTRICTED },
-    Table { zone: restricted_without_upstreams, cases: REFUSED },
-    Table { zone: two_zones, cases: TWO_ZONES },
+    Table { cluster: sample, cases: WHOLE },
+    Table { cluster: sample, cases: NAMES_BESIDE },
+    Table { cluster: forwarding, cases: PASSED_ON },
+    Table { cluster: restricted, cases: RESTRICTED },
+    Table { cluster: restricted_without_upstreams, cases: REFUSED },
+    Table { cluster: two_zones, cases: TWO_ZONES },
 ];
 
 const WHOLE: &str = "

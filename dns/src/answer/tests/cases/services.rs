@@ -3,11 +3,11 @@
 use super::{Table, sample, sample_without_empty_services};
 
 pub const TABLES: &[Table] = &[
-    Table { zone: sample, cases: ADDRESSES },
-    Table { zone: sample, cases: PORTS },
-    Table { zone: sample, cases: ENDPOINTS },
-    Table { zone: sample, cases: MISSING },
-    Table { zone: sample_without_empty_services, cases: EMPTY_IGNORED },
+    Table { cluster: sample, cases: ADDRESSES },
+    Table { cluster: sample, cases: PORTS },
+    Table { cluster: sample, cases: ENDPOINTS },
+    Table { cluster: sample, cases: MISSING },
+    Table { cluster: sample_without_empty_services, cases: EMPTY_IGNORED },
 ];
 
 const ADDRESSES: &str = "

@@ -6,18 +6,18 @@ use super::{
 };
 
 pub const TABLES: &[Table] = &[
-    Table { zone: sample, cases: APEX },
-    Table { zone: sample, cases: BETWEEN },
-    Table { zone: without_kube_dns, cases: OWN_ADDRESS },
-    Table { zone: two_zones, cases: SEVERAL },
-    Table { zone: sample, cases: FOREIGN },
-    Table { zone: forwarding, cases: FOREIGN_FORWARDED },
-    Table { zone: passing_on, cases: PASSED_ON },
-    Table { zone: unsynced, cases: UNSYNCED },
-    Table { zone: forwarding_unsynced, cases: UNSYNCED_FORWARDED },
-    Table { zone: only_data, cases: NAMESPACES },
-    Table { zone: without_ttl, cases: NO_TTL },
-    Table { zone: longest_ttl, cases: LONGEST_TTL },
+    Table { cluster: sample, cases: APEX },
+    Table { cluster: sample, cases: BETWEEN },
+    Table { cluster: without_kube_dns, cases: OWN_ADDRESS },
+    Table { cluster: two_zones, cases: SEVERAL },
+    Table { cluster: sample, cases: FOREIGN },
+    Table { cluster: forwarding, cases: FOREIGN_FORWARDED },
+    Table { cluster: passing_on, cases: PASSED_ON },
+    Table { cluster: unsynced, cases: UNSYNCED },
+    Table { cluster: forwarding_unsynced, cases: UNSYNCED_FORWARDED },
+    Table { cluster: only_data, cases: NAMESPACES },
+    Table { cluster: without_ttl, cases: NO_TTL },
+    Table { cluster: longest_ttl, cases: LONGEST_TTL },
 ];
 
 const APEX: &str = "
