@@ -23,8 +23,11 @@ pub const LAB: &[Tool] = &[
 ];
 
 /// What the tests need besides: real peers and tools to look at the kernel.
-pub const TESTS: &[Tool] =
-    &[Tool { program: "iptables-save", package: "iptables" }, Tool { program: "conntrack", package: "conntrack" }];
+pub const TESTS: &[Tool] = &[
+    Tool { program: "iptables-save", package: "iptables" },
+    Tool { program: "conntrack", package: "conntrack" },
+    Tool { program: "dig", package: "bind9-dnsutils" },
+];
 
 /// Installs the packages of the tools that are not on the PATH, and says so.
 ///
