@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::error::{ConfigError, FieldError};
+use super::kernel_table::KernelTable;
 use super::model::KubeProxyConfiguration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +57,8 @@ pub struct Settings {
     /// How often rules are looked after.
     pub sync_period: Duration,
     pub oom_score_adj: i32,
+    /// How the kernel's connection table is to be; iptables mode.
+    pub kernel_table: KernelTable,
     /// What was said and means nothing here, each worth one line in the log.
     pub notes: Vec<String>,
 }
@@ -99,6 +102,7 @@ impl Settings {
             masquerade_all: config.iptables.masquerade_all,
             sync_period: config.iptables.sync_period.to_std(),
             oom_score_adj: config.oom_score_adj.unwrap_or_default(),
+            kernel_table: KernelTable::new(&config.conntrack),
             notes,
         };
         check.rest(config);
@@ -146,12 +150,13 @@ fn idle(config: &KubeProxyConfiguration, mode: Mode) -> Vec<String> {
         let reason = "the eBPF data path tells local traffic by where it enters the node";
         note(!config.cluster_cidr.is_empty(), "clusterCIDR", reason);
         note(config.detect_local_mode == "NodeCIDR", "detectLocalMode", reason);
+        let reason = "the eBPF data path has a table of its own, and the kernel's is left alone";
+        note(config.conntrack != default.conntrack, "conntrack", reason);
     }
     let (ours, theirs) = (&config.iptables, &default.iptables);
     let said = ours.snat_node_internal_ip != theirs.snat_node_internal_ip;
     note(said, "iptables.snatNodeInternalIP", "not chosen by this: translated sources are the node's own address");
     note(ours.min_sync_period != theirs.min_sync_period, "iptables.minSyncPeriod", "every change takes effect at once");
-    note(config.conntrack != default.conntrack, "conntrack", "the limits and time-outs of the kernel's table are left alone");
     note(config.ipvs != default.ipvs, "ipvs", "there is no IPVS here");
     note(config.nftables != default.nftables, "nftables", "there is no nftables here");
     note(config.winkernel != default.winkernel, "winkernel", "this is not Windows");

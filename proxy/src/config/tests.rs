@@ -190,6 +190,7 @@ fn what_means_nothing_here_is_said_and_accepted() {
     noted("enableProfiling: true", "enableProfiling");
     noted("winkernel: {enableDSR: true}", "not Windows");
     noted("logging: {verbosity: 4}", "RUST_LOG");
+    check("mode: iptables\nconntrack: {min: 5, udpTimeout: 1m}", |s| s.notes.is_empty());
     check("mode: iptables\nclusterCIDR: 10.0.0.0/8\niptables: {masqueradeAll: true, masqueradeBit: 3}", |s| s.notes.is_empty());
 }
 
