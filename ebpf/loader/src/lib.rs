@@ -4,6 +4,7 @@
 //! - [`Maps`]: typed tables over the pinned maps, for writers and for views that run without an agent.
 //! - [`conntrack::sweep`]: expiry of what packets leave behind. [`Maps::pressure`]: how full the maps are.
 //! - [`sockets::destroy_gone`]: the end of sockets whose backend is gone.
+//! - [`probe::attached`]: what is attached now, and one packet through it.
 //! - [`heap::keep_small`]: memory of the process that was needed for a moment only goes back.
 //! - [`Sizes`]: how large they are, by the machine's memory. [`cleanup`]: removes every trace.
 //!
@@ -27,6 +28,7 @@ pub mod netns;
 mod object;
 mod options;
 mod pressure;
+pub mod probe;
 mod programs;
 mod raw_map;
 mod sizes;

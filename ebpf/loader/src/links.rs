@@ -114,6 +114,13 @@ pub fn program_of(pin: &str) -> &str {
     pin.split_once('@').map_or(pin, |(program, _)| program)
 }
 
+/// The interface's part of a pin's name; `None` for a link of another kind.
+pub fn interface_of(pin: &str) -> Option<String> {
+    let (program, target) = pin.split_once('@')?;
+    let is_tcx = matches!(hook(program), Some(Hook::Tcx(_)));
+    is_tcx.then(|| target.replace("%2e", ".").replace("%25", "%"))
+}
+
 /// Brings one link to "this program on this target": updates the pinned one, or makes and pins it.
 pub fn attach(links: &Path, program: &str, fd: BorrowedFd<'_>, target: &Target) -> Result<(), Error> {
     let Some(hook) = hook(program) else { return Err(Error::NoProgram { program: program.to_owned() }) };
@@ -233,7 +240,7 @@ pub fn remove_all(links: &Path) -> Result<Vec<String>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{pin_name, program_of};
+    use super::{interface_of, pin_name, program_of};
 
     #[test]
     fn pins_of_vlan_interfaces_have_no_dots() {
@@ -241,5 +248,9 @@ mod tests {
         assert_eq!(pin_name("tc_from_wire", "eth0%2e100"), "tc_from_wire@eth0%252e100");
         assert_eq!(program_of("tc_from_wire@eth0%2e100"), "tc_from_wire");
         assert_eq!(program_of("stray"), "stray");
+        for interface in ["eth0", "eth0.100", "eth0%2e100"] {
+            assert_eq!(interface_of(&pin_name("tc_from_wire", interface)).as_deref(), Some(interface));
+        }
+        assert_eq!((interface_of("connect4@cgroup"), interface_of("stray")), (None, None));
     }
 }

@@ -173,6 +173,12 @@ pub fn link_interface(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(unsafe { info.__bindgen_anon_1.tcx.ifindex })
 }
 
+/// The id of the program a link runs.
+pub fn link_program(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let info: bpf_link_info = object_info(fd)?;
+    Ok(info.prog_id)
+}
+
 /// The id of the cgroup a link is attached to; 0 when that is gone.
 pub fn link_cgroup(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let info: bpf_link_info = object_info(fd)?;

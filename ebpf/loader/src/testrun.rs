@@ -1,6 +1,6 @@
 //! One packet into one tc program, without any wire (BPF_PROG_TEST_RUN).
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use thalweg_abi::HELD_BYTES;
 
 use crate::{Datapath, Error};
@@ -53,21 +53,25 @@ impl Datapath {
     /// [`Error::NoProgram`] for an unknown or non-tc program, [`Error::Program`] when the kernel refuses the input
     /// (a packet shorter than an Ethernet header, an interface that does not exist).
     pub fn test_run(&self, program: &str, input: &Injected<'_>) -> Result<Outcome, Error> {
-        let classifier = self.classifier(program)?;
-        let context = context(input.ifindex, input.ingress_ifindex, input.mark);
-        let mut context_out = vec![0; context.len()];
-        let mut packet = vec![0; input.packet.len() + HEADROOM];
-        let result = classifier
-            .test_run(TestRunOptions {
-                data_in: Some(input.packet),
-                data_out: Some(&mut packet),
-                ctx_in: Some(&context),
-                ctx_out: Some(&mut context_out),
-                ..TestRunOptions::new()
-            })
-            .map_err(|source| Error::Program { program: program.to_owned(), source: Box::new(source) })?;
-        packet.truncate(result.data_size_out as usize);
-        let mark = context_out.chunks_exact(4).nth(MARK).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes);
-        Ok(Outcome { verdict: result.return_value.cast_signed(), packet, mark })
+        run(&self.classifier(program)?, program, input)
     }
+}
+
+/// Runs a program as [`Datapath::test_run`] does.
+pub(crate) fn run(classifier: &SchedClassifier, program: &str, input: &Injected<'_>) -> Result<Outcome, Error> {
+    let context = context(input.ifindex, input.ingress_ifindex, input.mark);
+    let mut context_out = vec![0; context.len()];
+    let mut packet = vec![0; input.packet.len() + HEADROOM];
+    let result = classifier
+        .test_run(TestRunOptions {
+            data_in: Some(input.packet),
+            data_out: Some(&mut packet),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut context_out),
+            ..TestRunOptions::new()
+        })
+        .map_err(|source| Error::Program { program: program.to_owned(), source: Box::new(source) })?;
+    packet.truncate(result.data_size_out as usize);
+    let mark = context_out.chunks_exact(4).nth(MARK).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    Ok(Outcome { verdict: result.return_value.cast_signed(), packet, mark })
 }
