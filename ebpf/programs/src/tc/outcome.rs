@@ -153,6 +153,8 @@ pub fn of<F: Family>(ctx: &TcContext, work: &mut Work<F>, from_wire: bool) -> Ou
         Decision::Untouched => deliver_untouched(ctx, work),
         Decision::Translate => forward(ctx, work, false),
         Decision::Quote => forward(ctx, work, true),
+        // Whoever begins anew, on the tuple of a flow that is over, begins with the rules.
+        Decision::Refuse if (!work.packet.is_tcp() || work.packet.tcp.opens()) && is_draining() => Outcome::Pass,
         Decision::Refuse => Outcome::Refuse,
         Decision::Drop | Decision::Consumed => Outcome::Drop,
     }
