@@ -170,8 +170,7 @@ impl<B: Backend> Proxy<B> {
     }
 
     /// From now on another backend has the kernel, of which nothing is known: the next update sets everything again.
-    pub fn set_backend(&mut self, backend: B) {
-        self.backend = backend;
+    pub fn start_over(&mut self) {
         self.complete = false;
         self.service_ranges.clear();
         self.failing.clear();
@@ -272,8 +271,9 @@ impl<B: Backend> Proxy<B> {
         }
     }
 
-    /// Says once that a service fails, and once that it is well again.
-    fn report(&mut self, applied: &Applied) {
+    /// What an apply did; for a backend that tells it later than its `apply` returns. Says once that a service fails, and
+    /// once that it is well again.
+    pub fn report(&mut self, applied: &Applied) {
         for failure in &applied.failed {
             if self.failing.insert(failure.service.clone(), failure.to_string()).is_none() {
                 tracing::error!("{failure}: it is not as it should be yet, and is tried again");

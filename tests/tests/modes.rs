@@ -172,6 +172,18 @@ impl Lab {
         Ok(())
     }
 
+    /// Has the nodes' kernels track connections from the beginning, as a machine's own firewall does: of those that eBPF
+    /// takes past the host's stack they see one direction.
+    fn track(&self) -> Result<()> {
+        for node in NODES {
+            for program in ["iptables", "ip6tables"] {
+                let mut command = self.file.topology.nodes[node].netns.command(program);
+                run(command.args(["-A", "FORWARD", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT"]))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Rules and chains of ours, of both families.
     fn rules(&self, node: usize) -> Result<Vec<String>> {
         let mut rules = Vec::new();
@@ -319,13 +331,16 @@ const UNABLE: [&str; 4] = ["setpriv", "--inh-caps=-bpf,-sys_admin,-perfmon", "--
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_mode_changes_under_load_and_back() {
     Lab::run("modesw", "ebpf", |lab| {
+        lab.track()?;
         let (ways, drain) = (lab.ways()?, format!("--drain-timeout={DRAIN}"));
         let mut by_ebpf = Sessions::open(&ways)?;
+        let loads = Loads::start(&ways)?;
         for node in NODES {
             lab.restart(node, End::Term, &["--proxy-mode=iptables", &drain])?;
             lab.serves(node, "iptables")?;
             lab.note(by_ebpf.go_on(&format!("when node {node} serves by iptables")));
         }
+        lab.note(loads.finish("from eBPF to iptables"));
         // The rules translate these: no program may carry their answers past them.
         lab.note(Sessions::open(&ways).map(drop).context("while eBPF drains"));
         for node in NODES {

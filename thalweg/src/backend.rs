@@ -9,15 +9,13 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use thalweg_cluster::Name;
 use thalweg_loader::{Datapath, Error};
-use thalweg_proxy::iptables::{self, Programs, Variant};
+use thalweg_proxy::iptables::{self, Programs, Stop, Variant};
 use thalweg_proxy::plan::ServicePlan;
 use thalweg_proxy::{Applied, Backend, EbpfBackend, IptablesBackend};
 
 use crate::datapath::NoCgroup2;
 use crate::rights::Rights;
-
-/// Why the data path is not dialled in iptables mode.
-pub const NO_PROBE: &str = "iptables mode has no data path of its own";
+use crate::rules::{Report, Rules, Ticket};
 
 /// How services are to be served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -33,7 +31,7 @@ pub enum ProxyMode {
 /// Either backend.
 pub enum AnyBackend {
     Ebpf(Box<EbpfBackend>),
-    Iptables(Box<IptablesBackend>),
+    Iptables(Rules),
 }
 
 /// The opened data path; `None` for iptables, as configured or because this machine cannot do better.
@@ -92,6 +90,15 @@ fn is_beyond_this_machine(error: &Error) -> bool {
     }
 }
 
+/// A backend on the programs that are installed here.
+fn rules(options: iptables::Options, stop: Stop) -> Result<IptablesBackend> {
+    let programs = Programs::new(Variant::Default).stopped_by(stop);
+    if !programs.installed() {
+        bail!("iptables is not installed: install the package `iptables`, or choose the mode ebpf");
+    }
+    Ok(IptablesBackend::new(programs, options)?)
+}
+
 // === impl AnyBackend ===
 
 impl AnyBackend {
@@ -107,11 +114,42 @@ impl AnyBackend {
     /// # Errors
     /// When iptables is not installed, or the options make no sense.
     pub fn iptables(options: iptables::Options) -> Result<Self> {
-        let programs = Programs::new(Variant::Default);
-        if !programs.installed() {
-            bail!("iptables is not installed: install the package `iptables`, or choose the mode ebpf");
+        let stop = Stop::default();
+        Ok(Self::Iptables(Rules::start(rules(options, stop.clone())?, stop)?))
+    }
+
+    /// Rules by other options from now on: everything is to be set again. Does nothing to maps.
+    ///
+    /// # Errors
+    /// As [`Self::iptables`].
+    pub fn replace(&self, options: iptables::Options) -> Result<()> {
+        if let Self::Iptables(own) = self {
+            own.replace(rules(options, own.stop())?);
         }
-        Ok(Self::Iptables(Box::new(IptablesBackend::new(programs, options)?)))
+        Ok(())
+    }
+
+    /// The latest apply, when that is done elsewhere, and [`Self::report`] tells of it.
+    pub fn asked(&self) -> Option<Ticket> {
+        match self {
+            Self::Ebpf(_) => None,
+            Self::Iptables(rules) => Some(rules.last()),
+        }
+    }
+
+    /// What was done elsewhere: for ever in the future where applies do their work themselves.
+    pub async fn report(&mut self) -> Report {
+        match self {
+            Self::Ebpf(_) => std::future::pending().await,
+            Self::Iptables(rules) => rules.report().await,
+        }
+    }
+
+    /// See [`IptablesBackend::set_lenient`].
+    pub fn set_lenient(&self, lenient: bool) {
+        if let Self::Iptables(rules) = self {
+            rules.set_lenient(lenient);
+        }
     }
 
     /// Whether backends have become free since this was last asked that sockets may be connected to.
@@ -132,11 +170,9 @@ impl AnyBackend {
     }
 
     /// Looks after what others may have changed: rules.
-    pub fn repair(&mut self) {
-        if let Self::Iptables(backend) = self
-            && let Err(error) = backend.repair()
-        {
-            tracing::error!("look after the rules: {error}");
+    pub fn repair(&self) {
+        if let Self::Iptables(rules) = self {
+            rules.repair();
         }
     }
 
@@ -151,14 +187,14 @@ impl AnyBackend {
     fn inner(&self) -> &dyn Backend {
         match self {
             Self::Ebpf(backend) => &**backend,
-            Self::Iptables(backend) => &**backend,
+            Self::Iptables(rules) => rules,
         }
     }
 
     fn inner_mut(&mut self) -> &mut dyn Backend {
         match self {
             Self::Ebpf(backend) => &mut **backend,
-            Self::Iptables(backend) => &mut **backend,
+            Self::Iptables(rules) => rules,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The service proxy's mode changes on a live node: flows that the other mode began go on.
 //!
-//! To eBPF: [`take_over`] writes what the kernel's connection table translates into CONNTRACK, before the programs are
+//! To eBPF ([`Switch`]): `take_over` writes what the kernel's connection table translates into CONNTRACK, before the programs are
 //! attached and once more after; then the rules go, and [`drain_rules`] looks after what is left of them. To iptables:
 //! [`Drain`] leaves the tc programs where they are, on tables without frontends, until their flows have ended or the time
 //! is over. `thalweg_proxy::iptables` says why in that order.
@@ -11,26 +11,110 @@ mod rules;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use thalweg_abi::{Backend, BackendState, Be16, Be128, CtDirection, CtEntry, CtFlags, CtState, Frontend, Proto, Scope, Tuple};
 use thalweg_cluster::sysctl;
 use thalweg_loader::{Error, Maps, Table, conntrack};
 use thalweg_proxy::inspect::explain::Lookup;
 use thalweg_proxy::iptables::{Flow, translated_flows};
 use thalweg_proxy::plan::Key;
+use tokio::sync::oneshot;
 
 use crate::interfaces;
 pub use drain::Drain;
 pub use rules::drain_rules;
+
+/// The way from iptables to eBPF. What takes time is done by threads, so that nobody waits for it who need not.
+pub enum Switch {
+    /// Whatever is written takes effect at once.
+    Over,
+    /// Nothing is attached yet, and the maps are not prepared.
+    Waiting(Box<Maps>),
+    /// [`prepare`] is at work: nothing may be written.
+    Preparing(oneshot::Receiver<Box<Maps>>),
+    /// To be written, and then attached.
+    Prepared(Box<Maps>),
+    Attaching(oneshot::Receiver<Result<()>>),
+}
+
+// === impl Switch ===
+
+impl Switch {
+    /// Begins, when everything that is to be written is known; does nothing later.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn prepare(&mut self) -> Result<()> {
+        match std::mem::replace(self, Self::Over) {
+            Self::Waiting(mut maps) => {
+                *self = Self::Preparing(on_a_thread(move || {
+                    prepare(&mut maps);
+                    maps
+                })?);
+            }
+            other => *self = other,
+        }
+        Ok(())
+    }
+
+    /// Whether what is written may be: see [`prepare`].
+    pub fn may_write(&self) -> bool {
+        !matches!(self, Self::Waiting(_) | Self::Preparing(_))
+    }
+
+    /// Whether what has been written is in effect.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+
+    /// The maps are complete: attaches the programs, as [`take_over`] does; does nothing later.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn attach(&mut self, timeout: Duration, attach: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+        match std::mem::replace(self, Self::Over) {
+            Self::Prepared(maps) => *self = Self::Attaching(on_a_thread(move || take_over(*maps, timeout, attach))?),
+            other => *self = other,
+        }
+        Ok(())
+    }
+
+    /// Until a step is done, if one is under way. Nothing is lost when this is dropped before it is done.
+    ///
+    /// # Errors
+    /// When the programs cannot be attached.
+    pub async fn step(&mut self) -> Result<()> {
+        *self = match self {
+            Self::Preparing(maps) => Self::Prepared(maps.await.context("the take-over from iptables was not prepared")?),
+            Self::Attaching(attached) => {
+                attached.await.context("the take-over from iptables did not come to its end")??;
+                Self::Over
+            }
+            _ => std::future::pending().await,
+        };
+        Ok(())
+    }
+}
+
+fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<oneshot::Receiver<T>> {
+    let (sender, receiver) = oneshot::channel();
+    let work = move || {
+        // Whoever does not listen any more is about to end.
+        let _ = sender.send(work());
+    };
+    thread::Builder::new().name("tw-takeover".into()).spawn(work).context("start a thread")?;
+    Ok(receiver)
+}
 
 /// Attaches the programs, on maps that are complete. Flows that iptables began, ours or another proxy's, stay with their
 /// endpoints; then our rules go, as [`drain_rules`] does it.
 ///
 /// # Errors
 /// When the programs cannot be attached. What else fails is logged: a flow may break, but no service does.
-pub fn take_over(mut maps: Maps, timeout: Duration, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+fn take_over(mut maps: Maps, timeout: Duration, attach: impl FnOnce() -> Result<()>) -> Result<()> {
     let liberal = Liberal::begin();
     let before = import(&mut maps, Known::Frontends);
     attach()?;
@@ -46,7 +130,7 @@ pub fn take_over(mut maps: Maps, timeout: Duration, attach: impl FnOnce() -> Res
 
 /// To be called before anything is written, too: tc programs that iptables mode has left to drain are live, and would take
 /// the flows that began since for new ones as soon as there are frontends.
-pub fn prepare(maps: &mut Maps) {
+fn prepare(maps: &mut Maps) {
     let flows = import(maps, Known::Backends);
     if flows > 0 {
         tracing::info!(flows, "flows that iptables began meet the eBPF data path that was about to drain");

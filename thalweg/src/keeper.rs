@@ -35,8 +35,10 @@ struct Turns {
     /// Not before.
     sockets: Instant,
     is_gone: bool,
-    /// At once.
+    /// Whose flows are to end, at once.
     left: HashSet<(u32, u32)>,
+    /// Whose sockets are to end, with those of backends that are gone.
+    deserted: HashSet<(u32, u32)>,
 }
 
 // === impl Keeper ===
@@ -60,8 +62,8 @@ impl Keeper {
         let _ = self.0.send(News::Gone);
     }
 
-    /// Backends have left services and stay behind others: UDP flows between the two end. Numbers of services, ids of
-    /// backends.
+    /// Backends have left services and stay behind others: UDP flows between the two end, and UDP sockets. Numbers of
+    /// services, ids of backends.
     pub fn backends_left(&self, pairs: Vec<(u32, u32)>) {
         // As above.
         let _ = self.0.send(News::Left(pairs));
@@ -82,7 +84,9 @@ fn keep(mut maps: Maps, metrics: &Metrics, receiver: &Receiver<News>, namespaces
         receiver.try_iter().for_each(|news| turns.take(news));
         forget_left(&mut maps, &mut turns.left);
         if turns.is_time_for_sockets(Instant::now()) {
-            end_sockets(&mut maps, &namespaces(), &mut is_blind);
+            // A second try might meet sockets that have been given the backend again.
+            let left = std::mem::take(&mut turns.deserted);
+            end_sockets(&mut maps, &left, &namespaces(), &mut is_blind);
             // The first word comes when everything is written; later, each map is counted in its turn.
             if !is_measured {
                 is_measured = maps.measure().map_err(|error| tracing::warn!("fill levels: {error}")).is_ok();
@@ -126,8 +130,8 @@ fn forget_left(maps: &mut Maps, left: &mut HashSet<(u32, u32)>) {
 
 /// A socket that is connected to a backend sends to it for ever, whatever becomes of the service: only its end makes the
 /// program connect again.
-fn end_sockets(maps: &mut Maps, namespaces: &[PathBuf], is_blind: &mut bool) {
-    match sockets::destroy_gone(maps, namespaces) {
+fn end_sockets(maps: &mut Maps, left: &HashSet<(u32, u32)>, namespaces: &[PathBuf], is_blind: &mut bool) {
+    match sockets::destroy(maps, left, namespaces) {
         Ok(ended) => {
             tracing::debug!(?ended, "sockets of backends that are gone");
             if ended.unseen > 0 && !std::mem::replace(is_blind, true) {
@@ -146,24 +150,32 @@ fn end_sockets(maps: &mut Maps, namespaces: &[PathBuf], is_blind: &mut bool) {
 
 impl Turns {
     fn new(now: Instant) -> Self {
-        Self { sweep: now + SWEEP, sockets: now, is_gone: false, left: HashSet::new() }
+        let (left, deserted) = Default::default();
+        Self { sweep: now + SWEEP, sockets: now, is_gone: false, left, deserted }
     }
 
     fn take(&mut self, news: News) {
         match news {
             News::Gone => self.is_gone = true,
-            News::Left(pairs) => self.left.extend(pairs),
+            News::Left(pairs) => {
+                self.left.extend(&pairs);
+                self.deserted.extend(pairs);
+            }
         }
     }
 
     /// How long there is nothing to do but to listen.
     fn wait(&self, now: Instant) -> Duration {
-        let next = if self.is_gone { self.sweep.min(self.sockets) } else { self.sweep };
+        let next = if self.has_sockets_to_end() { self.sweep.min(self.sockets) } else { self.sweep };
         next.saturating_duration_since(now)
     }
 
+    fn has_sockets_to_end(&self) -> bool {
+        self.is_gone || !self.deserted.is_empty()
+    }
+
     fn is_time_for_sockets(&mut self, now: Instant) -> bool {
-        let is_time = self.is_gone && self.sockets <= now;
+        let is_time = self.has_sockets_to_end() && self.sockets <= now;
         if is_time {
             self.sockets = now + PAUSE;
             self.is_gone = false;
@@ -214,12 +226,17 @@ mod tests {
 
     #[test]
     fn what_is_said_in_several_words_is_done_in_one_look() {
-        let mut turns = Turns::new(Instant::now());
+        let start = Instant::now();
+        let mut turns = Turns::new(start);
         turns.take(News::Left(vec![(1, 2), (3, 4)]));
-        assert!(!turns.is_gone, "no socket is looked for");
         turns.take(News::Left(vec![(1, 2), (5, 6)]));
+        let all = HashSet::from([(1, 2), (3, 4), (5, 6)]);
+        assert_eq!((&turns.left, &turns.deserted), (&all, &all));
+        assert!(turns.wait(start).is_zero() && turns.is_time_for_sockets(start), "sockets are looked for");
+        turns.deserted.clear();
+        assert!(!turns.is_time_for_sockets(start + PAUSE), "and only once");
         turns.take(News::Gone);
-        assert!(turns.is_gone);
-        assert_eq!(turns.left, HashSet::from([(1, 2), (3, 4), (5, 6)]));
+        assert!(turns.is_time_for_sockets(start + PAUSE));
+        assert_eq!(turns.left, all, "flows have been forgotten when they have been");
     }
 }

@@ -106,7 +106,7 @@ impl Monitor {
     pub fn synced(&self, round: &Round, services: usize) {
         self.metrics.synced(round, services);
         if round.complete {
-            self.health.update(|state| state.updated(Moment::now()));
+            self.health.update(|state| state.updated(Moment::now(), round.behind));
         }
     }
 

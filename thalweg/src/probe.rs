@@ -1,27 +1,40 @@
-//! Whether packets flow: a virtual IP of the agent's own is dialled from time to time, through the socket load balancer as any
-//! service is, and whoever answers behind it says a word that only this process knows.
+//! Whether packets flow: a virtual IP of the agent's own is dialled from time to time, as any service is, and nothing
+//! that is dialled can leave the machine when it is not translated.
 //!
-//! The address is a link-local one (of IPv6: one to be discarded), which nobody routes, and the socket that dials is bound to
-//! the loopback interface. So when translation is broken, the packet meets no route and leaves the machine by none: the
-//! kernel discards what it would have to forward there.
+//! - Where the socket load balancer serves this process, a socket dials, and whoever answers says a word that only this
+//!   process knows. The address is a link-local one (of IPv6: one to be discarded), which nobody routes, and the socket is
+//!   bound to the loopback interface: what is not translated meets no route, and the kernel discards what it would have to
+//!   forward there.
+//! - Where there are rules, too; but what is dialled is a port of the loopback that this process has reserved and does not
+//!   listen at. What the rules do not lead to the port where it does is refused.
+//! - Where there are only the tc programs, the node's own connections pass none of them. So no connection is made: the
+//!   programs that are attached are run on a packet to the virtual IP, with the tables that all packets meet
+//!   (BPF_PROG_TEST_RUN), and must have given it the endpoint's address. Each must be attached where it was.
+
+mod packet;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, bind, connect, getsockname, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 use thalweg_abi::{FrontendFlags, Proto, Scope};
 use thalweg_cluster::Name;
+use thalweg_loader::Injected;
+use thalweg_loader::probe::{Attached, attached};
 use thalweg_proxy::health::Dial;
 use thalweg_proxy::plan::{EndpointSet, PlannedFrontend, ServicePlan};
 
@@ -32,6 +45,13 @@ const VIP: Ipv4Addr = Ipv4Addr::new(169, 254, 116, 119);
 /// From the prefix of addresses that are discarded (RFC 6666).
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0x7468, 0x616c);
 const PORT: u16 = 10_256;
+/// From whom a packet comes that nobody sends: documentation's (RFC 5737, RFC 3849).
+const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const NOBODY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+/// Where such a packet is led to: nobody waits for it.
+const DISCARD: u16 = 9;
+/// Its ports: a flow of each is remembered for a while.
+const PORTS: std::ops::Range<u16> = 40_000..40_064;
 /// A namespace that Kubernetes cannot have.
 const NAME: (&str, &str) = ("thalweg.internal", "health");
 /// A connection on this machine takes far less.
@@ -41,7 +61,29 @@ const PATIENCE: i64 = 2;
 pub struct Probe {
     /// What is dialled, and where it leads to.
     served: Vec<(SocketAddr, SocketAddr)>,
-    word: [u8; 16],
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    /// By sockets; and what keeps ports from being others', where that is needed.
+    Sockets { word: [u8; 16], _reserved: Arc<Vec<OwnedFd>> },
+    /// Through the programs that are pinned here.
+    Packets { pins: PathBuf, port: Arc<AtomicU16> },
+}
+
+/// A probe for rules.
+///
+/// # Errors
+/// Why there is none, for people.
+pub fn by_rules(node: NodeAddresses) -> Result<Probe, &'static str> {
+    Probe::of_rules(node).map_err(no_port)
+}
+
+/// For people; the log says more.
+pub fn no_port(error: anyhow::Error) -> &'static str {
+    tracing::warn!("{error:#}");
+    "no port is to be had on the loopback"
 }
 
 /// Whether this process is in a control group, or below it, and its sockets are balanced with it.
@@ -62,27 +104,39 @@ pub fn is_inside(cgroup: &Path) -> bool {
 // === impl Probe ===
 
 impl Probe {
-    /// Answers on the loopback from now on, for each family that the node has.
+    /// By sockets that are translated when they dial, for each family that the node has.
     ///
     /// # Errors
-    /// When no port is to be had there.
-    pub fn start(node: NodeAddresses) -> Result<Self> {
+    /// When no port is to be had on the loopback.
+    pub fn of_sockets(node: NodeAddresses) -> Result<Self> {
         let word = word();
-        let v4 = node.v4.map(|_| (IpAddr::V4(VIP), IpAddr::V4(Ipv4Addr::LOCALHOST)));
-        let v6 = node.v6.map(|_| (IpAddr::V6(VIP6), IpAddr::V6(Ipv6Addr::LOCALHOST)));
         let mut served = Vec::new();
-        for (vip, own) in v4.into_iter().chain(v6) {
-            let listener = TcpListener::bind((own, 0)).with_context(|| format!("listen on {own}"))?;
-            served.push((SocketAddr::new(vip, PORT), listener.local_addr().context("the port of a listener")?));
-            let answer = move || {
-                for stream in listener.incoming() {
-                    // Who has gone meanwhile needs no answer.
-                    let _ = stream.and_then(|mut stream| stream.write_all(&word));
-                }
-            };
-            thread::Builder::new().name("tw-probe".into()).spawn(answer).context("start a thread")?;
+        for (vip, _, own) in families(node) {
+            served.push((SocketAddr::new(vip, PORT), answer(own, word)?));
         }
-        Ok(Self { served, word })
+        Ok(Self { served, way: Way::Sockets { word, _reserved: Arc::default() } })
+    }
+
+    /// By sockets whose packets meet rules, for each family that the node has.
+    ///
+    /// # Errors
+    /// As [`Self::of_sockets`].
+    pub fn of_rules(node: NodeAddresses) -> Result<Self> {
+        let word = word();
+        let (mut served, mut reserved) = (Vec::new(), Vec::new());
+        for (_, _, own) in families(node) {
+            let (socket, dialled) = reserve(own).with_context(|| format!("reserve a port on {own}"))?;
+            served.push((dialled, answer(own, word)?));
+            reserved.push(socket);
+        }
+        Ok(Self { served, way: Way::Sockets { word, _reserved: Arc::new(reserved) } })
+    }
+
+    /// By packets that the programs pinned below `pins` are run on.
+    pub fn of_packets(node: NodeAddresses, pins: &Path) -> Self {
+        let served = families(node).map(|(vip, node, _)| (SocketAddr::new(vip, PORT), SocketAddr::new(node, DISCARD)));
+        let way = Way::Packets { pins: pins.to_owned(), port: Arc::new(AtomicU16::new(PORTS.start)) };
+        Self { served: served.collect(), way }
     }
 
     /// What the kernel is to hold.
@@ -106,11 +160,96 @@ impl Probe {
         }
     }
 
-    /// Dials every family once.
+    /// Tries every family once.
     pub fn dial(&self) -> Dial {
-        let (vips, word) = (self.served.iter().map(|(vip, _)| *vip).collect::<Vec<_>>(), self.word);
-        Arc::new(move || vips.iter().try_for_each(|vip| ask(*vip, &word)))
+        let (served, way) = (self.served.clone(), self.way.clone());
+        Arc::new(move || match &way {
+            Way::Sockets { word, .. } => served.iter().try_for_each(|(vip, _)| ask(*vip, word)),
+            Way::Packets { pins, port } => {
+                let port = port.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(PORTS.start);
+                are_attached(pins)
+                    .and_then(|links| served.iter().try_for_each(|served| pass(&links, pins, port, *served)))
+                    .map_err(|error| format!("{error:#}"))
+            }
+        })
     }
+}
+
+/// For each family of the node: a virtual IP, the node's own address, and that of the loopback.
+fn families(node: NodeAddresses) -> impl Iterator<Item = (IpAddr, IpAddr, IpAddr)> {
+    let v4 = node.v4.map(|own| (IpAddr::V4(VIP), IpAddr::V4(own), IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    let v6 = node.v6.map(|own| (IpAddr::V6(VIP6), IpAddr::V6(own), IpAddr::V6(Ipv6Addr::LOCALHOST)));
+    v4.into_iter().chain(v6)
+}
+
+/// Answers at some port from now on, with the word.
+fn answer(own: IpAddr, word: [u8; 16]) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((own, 0)).with_context(|| format!("listen on {own}"))?;
+    let at = listener.local_addr().context("the port of a listener")?;
+    let answer = move || {
+        for stream in listener.incoming() {
+            // Who has gone meanwhile needs no answer.
+            let _ = stream.and_then(|mut stream| stream.write_all(&word));
+        }
+    };
+    thread::Builder::new().name("tw-probe".into()).spawn(answer).context("start a thread")?;
+    Ok(at)
+}
+
+/// A port of a loopback that nobody else gets and nobody answers at.
+fn reserve(own: IpAddr) -> nix::Result<(OwnedFd, SocketAddr)> {
+    let socket = open(own.is_ipv4())?;
+    let port = match own {
+        IpAddr::V4(own) => {
+            bind(socket.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(own, 0)))?;
+            getsockname::<SockaddrIn>(socket.as_raw_fd())?.port()
+        }
+        IpAddr::V6(own) => {
+            bind(socket.as_raw_fd(), &SockaddrIn6::from(std::net::SocketAddrV6::new(own, 0, 0, 0)))?;
+            getsockname::<SockaddrIn6>(socket.as_raw_fd())?.port()
+        }
+    };
+    Ok((socket, SocketAddr::new(own, port)))
+}
+
+fn open(is_v4: bool) -> nix::Result<OwnedFd> {
+    let family = if is_v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)
+}
+
+/// The port after this one.
+fn next(port: u16) -> Option<u16> {
+    Some(if port + 1 < PORTS.end { port + 1 } else { PORTS.start })
+}
+
+/// The links of the tc programs, none of which has left an interface that is still there.
+fn are_attached(pins: &Path) -> Result<Vec<Attached>> {
+    let links = attached(pins)?;
+    for link in &links {
+        let is_there = if_nametoindex(link.interface.as_str()).is_ok_and(|index| index != link.index);
+        ensure!(!is_there, "{} is not attached to {} any more", link.program, link.interface);
+    }
+    Ok(links)
+}
+
+/// Runs what is attached on a packet of its own, which must come out with another destination.
+fn pass(links: &[Attached], pins: &Path, port: u16, (vip, own): (SocketAddr, SocketAddr)) -> Result<()> {
+    let (program, from) = match vip {
+        SocketAddr::V4(_) => ("tc_from_wire", IpAddr::V4(NOBODY)),
+        SocketAddr::V6(_) => ("tc_from_wire6", IpAddr::V6(NOBODY6)),
+    };
+    let link = links.iter().find(|link| link.program == program && link.index != 0);
+    let link = link.with_context(|| format!("{program} is attached to no interface"))?;
+    let packet = packet::syn(SocketAddr::new(from, port), vip);
+    let outcome = link.run(pins, &Injected { packet: &packet, ..Injected::default() })?;
+    let found = packet::destination(&outcome.packet);
+    ensure!(
+        found == Some(own),
+        "a packet to {vip} through {program} of {} was not translated to {own} (verdict {}, destination {found:?})",
+        link.interface,
+        outcome.verdict,
+    );
+    Ok(())
 }
 
 /// Says what went wrong, for people.
@@ -128,8 +267,7 @@ fn ask(vip: SocketAddr, word: &[u8]) -> Result<(), String> {
 }
 
 fn dial(vip: SocketAddr) -> nix::Result<TcpStream> {
-    let family = if vip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+    let socket = open(vip.is_ipv4())?;
     setsockopt(&socket, sockopt::BindToDevice, &"lo".into())?;
     // The kernel takes the one for writing as that for connecting.
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(PATIENCE, 0))?;
@@ -160,21 +298,40 @@ mod tests {
 
     #[test]
     fn every_family_of_the_node_has_a_frontend_of_its_own() {
-        let probe = Probe::start(NodeAddresses { v6: None, ..both() }).expect("a port of the loopback");
+        let probe = Probe::of_sockets(NodeAddresses { v6: None, ..both() }).expect("a port of the loopback");
         let plan = probe.plan();
         let [frontend] = &plan.frontends[..] else { panic!("{plan:?}") };
         assert!(frontend.vip == IpAddr::V4(VIP) && frontend.scope == Scope::INTERNAL);
         assert!(plan.sets[frontend.set].endpoints[0].ip().is_loopback());
+        assert_eq!(Probe::of_packets(both(), Path::new("/nonexistent")).plan().frontends.len(), 2);
     }
 
     #[test]
     fn whoever_answers_must_know_the_word() {
-        let probe = Probe::start(NodeAddresses { v6: None, ..both() }).expect("a port of the loopback");
+        let probe = Probe::of_sockets(NodeAddresses { v6: None, ..both() }).expect("a port of the loopback");
+        let Way::Sockets { word, .. } = &probe.way else { panic!("sockets") };
         let own = probe.served[0].1;
-        assert_eq!(ask(own, &probe.word), Ok(()));
+        assert_eq!(ask(own, word), Ok(()));
         assert!(ask(own, &[0; 16]).is_err_and(|said| said.contains("somebody else")));
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        assert!(ask(free, &probe.word).is_err_and(|said| said.contains("connect to")));
+    }
+
+    #[test]
+    fn what_no_rule_translates_is_refused_and_nobody_elses() {
+        let probe = Probe::of_rules(NodeAddresses { v6: None, ..both() }).expect("a port of the loopback");
+        let [(dialled, _)] = probe.served[..] else { panic!("{:?}", probe.served) };
+        assert!(dialled.ip().is_loopback());
+        assert!((probe.dial())().is_err_and(|said| said.contains("connect to")), "nobody translates here");
+        TcpListener::bind(dialled).expect_err("the port is reserved");
+        drop(probe);
+        TcpListener::bind(dialled).expect("the port is free again");
+    }
+
+    #[test]
+    fn packets_need_programs_that_are_attached() {
+        let probe = Probe::of_packets(both(), Path::new("/nonexistent"));
+        let dial = probe.dial();
+        assert!(dial().is_err_and(|said| said.contains("tc_from_wire is attached to no interface")));
+        assert_eq!((next(PORTS.start), next(PORTS.end - 1)), (Some(PORTS.start + 1), Some(PORTS.start)));
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! `thalweg proxy`: the service proxy alone, for clusters that keep their pod network and their DNS. It takes
 //! kube-proxy's flags and its configuration file.
 
+mod args;
 mod links;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
 use thalweg_cluster::source::ServiceScope;
-use thalweg_cluster::{Batch, Dirty, Source};
+use thalweg_cluster::{Batch, Source};
 use thalweg_loader::{Datapath, Maps};
-use thalweg_proxy::config::{self, Flags, KubeProxyConfiguration, Mode, NodePortAddresses, Settings};
+use thalweg_proxy::config::{self, KernelTable, KubeProxyConfiguration, Mode, NodePortAddresses, Settings};
 use thalweg_proxy::iptables::{self, Inside};
 use thalweg_proxy::{NodeView, Proxy};
 use tokio::sync::mpsc;
@@ -20,15 +21,15 @@ use tokio::sync::mpsc;
 use crate::addresses::NodeAddresses;
 use crate::backend::{self, AnyBackend, ProxyMode};
 use crate::clients::discover::Discovery;
-use crate::datapath::DatapathArgs;
-use crate::handover::{self, Drain};
+use crate::handover::{self, Drain, Switch};
 use crate::interfaces::{self, Local, Routes};
 use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
 use crate::rights::Rights;
-use crate::services::{Services, source_ended, until};
-use crate::{datapath, end_in_time, shutdown_signal, views};
+use crate::services::{Services, Settled, Taken, source_ended, until};
+use crate::{datapath, end_in_time, kernel_table, probe, shutdown_signal, views};
+pub use args::ProxyArgs;
 use links::Links;
 
 /// How often what waits or drains is looked after.
@@ -36,53 +37,17 @@ const TEND: Duration = Duration::from_secs(5);
 /// How often the node's interfaces and addresses are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-#[derive(clap::Args, Debug)]
-pub struct ProxyArgs {
-    /// A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1); then flags that it could contain are ignored.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Remove everything that a proxy left on this node, and end.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
-    cleanup: bool,
-    /// Do what needs all privileges, and end: there is no such step here.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
-    init_only: bool,
-    /// Write the default configuration here, and end.
-    #[arg(long)]
-    write_config_to: Option<PathBuf>,
-    /// Not taken: the kubeconfig says where the API server is.
-    #[arg(long, hide = true)]
-    master: Option<String>,
-    #[command(flatten)]
-    flags: Flags,
-    /// Read the cluster's state from a YAML file or directory instead of an API server: `file:PATH`.
-    #[arg(long, value_name = "file:PATH")]
-    source: Option<String>,
-    /// This node's addresses, one or one of each family: the sources of translated flows (default: bindAddress, and
-    /// those of the default routes).
-    #[arg(long, value_delimiter = ',')]
-    node_address: Vec<IpAddr>,
-    /// Interfaces that packets for services and the answers of pods come in by, as names or starts of names with a
-    /// `*` (default: those that have an address). The pods' own, when detectLocalMode names them, always belong to them.
-    #[arg(long, value_delimiter = ',')]
-    uplink: Vec<String>,
-    #[command(flatten)]
-    datapath: DatapathArgs,
-    /// When one mode takes over from the other: how long flows of that one may go on, in seconds.
-    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
-    drain_timeout: u64,
-    /// What is remembered for as long as the machine runs: which ports have been reserved.
-    #[arg(long, default_value = "/run/thalweg")]
-    run: PathBuf,
-}
-
 /// The proxy and what only it follows: the node's addresses, and where the programs are to be attached.
 struct Lone {
     services: Services,
     kernel: Kernel,
+    /// To take over what iptables began.
+    switch: Switch,
     node: String,
     node_ports: NodePortAddresses,
     ports: ReservedPorts,
+    /// What is to be written as soon as that may be.
+    waiting: Option<Taken>,
     /// How often rules are looked after.
     period: Duration,
 }
@@ -90,9 +55,8 @@ struct Lone {
 /// What goes with the backend.
 enum Kernel {
     Ebpf {
-        links: Box<Links>,
-        /// To take over what iptables began; `None` once the programs are attached.
-        to_attach: Option<Box<Maps>>,
+        /// Locked while the programs are attached.
+        links: Arc<Mutex<Links>>,
         drain_timeout: Duration,
         discovery: Discovery,
     },
@@ -102,6 +66,10 @@ enum Kernel {
         repaired: Instant,
         /// To be used with the node's own ranges for its pods, which its object says; `None` when others are configured.
         by_node: Option<iptables::Options>,
+        /// How the kernel's connection table is to be, once the rules have made the kernel load it.
+        table: Option<KernelTable>,
+        /// Packets that fit no flow are let through, as configured.
+        is_lenient: bool,
     },
 }
 
@@ -163,13 +131,19 @@ async fn drive(mut lone: Lone, source: Source) -> Result<()> {
         interval
     });
     loop {
+        let deadline = lone.services.next_deadline();
         tokio::select! {
             () = shutdown.cancelled() => break,
             batch = batches.recv() => match batch {
                 Some(batch) => lone.take(batch, &mut batches)?,
                 None => return source_ended(watching).await,
             },
-            () = until(lone.services.next_deadline()) => lone.apply(&Dirty::default(), None)?,
+            () = until(deadline) => lone.apply(Taken::default())?,
+            settled = lone.services.settled() => lone.settle(settled)?,
+            stepped = lone.switch.step() => {
+                stepped?;
+                lone.follow_switch()?;
+            }
             _ = look.tick() => lone.look()?,
             _ = tend.tick() => lone.tend(),
         }
@@ -237,19 +211,20 @@ impl Plan<'_> {
         let mut links = Links::new(datapath, self.args.uplink.clone(), self.settings.pod_interfaces.clone());
         let drain_timeout = Duration::from_secs(self.args.drain_timeout);
         // What an earlier proxy filled works on at once, with this build's programs.
-        let to_attach = if filled {
+        let switch = if filled {
             links.attach()?;
             // It may have been killed while it took over.
             handover::drain_rules(own, drain_timeout);
-            None
+            Switch::Over
         } else {
-            Some(Box::new(own))
+            Switch::Waiting(Box::new(own))
         };
         // Namespaces are found by their processes.
         let keeper = Keeper::start(keeper, monitor.metrics(), Vec::new)?;
         let probe = self.args.datapath.probe(self.node_addr);
-        let kernel = Kernel::Ebpf { links: Box::new(links), to_attach, drain_timeout, discovery };
+        let kernel = Kernel::Ebpf { links: Arc::new(Mutex::new(links)), drain_timeout, discovery };
         let mut lone = self.lone(backend, kernel, monitor, Some((state, keeper)));
+        lone.switch = switch;
         lone.services.set_probe(probe);
         Ok(lone)
     }
@@ -271,9 +246,18 @@ impl Plan<'_> {
         let backend = AnyBackend::iptables(options)?;
         let drain = Drain::find(&self.args.datapath.bpffs, Duration::from_secs(self.args.drain_timeout))?;
         let monitor = self.monitor(backend.mode(), None)?;
-        let kernel = Kernel::Iptables { drain: drain.map(Box::new), repaired: Instant::now(), by_node };
+        let is_lenient = kernel_table::is_liberal(&settings.kernel_table);
+        backend.set_lenient(is_lenient || drain.is_some());
+        let kernel = Kernel::Iptables {
+            drain: drain.map(Box::new),
+            repaired: Instant::now(),
+            by_node,
+            table: Some(settings.kernel_table),
+            is_lenient,
+        };
+        let probe = probe::by_rules(self.node_addr);
         let mut lone = self.lone(backend, kernel, monitor, None);
-        lone.services.set_probe(Err(backend::NO_PROBE));
+        lone.services.set_probe(probe);
         Ok(lone)
     }
 
@@ -311,7 +295,7 @@ impl Plan<'_> {
         }
         let ports = ReservedPorts::open(&args.run, matches!(kernel, Kernel::Ebpf { .. }));
         let (node_ports, period) = (settings.node_ports.clone(), settings.sync_period);
-        let mut lone = Lone { services, kernel, node, node_ports, ports, period };
+        let mut lone = Lone { services, kernel, switch: Switch::Over, node, node_ports, ports, waiting: None, period };
         lone.listen_where_node_ports_are();
         lone
     }
@@ -340,21 +324,17 @@ fn warn_of_no_ranges(what: &str) {
 impl Lone {
     fn take(&mut self, batch: Batch, waiting: &mut mpsc::Receiver<Batch>) -> Result<()> {
         let Some(taken) = self.services.take(batch, waiting) else { return Ok(()) };
-        if let Kernel::Ebpf { discovery, to_attach, .. } = &mut self.kernel {
-            if taken.first || !taken.dirty.pods.is_empty() {
-                discovery.pods(&self.services.world, &self.node);
-            }
-            if let Some(maps) = to_attach.as_mut().filter(|_| taken.first) {
-                handover::prepare(maps);
-            }
+        if let Kernel::Ebpf { discovery, .. } = &self.kernel
+            && (taken.first || !taken.dirty.pods.is_empty())
+        {
+            discovery.pods(&self.services.world, &self.node);
         }
+        self.switch.prepare()?;
         if taken.first || taken.dirty.nodes.contains(self.node.as_str()) {
             self.follow_node_ranges(taken.first);
         }
         self.ports.follow(&self.services.world, &taken.dirty.services);
-        self.apply(&taken.dirty, Some(taken.received))?;
-        self.services.follow(&taken.dirty);
-        Ok(())
+        self.apply(taken)
     }
 
     /// The rules tell pods by the ranges that the node's object says, from when it says them.
@@ -370,50 +350,81 @@ impl Lone {
             return;
         }
         let Some(next) = with_ranges(options, &ranges) else { return };
-        match AnyBackend::iptables(next.clone()) {
-            Ok(backend) => {
+        match self.services.replace_rules(next.clone()) {
+            Ok(()) => {
                 tracing::info!(?ranges, "the node's pods are told by these ranges");
-                self.services.set_backend(backend);
                 *options = next;
             }
             Err(error) => tracing::error!("the node's ranges are {ranges:?}, and rules do not know them: {error:#}"),
         }
     }
 
-    /// Brings the kernel to the world; `received` is when the cause arrived.
-    fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) -> Result<()> {
-        let outcome = self.services.apply(dirty, received);
-        if !outcome.complete || !self.services.is_synced() {
+    /// Brings the kernel to the world, as soon as that may be.
+    fn apply(&mut self, taken: Taken) -> Result<()> {
+        if !self.switch.may_write() {
+            self.waiting.get_or_insert_default().add(taken);
             return Ok(());
         }
-        // Everything is written: it takes effect, and the other mode's flows end in their time.
+        match self.services.apply(taken) {
+            Some(settled) => self.settle(settled),
+            None => Ok(()),
+        }
+    }
+
+    /// What has been written takes effect, and the other mode's flows end in their time.
+    fn settle(&mut self, settled: Settled) -> Result<()> {
+        if settled.complete {
+            self.serve()?;
+        }
+        self.services.follow(&settled.taken.dirty);
+        Ok(())
+    }
+
+    /// Everything is written: it takes effect, and the other mode's flows end in their time.
+    fn serve(&mut self) -> Result<()> {
         match &mut self.kernel {
-            Kernel::Ebpf { links, to_attach, drain_timeout, .. } => {
-                if let Some(maps) = to_attach.take() {
-                    handover::take_over(*maps, *drain_timeout, || links.attach())?;
-                }
+            Kernel::Ebpf { links, drain_timeout, .. } => {
+                let links = Arc::clone(links);
+                let attach = move || links.lock().unwrap_or_else(PoisonError::into_inner).attach();
+                self.switch.attach(*drain_timeout, attach)?;
             }
-            Kernel::Iptables { drain, .. } => {
+            Kernel::Iptables { drain, table, .. } => {
+                if let Some(table) = table.take() {
+                    kernel_table::apply(&table);
+                }
                 if let Some(drain) = drain {
                     drain.begin(&self.services.world);
                 }
             }
         }
-        self.services.serves();
+        self.follow_switch()
+    }
+
+    /// A step of the way from iptables to eBPF is done.
+    fn follow_switch(&mut self) -> Result<()> {
+        if let Some(taken) = self.waiting.take_if(|_| self.switch.may_write()) {
+            return self.apply(taken);
+        }
+        if self.switch.is_over() && self.services.is_whole() {
+            self.services.serves();
+        }
         Ok(())
     }
 
     /// What is done from time to time.
     fn tend(&mut self) {
         self.services.tend();
-        let Kernel::Iptables { drain, repaired, .. } = &mut self.kernel else { return };
+        let Kernel::Iptables { drain, repaired, is_lenient, .. } = &mut self.kernel else { return };
         if repaired.elapsed() >= self.period {
             *repaired = Instant::now();
             // Others write rules too, and some flush them all.
-            self.services.backend_mut().repair();
+            self.services.backend().repair();
         }
-        if drain.as_ref().is_some_and(|drain| drain.tick(&self.services.world)) {
-            *drain = None;
+        if let Some(draining) = drain {
+            self.services.backend().set_lenient(*is_lenient || !draining.has_left());
+            if draining.tick(&self.services.world) {
+                *drain = None;
+            }
         }
     }
 
@@ -426,13 +437,16 @@ impl Lone {
                 return Ok(());
             }
         };
-        if let Kernel::Ebpf { links, .. } = &mut self.kernel {
+        // Whoever attaches looks by himself.
+        if let Kernel::Ebpf { links, .. } = &self.kernel
+            && let Ok(mut links) = links.try_lock()
+        {
             links.follow(&local);
         }
         let addresses = interfaces::node_port_addresses(&self.node_ports, &local);
         if self.services.set_view(NodeView { addresses, ..self.services.view().clone() }) {
             tracing::info!(addresses = ?self.services.view().addresses, "the node's addresses changed");
-            self.apply(&Dirty::default(), None)?;
+            self.apply(Taken::default())?;
             self.listen_where_node_ports_are();
         }
         Ok(())

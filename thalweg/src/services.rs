@@ -1,20 +1,24 @@
 //! The loop's share of a service proxy: takes in what the source sends, brings the kernel to it, says how it went.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use thalweg_abi::StateKey;
 use thalweg_cluster::{Batch, Dirty, World};
-use thalweg_loader::Maps;
+use thalweg_loader::{Error, Maps};
+use thalweg_proxy::iptables;
 use thalweg_proxy::metrics::Round;
+use thalweg_proxy::plan::ServicePlan;
 use thalweg_proxy::plan::host_ports::PodHostPorts;
-use thalweg_proxy::{Backend, NodeView, Proxy};
+use thalweg_proxy::{Applied, Backend, NodeView, Proxy};
 use tokio::sync::mpsc;
 
 use crate::backend::AnyBackend;
 use crate::keeper::Keeper;
 use crate::monitor::Monitor;
 use crate::probe::Probe;
+use crate::rules::{Report, Ticket};
 
 /// The cluster's state, the proxy that follows it, and what watches both.
 pub struct Services {
@@ -27,6 +31,8 @@ pub struct Services {
     keeper: Option<Keeper>,
     /// Until it dials.
     probe: Option<Probe>,
+    /// The service that is dialled.
+    probed: Option<ServicePlan>,
     /// What became dirty before the first complete listing.
     dirty: Dirty,
     synced: bool,
@@ -34,26 +40,40 @@ pub struct Services {
     listed: Option<Instant>,
     /// What has been listed is in effect.
     serving: bool,
+    /// The kernel has held the whole world.
+    is_whole: bool,
     /// The last apply failed in what belongs to no service.
     is_behind: bool,
+    /// In order.
+    pending: VecDeque<Pending>,
 }
 
-/// What a batch brought.
+/// What is to take effect: what became dirty, and since when.
+#[derive(Default)]
 pub struct Taken {
     pub dirty: Dirty,
-    /// When the first of the changes arrived.
-    pub received: Instant,
+    /// When the first of the changes arrived; `None` for what nobody has sent.
+    pub received: Option<Instant>,
     /// The world is complete for the first time.
     pub first: bool,
 }
 
-/// How an apply went.
-pub struct Outcome {
+/// What has taken effect, and how that went.
+pub struct Settled {
+    pub taken: Taken,
     pub changed: bool,
-    /// Nothing failed but single services, which keep their old state.
+    /// The kernel has held the whole world, and nothing failed now but single services, which keep their old state.
     pub complete: bool,
     /// What is not as it should be now, one text each.
     pub failures: Vec<String>,
+}
+
+/// An apply that somebody else does.
+struct Pending {
+    ticket: Ticket,
+    taken: Taken,
+    started: Instant,
+    stages: Vec<(&'static str, Duration)>,
 }
 
 // === impl Services ===
@@ -63,7 +83,9 @@ impl Services {
     pub fn set_probe(&mut self, probe: Result<Probe, &'static str>) {
         match probe {
             Ok(probe) => {
-                self.proxy.backend_mut().set(probe.plan());
+                let plan = probe.plan();
+                self.proxy.backend_mut().set(plan.clone());
+                self.probed = Some(plan);
                 self.probe = Some(probe);
             }
             Err(reason) => self.monitor.unprobed(reason),
@@ -96,11 +118,14 @@ impl Services {
             maps,
             keeper,
             probe: None,
+            probed: None,
             dirty: Dirty::default(),
             synced: false,
             listed: None,
             serving: false,
+            is_whole: false,
             is_behind: false,
+            pending: VecDeque::new(),
         }
     }
 
@@ -128,40 +153,82 @@ impl Services {
             self.monitor.listed();
             self.proxy.synced();
         }
-        Some(Taken { dirty: std::mem::take(&mut self.dirty), received, first })
+        Some(Taken { dirty: std::mem::take(&mut self.dirty), received: Some(received), first })
     }
 
-    /// Brings the kernel to the world; `received` is when the cause arrived.
-    pub fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) -> Outcome {
+    /// Brings the kernel to the world. `None` when somebody else is at it: then [`Self::settled`] tells.
+    pub fn apply(&mut self, taken: Taken) -> Option<Settled> {
         let started = Instant::now();
-        let result = self.proxy.update(&self.world, dirty);
-        let mut round = Round { took: started.elapsed(), ..Round::default() };
+        let result = self.proxy.update(&self.world, &taken.dirty);
+        let Some(ticket) = self.proxy.backend().asked() else {
+            let is_idle = |applied: &Applied| taken.dirty.is_empty() && applied.services == 0 && !applied.changed();
+            let is_idle = !self.is_behind && result.as_ref().is_ok_and(is_idle);
+            return Some(self.conclude(taken, result, started.elapsed(), is_idle));
+        };
+        let stages = result.map(|applied| applied.stages).unwrap_or_default();
+        self.pending.push_back(Pending { ticket, taken, started, stages });
+        None
+    }
+
+    /// What has taken effect since, of all that was left to somebody else. Nothing is lost when this is dropped before it
+    /// is done.
+    pub async fn settled(&mut self) -> Settled {
+        loop {
+            let Report { ticket, result } = self.proxy.backend_mut().report().await;
+            if let Ok(applied) = &result {
+                self.proxy.report(applied);
+            }
+            let (mut all, mut started, mut stages) = (Taken::default(), None, Vec::new());
+            while let Some(next) = self.pending.pop_front_if(|next| next.ticket <= ticket) {
+                started = started.or(Some(next.started));
+                stages.extend(next.stages);
+                all.add(next.taken);
+            }
+            // A part of the first sync, of which nothing is in the kernel, has nothing to say.
+            if started.is_none() && !self.is_whole {
+                continue;
+            }
+            let result = result.map(|mut applied| {
+                let own = std::mem::take(&mut applied.stages);
+                stages.into_iter().filter(|(stage, _)| *stage != "total").chain(own).for_each(|(stage, took)| {
+                    applied.add_stage(stage, took);
+                });
+                applied
+            });
+            let took = started.map(|started| started.elapsed()).unwrap_or_default();
+            return self.conclude(all, result, took, false);
+        }
+    }
+
+    /// Says how it went.
+    fn conclude(&mut self, taken: Taken, result: Result<Applied, Error>, took: Duration, is_idle: bool) -> Settled {
         let mut failures: Vec<String> = self.proxy.failing().values().cloned().collect();
-        round.failing = failures.len();
-        let mut is_idle = false;
-        let outcome = match result {
-            Ok(mut applied) => {
-                is_idle = dirty.is_empty() && applied.services == 0 && !applied.changed() && !self.is_behind;
-                round = Round { stages: std::mem::take(&mut applied.stages), complete: true, ..round };
-                if applied.changed() {
-                    round.latency = received.map(|received| received.elapsed());
+        let behind = self.pending.front().map(|next| next.taken.received.unwrap_or(next.started));
+        let mut round = Round { took, failing: failures.len(), behind, ..Round::default() };
+        let changed = match result {
+            Ok(applied) => {
+                let changed = applied.changed();
+                round = Round { stages: applied.stages, complete: true, ..round };
+                if changed {
+                    round.latency = taken.received.map(|received| received.elapsed());
                     self.raise(StateKey::Applies);
                 }
-                Outcome { changed: applied.changed(), complete: true, failures }
+                changed
             }
             Err(error) => {
                 tracing::error!("service proxy: {error}");
                 failures.push(error.to_string());
-                Outcome { changed: false, complete: false, failures }
+                false
             }
         };
-        self.is_behind = !outcome.complete;
+        self.is_behind = !round.complete;
+        self.is_whole |= round.complete && self.synced;
         // A look at what rests before reuse, without anything to do, is no sync.
         if !is_idle {
             self.monitor.synced(&round, self.world.services().len());
         }
         if round.complete {
-            self.monitor.programmed(&dirty.triggered, self.proxy.backend().rules());
+            self.monitor.programmed(&taken.dirty.triggered, self.proxy.backend().rules());
         }
         if self.proxy.backend_mut().has_lost()
             && let Some(keeper) = &self.keeper
@@ -174,7 +241,7 @@ impl Services {
         {
             keeper.backends_left(left);
         }
-        outcome
+        Settled { taken, changed, complete: round.complete && self.is_whole, failures }
     }
 
     /// Health checks follow what has become dirty, and is in effect now.
@@ -219,13 +286,26 @@ impl Services {
         self.synced
     }
 
-    pub fn backend_mut(&mut self) -> &mut AnyBackend {
-        self.proxy.backend_mut()
+    /// The kernel has held the whole world.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
-    /// See [`Proxy::set_backend`].
-    pub fn set_backend(&mut self, backend: AnyBackend) {
-        self.proxy.set_backend(backend);
+    pub fn backend(&self) -> &AnyBackend {
+        self.proxy.backend()
+    }
+
+    /// Rules by other options from now on; takes effect with the next apply.
+    ///
+    /// # Errors
+    /// As [`AnyBackend::replace`].
+    pub fn replace_rules(&mut self, options: iptables::Options) -> Result<()> {
+        self.proxy.backend().replace(options)?;
+        self.proxy.start_over();
+        if let Some(plan) = self.probed.clone() {
+            self.proxy.backend_mut().set(plan);
+        }
+        Ok(())
     }
 
     pub fn view(&self) -> &NodeView {
@@ -243,6 +323,23 @@ impl Services {
         if let Err(error) = raised {
             tracing::warn!("state {key:?}: {error}");
         }
+    }
+}
+
+// === impl Taken ===
+
+impl Taken {
+    /// Adds what came later.
+    pub fn add(&mut self, later: Self) {
+        let Self { dirty, received, first } = later;
+        let Dirty { services, nodes, pods, service_cidrs, triggered } = dirty;
+        self.dirty.services.extend(services);
+        self.dirty.nodes.extend(nodes);
+        self.dirty.pods.extend(pods);
+        self.dirty.service_cidrs.extend(service_cidrs);
+        self.dirty.triggered.extend(triggered);
+        self.received = self.received.or(received);
+        self.first |= first;
     }
 }
 

@@ -128,9 +128,9 @@ impl HealthState {
         self.unprobed = Some(reason);
     }
 
-    /// Everything that had been queued is in the kernel.
-    pub fn updated(&mut self, now: Moment) {
-        self.oldest_queued = None;
+    /// What had been queued is in the kernel, but for what waits since `behind`.
+    pub fn updated(&mut self, now: Moment, behind: Option<Instant>) {
+        self.oldest_queued = behind;
         self.last_updated = Some(now.timestamp);
     }
 

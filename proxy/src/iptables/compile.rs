@@ -22,6 +22,8 @@ pub(super) struct Compiled {
     pub sources: BTreeMap<u64, Vec<IpNetwork>>,
     /// Endpoints that keep their flows and get no new ones, in order.
     pub draining: Vec<SocketAddr>,
+    /// How many entries are dialled at 127.0.0.1 and may lead elsewhere.
+    pub localnet: usize,
 }
 
 /// What is dialled. Wildcards sort behind the ports of their address.
@@ -95,7 +97,10 @@ pub(super) fn compile(plan: &ServicePlan, family: Family) -> Compiled {
             Verdict::Refuse
         };
         let sources = frontend.flags.has(FrontendFlags::CHECK_SOURCE).then(|| compiled.admit(&service, plan, family));
-        compiled.entries.push((EntryKey::of(frontend), Action { sources, verdict }));
+        let key = EntryKey::of(frontend);
+        let leads_elsewhere = set.endpoints.is_empty() || set.endpoints.iter().any(|to| !to.ip().is_loopback());
+        compiled.localnet += usize::from(key.is_localnet() && leads_elsewhere);
+        compiled.entries.push((key, Action { sources, verdict }));
     }
     compiled.entries.sort_unstable_by_key(|(key, _)| *key);
     compiled.draining = plan.draining.iter().filter(|address| family_of(address.ip()) == family).copied().collect();
@@ -164,7 +169,7 @@ impl EntryKey {
         (!self.port.wildcard).then(|| (self.port.protocol, SocketAddr::new(self.vip, self.port.port)))
     }
 
-    pub fn is_localnet(&self) -> bool {
+    fn is_localnet(&self) -> bool {
         matches!(self.vip, IpAddr::V4(vip) if vip.is_loopback())
     }
 }

@@ -18,6 +18,7 @@ use super::flows::{Filter, Flow, Narrow};
 struct Entry<'a> {
     flow: Flow,
     original: &'a [u8],
+    status: u32,
     id: Option<&'a [u8]>,
     zone: Option<&'a [u8]>,
 }
@@ -61,6 +62,8 @@ const FILTER_DESTINATION: u32 = 1 << 1;
 const FILTER_PROTOCOL: u32 = 1 << 3;
 const FILTER_SOURCE_PORT: u32 = 1 << 4;
 const FILTER_DESTINATION_PORT: u32 = 1 << 5;
+const IPS_SEEN_REPLY: u32 = 1 << 1;
+const IPS_SRC_NAT: u32 = 1 << 4;
 const IPS_DST_NAT: u32 = 1 << 5;
 
 /// Deletes the flows that match a filter and that `is_stale`, in the network namespace of the calling thread.
@@ -103,7 +106,7 @@ fn walk(filter: &Filter, see: &mut dyn FnMut(u8, &Entry<'_>) -> io::Result<()>) 
                 _ => {
                     // Behind four bytes that say of what family it is.
                     let Some((head, attributes)) = body.split_at_checked(4) else { continue };
-                    if let Some(entry) = Entry::parse(attributes).filter(|entry| filter.matches(&entry.flow)) {
+                    if let Some(entry) = Entry::parse(attributes).filter(|entry| filter.takes(entry)) {
                         see(head[0], &entry)?;
                     }
                 }
@@ -149,7 +152,7 @@ fn request(filter: &Filter) -> Vec<u8> {
     put(&mut protocol, CTA_PROTO_NUM, &[filter.protocol.0]);
     let mut flags = FILTER_PROTOCOL;
     let (tuple, kind, at) = match filter.narrow {
-        Narrow::All => (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS, None),
+        Narrow::All | Narrow::HalfSeen => (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS, None),
         Narrow::Dialled(at) => {
             flags |= FILTER_DESTINATION | FILTER_DESTINATION_PORT;
             put(&mut protocol, CTA_PROTO_DST_PORT, &at.port().to_be_bytes());
@@ -178,9 +181,9 @@ fn request(filter: &Filter) -> Vec<u8> {
     let mut wanted = Vec::new();
     put(&mut wanted, kind, &flags.to_ne_bytes());
     put(&mut attributes, CTA_FILTER | NESTED, &wanted);
-    if filter.only_translated() {
-        put(&mut attributes, CTA_STATUS, &IPS_DST_NAT.to_be_bytes());
-        put(&mut attributes, CTA_STATUS_MASK, &IPS_DST_NAT.to_be_bytes());
+    if let Some((status, mask)) = filter.status() {
+        put(&mut attributes, CTA_STATUS, &status.to_be_bytes());
+        put(&mut attributes, CTA_STATUS_MASK, &mask.to_be_bytes());
     }
     message(CT_GET, REQUEST | DUMP, family_number(filter.family), &attributes)
 }
@@ -256,11 +259,12 @@ fn tuple(value: &[u8]) -> Option<(Proto, SocketAddr, SocketAddr)> {
 
 impl<'a> Entry<'a> {
     fn parse(attributes: &'a [u8]) -> Option<Self> {
-        let (mut original, mut reply, mut id, mut zone) = (None, None, None, None);
+        let (mut original, mut reply, mut status, mut id, mut zone) = (None, None, None, None, None);
         for (kind, value) in Attributes(attributes) {
             match kind {
                 CTA_TUPLE_ORIG => original = Some(value),
                 CTA_TUPLE_REPLY => reply = Some(value),
+                CTA_STATUS => status = value.first_chunk(),
                 CTA_ID => id = Some(value),
                 CTA_ZONE => zone = Some(value),
                 _ => {}
@@ -268,7 +272,8 @@ impl<'a> Entry<'a> {
         }
         let ((protocol, from, to), (_, endpoint, seen)) = (tuple(original?)?, tuple(reply?)?);
         let flow = Flow { protocol, original: (from, to), reply: (endpoint, seen) };
-        Some(Self { flow, original: original?, id, zone })
+        let status = status.map_or(0, |status| u32::from_be_bytes(*status));
+        Some(Self { flow, original: original?, status, id, zone })
     }
 }
 
@@ -291,16 +296,27 @@ impl<'a> Iterator for Attributes<'a> {
 impl Filter {
     pub(super) fn matches(&self, flow: &Flow) -> bool {
         let narrow = match self.narrow {
-            Narrow::All => true,
+            Narrow::All | Narrow::HalfSeen => true,
             Narrow::Dialled(at) => flow.original.1 == at,
             Narrow::Endpoint(at) => flow.reply.0 == at,
         };
         flow.protocol == self.protocol && narrow
     }
 
-    /// Connections of TCP are only of interest when they are translated; of datagrams those too that were not.
-    fn only_translated(&self) -> bool {
-        self.protocol == Proto::TCP
+    /// As [`Self::matches`], with what the flow does not tell: kernels that cannot pick by it hand out all.
+    fn takes(&self, entry: &Entry<'_>) -> bool {
+        let is_so = |(status, mask)| self.narrow != Narrow::HalfSeen || entry.status & mask == status;
+        self.matches(&entry.flow) && self.status().is_none_or(is_so)
+    }
+
+    /// What the kernel is to have noted of a flow: these bits, under this mask. Connections of TCP are otherwise only of
+    /// interest when they are translated; of datagrams those too that were not.
+    fn status(&self) -> Option<(u32, u32)> {
+        match (self.narrow, self.protocol) {
+            (Narrow::HalfSeen, _) => Some((0, IPS_SEEN_REPLY | IPS_SRC_NAT | IPS_DST_NAT)),
+            (_, Proto::TCP) => Some((IPS_DST_NAT, IPS_DST_NAT)),
+            _ => None,
+        }
     }
 }
 

@@ -21,11 +21,16 @@
 //! Flows of tc are in a table that no rule knows: they break at the moment the programs are detached. So:
 //! 1. The iptables backend syncs first ([`Applied`](crate::Applied) without failures). A packet that a tc program
 //!    takes never meets the rules, so nothing is translated twice.
+//!    But what they send past the host's stack its connection table sees in one direction only, and from the first rule on
+//!    it takes what follows such a beginning for invalid. So nothing is dropped for that yet
+//!    ([`IptablesBackend::set_lenient`]).
 //! 2. The frontends of the eBPF maps are emptied. What is not in its connection table passes the tc programs now, and
 //!    meets the rules: new flows are iptables'.
 //! 3. The socket programs are detached. Sockets that they translated are connected to their endpoints and go on by
 //!    themselves; an unconnected UDP socket sends to the service's address next time, and the rules translate that.
-//! 4. The tc programs stay attached, and their table swept, until it is empty or a drain time-out is over; long-lived
+//! 4. From here on both directions pass the stack. What it has seen half of it forgets ([`forget_half_seen`]), takes up
+//!    in its middle, and from then on knows: what is invalid now may be dropped.
+//! 5. The tc programs stay attached, and their table swept, until it is empty or a drain time-out is over; long-lived
 //!    connections break then. Only then everything is detached and unpinned.
 //!
 //! A process that is killed in between finds all of this as it was and goes on: each step may be done twice.
@@ -113,6 +118,20 @@ pub fn drain(executor: &mut dyn Executor) -> Result<bool, Error> {
 /// As [`drain`].
 pub fn drain_installed() -> Result<bool, Error> {
     each_variant(drain)
+}
+
+/// Has the kernel forget the connections of which it has seen one direction only, of those that `is_meant`, and returns how
+/// many. It takes up each again in its middle, with its next packet.
+///
+/// # Errors
+/// [`Error::Flows`].
+pub fn forget_half_seen(is_meant: &dyn Fn(&Flow) -> bool) -> Result<usize, Error> {
+    let mut forgotten = 0;
+    for family in FAMILIES {
+        let filter = Filter { family, protocol: Proto::TCP, narrow: Narrow::HalfSeen };
+        forgotten += conntrack::delete(&filter, is_meant).map_err(|source| Error::Flows { source })?;
+    }
+    Ok(forgotten)
 }
 
 /// The flows that the kernel of the calling thread's network namespace translates, of those that were sent to an address

@@ -21,6 +21,8 @@ pub enum Error {
     },
     #[error("{program} was stopped after {} s: does another program hold the lock /run/xtables.lock?", timeout.as_secs())]
     TimedOut { program: PathBuf, timeout: Duration },
+    #[error("{program} was not run to its end: this process ends")]
+    Stopped { program: PathBuf },
     #[error("{program} waited in vain for the lock /run/xtables.lock, which another program holds")]
     Locked { program: PathBuf },
     /// The kernel or the program did not like one rule.
@@ -63,6 +65,7 @@ impl Error {
             Self::Missing { program }
             | Self::Start { program, .. }
             | Self::TimedOut { program, .. }
+            | Self::Stopped { program }
             | Self::Refused { program, .. }
             | Self::Locked { program }
             | Self::Failed { program, .. } => program.clone(),

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thalweg_cluster::{Family, sysctl};
@@ -63,7 +65,13 @@ pub struct Programs {
     variant: Variant,
     timeout: Duration,
     script_lines: Option<usize>,
+    stop: Stop,
 }
+
+/// Tells programs from another thread that it is time to end: none is started any more, and one that runs is killed after a
+/// moment. Each script is one transaction, so nothing is left half done.
+#[derive(Clone, Default, Debug)]
+pub struct Stop(Arc<AtomicBool>);
 
 struct Ran {
     status: ExitStatus,
@@ -77,17 +85,37 @@ const ROUTE_LOCALNET: &str = "ipv4/conf/all/route_localnet";
 const LOCK_SECONDS: &str = "10";
 /// How long one program may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// And how long when the process is about to end.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// The legacy program writes the whole table back with every script, so one long script it is.
 const LEGACY_LINES: usize = 1_000_000;
 /// The nft program's time grows with the square of a script's length; its every start costs some 10 ms.
 const NFT_LINES: usize = 3_000;
+
+// === impl Stop ===
+
+impl Stop {
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 // === impl Programs ===
 
 impl Programs {
     /// Found on the PATH when they are used.
     pub fn new(variant: Variant) -> Self {
-        Self { variant, timeout: TIMEOUT, script_lines: None }
+        Self { variant, timeout: TIMEOUT, script_lines: None, stop: Stop::default() }
+    }
+
+    /// Heeds this.
+    #[must_use]
+    pub fn stopped_by(self, stop: Stop) -> Self {
+        Self { stop, ..self }
     }
 
     /// How long one program may take; then it is killed.
@@ -124,6 +152,9 @@ impl Programs {
             io::ErrorKind::NotFound => Error::Missing { program: program.to_owned() },
             _ => Error::Start { program: program.to_owned(), source },
         };
+        if self.stop.is_stopped() {
+            return Err(Error::Stopped { program: program.to_owned() });
+        }
         let mut child = Command::new(program)
             .args(arguments)
             .env("LC_ALL", "C")
@@ -138,7 +169,7 @@ impl Programs {
             scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
             let stdout = scope.spawn(move || drain(stdout));
             let stderr = scope.spawn(move || drain(stderr));
-            let status = wait(&mut child, self.timeout);
+            let status = wait(&mut child, self.timeout, &self.stop);
             if status.is_err() {
                 // Without this the threads would wait for it; that it is gone already is fine.
                 let _ = child.kill();
@@ -147,6 +178,7 @@ impl Programs {
             let (stdout, stderr) = (read(stdout), read(stderr));
             match status.map_err(start)? {
                 Some(status) => Ok(Ran { status, stdout, stderr }),
+                None if self.stop.is_stopped() => Err(Error::Stopped { program: program.to_owned() }),
                 None => Err(Error::TimedOut { program: program.to_owned(), timeout: self.timeout }),
             }
         })
@@ -225,12 +257,17 @@ fn drain(from: Option<impl Read>) -> String {
 }
 
 /// `None` when the time is over; the child is gone in any case.
-fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + timeout;
+fn wait(child: &mut Child, timeout: Duration, stop: &Stop) -> io::Result<Option<ExitStatus>> {
+    let mut deadline = Instant::now() + timeout;
+    let mut was_stopped = false;
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
+        }
+        if !was_stopped && stop.is_stopped() {
+            was_stopped = true;
+            deadline = deadline.min(Instant::now() + LAST_MOMENT);
         }
         if Instant::now() >= deadline {
             child.kill()?;
@@ -314,6 +351,17 @@ mod tests {
         let started = Instant::now();
         let stopped = programs.run(Path::new("sleep"), &["30"], "unread");
         assert!(matches!(stopped, Err(Error::TimedOut { .. })) && started.elapsed() < Duration::from_secs(20));
+        let stop = Stop::default();
+        let programs = Programs::new(Variant::Default).stopped_by(stop.clone());
+        let started = Instant::now();
+        let killed = std::thread::scope(|scope| {
+            let runs = scope.spawn(|| programs.run(Path::new("sleep"), &["30"], "unread"));
+            stop.stop();
+            runs.join().expect("no panic")
+        });
+        assert!(matches!(killed, Err(Error::Stopped { .. })) && started.elapsed() < Duration::from_secs(20));
+        assert!(matches!(programs.run(Path::new("true"), &[], ""), Err(Error::Stopped { .. })), "none is started any more");
+        let programs = Programs::new(Variant::Default);
         let missing = programs.run(Path::new("/nonexistent/iptables-restore"), &[], "");
         let Err(error @ Error::Missing { .. }) = missing else { panic!("it is missing") };
         assert!(error.to_string().contains("apt-get install iptables"), "{error}");

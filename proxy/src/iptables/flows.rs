@@ -43,6 +43,8 @@ pub enum Narrow {
     Dialled(SocketAddr),
     /// Flows that this endpoint answers.
     Endpoint(SocketAddr),
+    /// Flows that are not translated, and of which the kernel has seen no answer.
+    HalfSeen,
 }
 
 /// What is wrong after a change.

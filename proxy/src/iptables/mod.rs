@@ -76,9 +76,9 @@ use address::FAMILIES;
 use save::removal;
 use side::{Side, Work};
 
-pub use drain::{Draining, drain, drain_installed, translated_flows};
+pub use drain::{Draining, drain, drain_installed, forget_half_seen, translated_flows};
 pub use error::Error;
-pub use exec::{Executor, Programs, Variant};
+pub use exec::{Executor, Programs, Stop, Variant};
 pub use flows::{Filter, Flow, Narrow};
 pub use rules::{Inside, Options};
 
@@ -149,6 +149,14 @@ impl IptablesBackend {
             failing: BTreeSet::new(),
             retry: None,
         })
+    }
+
+    /// Whether packets of pods that fit no flow are let through, from the next sync on; they are not unless somebody says
+    /// so. For when the kernel has not seen both directions of all connections (see `drain`), or is told to be liberal.
+    pub fn set_lenient(&mut self, lenient: bool) {
+        for side in &mut self.sides {
+            side.set_lenient(lenient);
+        }
     }
 
     /// [`Backend::apply`] with this backend's own errors.

@@ -47,6 +47,8 @@ pub(super) struct Surroundings<'a> {
     pub service_ranges: &'a [IpNetwork],
     /// NodePorts are served on 127.0.0.1.
     pub localnet: bool,
+    /// Packets that fit no flow are let through.
+    pub lenient: bool,
 }
 
 /// Rules of one dispatch entry.
@@ -150,6 +152,7 @@ pub(super) fn fixed(chain: Fixed, around: &Surroundings<'_>) -> Rules {
             format!("-m mark --mark {masquerade:#x}/{both:#x} -j ACCEPT"),
             "-m conntrack --ctstate DNAT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
         ]),
+        Fixed::Invalid if around.lenient => Rules::default(),
         Fixed::Invalid => {
             // Reset by whoever gets them: those protocols have connections.
             let drop = |matches: String| ["tcp", "sctp"].map(|protocol| format!("{matches} -p {protocol} -j DROP"));

@@ -23,7 +23,9 @@ pub(super) struct Ruleset {
     family: Family,
     options: Options,
     service_ranges: Vec<IpNetwork>,
-    /// How many entries are dialled at 127.0.0.1.
+    /// Packets that fit no flow are let through.
+    lenient: bool,
+    /// How many entries are dialled at 127.0.0.1 and may lead elsewhere.
     localnet: usize,
     inside: Dispatch,
     outside: Dispatch,
@@ -68,6 +70,7 @@ impl Ruleset {
             family,
             options,
             service_ranges: Vec::new(),
+            lenient: false,
             localnet: 0,
             inside: Dispatch::new(Tree::Inside, family),
             outside: Dispatch::new(Tree::Outside, family),
@@ -89,6 +92,14 @@ impl Ruleset {
         if self.service_ranges != ranges {
             self.service_ranges = ranges.to_vec();
             self.touched.extend(always());
+        }
+    }
+
+    /// Whether packets that fit no flow are let through.
+    pub fn set_lenient(&mut self, lenient: bool) {
+        if self.lenient != lenient {
+            self.lenient = lenient;
+            self.touched.insert(ChainId::Fixed(Fixed::Invalid));
         }
     }
 
@@ -146,7 +157,7 @@ impl Ruleset {
             self.sources.insert(*id, ranges.clone());
             self.touched.insert(ChainId::Sources(*id));
         }
-        self.follow_localnet(before.keys(), after.keys());
+        self.follow_localnet(old.localnet, new.localnet);
         (written, removed, taken)
     }
 
@@ -326,13 +337,13 @@ impl Ruleset {
             options: &self.options,
             service_ranges: &self.service_ranges,
             localnet: self.wants_localnet(),
+            lenient: self.lenient,
         }
     }
 
-    fn follow_localnet<'a>(&mut self, before: impl Iterator<Item = &'a EntryKey>, after: impl Iterator<Item = &'a EntryKey>) {
+    fn follow_localnet(&mut self, before: usize, after: usize) {
         let was = self.wants_localnet();
-        self.localnet += after.filter(|key| key.is_localnet()).count();
-        self.localnet -= before.filter(|key| key.is_localnet()).count();
+        self.localnet = self.localnet + after - before;
         if was != self.wants_localnet() {
             self.touched.insert(ChainId::Fixed(Fixed::Prerouting));
         }

@@ -120,6 +120,11 @@ impl Side {
         self.ruleset.set_service_ranges(ranges);
     }
 
+    /// See [`super::IptablesBackend::set_lenient`].
+    pub fn set_lenient(&mut self, lenient: bool) {
+        self.ruleset.set_lenient(lenient);
+    }
+
     /// Why this family is left out, if it is.
     pub fn missing(&self) -> Option<Error> {
         match &self.ability {

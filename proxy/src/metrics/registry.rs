@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use thalweg_cluster::{Change, Family};
@@ -29,6 +29,8 @@ pub struct Round {
     pub complete: bool,
     /// Services that keep their old state because of an error.
     pub failing: usize,
+    /// Since when changes have been waiting that came too late for it.
+    pub behind: Option<Instant>,
 }
 
 /// Shared by the loop, which counts, and the server, which shows.
@@ -131,8 +133,10 @@ impl Metrics {
         inner.services = services;
         inner.failing = round.failing;
         if round.complete {
-            inner.service_changes.pending = 0;
-            inner.endpoint_changes.pending = 0;
+            if round.behind.is_none() {
+                inner.service_changes.pending = 0;
+                inner.endpoint_changes.pending = 0;
+            }
             inner.last_synced = Some(Timestamp::now());
         } else {
             inner.failed_rounds += 1;

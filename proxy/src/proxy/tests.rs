@@ -127,7 +127,8 @@ fn another_backend_is_told_everything_again() {
     case.range("kubernetes", &["10.96.0.0/12"]);
     case.proxy.synced();
     case.update();
-    case.proxy.set_backend(Told::default());
+    *case.proxy.backend_mut() = Told::default();
+    case.proxy.start_over();
     assert_eq!(case.update(), (names("a/a"), names("")));
     assert_eq!((case.proxy.backend().ranges.len(), case.proxy.backend().retained), (1, 1));
     assert_eq!(case.update(), (names(""), names("")));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use thalweg_cluster::source::ServiceScope;
-use thalweg_cluster::{Batch, Dirty, Name, World};
+use thalweg_cluster::{Batch, Name};
 use thalweg_loader::Maps;
 use thalweg_network::{PodDatapath, PodNetwork};
 use thalweg_proxy::config::KubeProxyConfiguration;
@@ -22,13 +22,13 @@ use tokio::sync::mpsc;
 
 use crate::addresses::NodeAddresses;
 use crate::backend::{self, AnyBackend};
-use crate::handover::{self, Drain};
+use crate::handover::{self, Drain, Switch};
 use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
 use crate::rights::Rights;
-use crate::services::{Services, source_ended, until};
-use crate::{datapath, end_in_time, shutdown_signal};
+use crate::services::{Services, Settled, Taken, source_ended, until};
+use crate::{datapath, end_in_time, probe, shutdown_signal};
 use admin::Board;
 pub use args::AgentArgs;
 use host_ports::HostPorts;
@@ -49,11 +49,15 @@ struct Agent {
     args: AgentArgs,
     services: Services,
     kernel: Kernel,
+    /// To take over what iptables began.
+    switch: Switch,
     dns: Option<Arc<thalweg_dns::Server>>,
     network: PodNetwork,
     host_ports: Arc<HostPorts>,
     ports: ReservedPorts,
     board: Board,
+    /// What is to be written as soon as that may be.
+    waiting: Option<Taken>,
     /// The CNI configuration has been installed.
     installed: bool,
 }
@@ -62,8 +66,6 @@ struct Agent {
 enum Kernel {
     Ebpf {
         attacher: Arc<PodAttacher>,
-        /// To take over what iptables began; `None` once the programs are attached.
-        to_attach: Option<Box<Maps>>,
     },
     Iptables {
         pods: Arc<PlainPods>,
@@ -88,13 +90,19 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let mut tend = tokio::time::interval(TEND);
     tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let deadline = agent.services.next_deadline();
         tokio::select! {
             () = shutdown.cancelled() => break,
             batch = batches.recv() => match batch {
                 Some(batch) => agent.take(batch, &mut batches)?,
                 None => return source_ended(watching).await,
             },
-            () = until(agent.services.next_deadline()) => { agent.apply(&Dirty::default(), None)?; }
+            () = until(deadline) => agent.apply(Taken::default())?,
+            settled = agent.services.settled() => agent.settle(settled)?,
+            stepped = agent.switch.step() => {
+                stepped?;
+                agent.follow_switch()?;
+            }
             () = host_ports.changed() => agent.follow_host_ports()?,
             _ = tend.tick() => agent.tend(),
         }
@@ -125,7 +133,7 @@ impl Agent {
             redirect,
             localhost_node_ports: true,
         };
-        let (backend, kernel, maps) = open(&args, node)?;
+        let (backend, kernel, switch, maps) = open(&args, node)?;
         let mode = backend.mode();
         let proxy = Proxy::new(backend, view.clone());
         let dns = start_dns(&args, node)?;
@@ -143,7 +151,7 @@ impl Agent {
             Arc::clone(&host_ports) as Arc<dyn PodDatapath>,
         )
         .context("start the pod network")?;
-        if let Kernel::Ebpf { attacher, .. } = &kernel {
+        if let Kernel::Ebpf { attacher } = &kernel {
             attacher.keep_only(&network.pods());
         }
 
@@ -157,7 +165,7 @@ impl Agent {
         let (for_metrics, for_services) = maps.unzip();
         let monitor = Monitor::start(monitor_options(&args, node, mode, for_metrics))?;
         let maps = match (for_services, &kernel) {
-            (Some(maps), Kernel::Ebpf { attacher, .. }) => {
+            (Some(maps), Kernel::Ebpf { attacher }) => {
                 let attacher = Arc::clone(attacher);
                 let keeper = Keeper::start(maps.keeper, monitor.metrics(), move || attacher.namespaces())?;
                 Some((maps.state, keeper))
@@ -167,29 +175,59 @@ impl Agent {
         let mut services = Services::new(proxy, view, maps, monitor);
         services.set_probe(match &kernel {
             Kernel::Ebpf { .. } => args.datapath.probe(node),
-            Kernel::Iptables { .. } => Err(backend::NO_PROBE),
+            Kernel::Iptables { .. } => probe::by_rules(node),
         });
         let ports = ReservedPorts::open(&args.run, matches!(kernel, Kernel::Ebpf { .. }));
-        let agent = Self { args, services, kernel, dns, network, host_ports, ports, board, installed: false };
+        let agent =
+            Self { args, services, kernel, switch, dns, network, host_ports, ports, board, waiting: None, installed: false };
         Ok((agent, socket))
     }
 
     /// Takes in a batch, together with those that wait behind it, and brings everything to it.
     fn take(&mut self, first: Batch, waiting: &mut mpsc::Receiver<Batch>) -> Result<()> {
         let Some(taken) = self.services.take(first, waiting) else { return Ok(()) };
-        if let Kernel::Ebpf { attacher, .. } = &self.kernel {
+        if let Kernel::Ebpf { attacher } = &self.kernel {
             attacher.follow(&self.services.world, &taken.dirty.pods);
         }
+        self.switch.prepare()?;
         self.ports.follow(&self.services.world, &taken.dirty.services);
-        if let Kernel::Ebpf { to_attach: Some(maps), .. } = &mut self.kernel
-            && taken.first
-        {
-            handover::prepare(maps);
+        // Pods come only when services are in place.
+        if self.installed && !taken.dirty.nodes.is_empty() {
+            self.follow_nodes();
         }
-        let written = self.apply(&taken.dirty, Some(taken.received))?;
+        self.apply(taken)
+    }
+
+    /// Brings the kernel to the world, as soon as that may be.
+    fn apply(&mut self, taken: Taken) -> Result<()> {
+        if !self.switch.may_write() {
+            self.waiting.get_or_insert_default().add(taken);
+            return Ok(());
+        }
+        if let Some(pods) = self.host_ports.take() {
+            self.ports.set_host_ports(pods.iter().flat_map(|pod| &pod.ports).map(|port| port.port).collect());
+            self.services.set_host_ports(pods);
+        }
+        match self.services.apply(taken) {
+            Some(settled) => self.settle(settled),
+            None => Ok(()),
+        }
+    }
+
+    /// What has been written takes effect, and everybody follows.
+    fn settle(&mut self, settled: Settled) -> Result<()> {
+        let Settled { taken, changed, complete, failures } = settled;
+        let services = self.services.world.services().count();
+        self.board.update(|figures| {
+            figures.failures = failures;
+            figures.services = services;
+        });
+        if complete {
+            self.serve()?;
+        }
         // The first sync is a figure of its own.
-        if written && !taken.first {
-            self.board.changed(taken.received.elapsed());
+        if let Some(received) = taken.received.filter(|_| changed && !taken.first) {
+            self.board.changed(received.elapsed());
         }
         // Names after addresses: what a name answers must be reachable.
         if let Some(dns) = &self.dns {
@@ -199,40 +237,46 @@ impl Agent {
             }
         }
         self.services.follow(&taken.dirty);
-        if !taken.dirty.nodes.is_empty() {
+        if !self.installed && !taken.dirty.nodes.is_empty() {
             self.follow_nodes();
         }
         Ok(())
     }
 
-    /// Brings the kernel to the world; `received` is when the cause arrived. True when something was written.
-    fn apply(&mut self, dirty: &Dirty, received: Option<Instant>) -> Result<bool> {
-        if let Some(pods) = self.host_ports.take() {
-            self.ports.set_host_ports(pods.iter().flat_map(|pod| &pod.ports).map(|port| port.port).collect());
-            self.services.set_host_ports(pods);
-        }
-        let outcome = self.services.apply(dirty, received);
-        let services = self.services.world.services().count();
-        self.board.update(|figures| {
-            figures.failures = outcome.failures;
-            figures.services = services;
-        });
-        if outcome.complete && self.services.is_synced() {
-            self.kernel.serve(&self.args, &self.services.world)?;
-            if let Some(took) = self.services.serves() {
-                self.board.update(|figures| {
-                    figures.synced = true;
-                    figures.first_sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                });
+    /// Everything is written: it takes effect, and the other mode's flows end in their time.
+    fn serve(&mut self) -> Result<()> {
+        match &mut self.kernel {
+            Kernel::Ebpf { attacher } => {
+                let (attacher, uplink) = (Arc::clone(attacher), self.args.uplink.clone());
+                self.switch.attach(self.args.drain_timeout(), move || attacher.go_live(&uplink))?;
             }
+            Kernel::Iptables { drain: Some(drain), .. } => drain.begin(&self.services.world),
+            Kernel::Iptables { drain: None, .. } => {}
         }
-        Ok(outcome.changed)
+        self.follow_switch()
+    }
+
+    /// A step of the way from iptables to eBPF is done.
+    fn follow_switch(&mut self) -> Result<()> {
+        if let Some(taken) = self.waiting.take_if(|_| self.switch.may_write()) {
+            return self.apply(taken);
+        }
+        if self.switch.is_over()
+            && self.services.is_whole()
+            && let Some(took) = self.services.serves()
+        {
+            self.board.update(|figures| {
+                figures.synced = true;
+                figures.first_sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            });
+        }
+        Ok(())
     }
 
     /// A pod came or went that has ports of the node. Before the first sync that waits: it takes all of them.
     fn follow_host_ports(&mut self) -> Result<()> {
         if self.services.is_synced() {
-            self.apply(&Dirty::default(), Some(Instant::now()))?;
+            self.apply(Taken { received: Some(Instant::now()), ..Taken::default() })?;
         }
         Ok(())
     }
@@ -275,11 +319,14 @@ impl Agent {
         if let Kernel::Iptables { pods, drain, repaired } = &mut self.kernel {
             if repaired.elapsed() >= REPAIR {
                 *repaired = Instant::now();
-                self.services.backend_mut().repair();
+                self.services.backend().repair();
             }
-            if drain.as_ref().is_some_and(|drain| drain.tick(&self.services.world)) {
-                *drain = None;
-                pods.drained();
+            if let Some(draining) = drain {
+                self.services.backend().set_lenient(!draining.has_left());
+                if draining.tick(&self.services.world) {
+                    *drain = None;
+                    pods.drained();
+                }
             }
         }
         let pods = self.network.pods().len();
@@ -292,24 +339,8 @@ impl Agent {
 impl Kernel {
     fn pod_datapath(&self) -> Arc<dyn PodDatapath> {
         match self {
-            Self::Ebpf { attacher, .. } => Arc::clone(attacher) as Arc<dyn PodDatapath>,
+            Self::Ebpf { attacher } => Arc::clone(attacher) as Arc<dyn PodDatapath>,
             Self::Iptables { pods, .. } => Arc::clone(pods) as Arc<dyn PodDatapath>,
-        }
-    }
-
-    /// The backend has written everything: what it wrote takes effect, and the other mode's flows end in their time.
-    fn serve(&mut self, args: &AgentArgs, world: &World) -> Result<()> {
-        match self {
-            Self::Ebpf { attacher, to_attach } => match to_attach.take() {
-                Some(maps) => handover::take_over(*maps, args.drain_timeout(), || attacher.go_live(&args.uplink)),
-                None => Ok(()),
-            },
-            Self::Iptables { drain, .. } => {
-                if let Some(drain) = drain {
-                    drain.begin(world);
-                }
-                Ok(())
-            }
         }
     }
 }
@@ -320,8 +351,8 @@ struct OwnMaps {
     keeper: Maps,
 }
 
-/// A backend, what goes with it, and the maps for metrics and for the rest.
-type Opened = (AnyBackend, Kernel, Option<(Maps, OwnMaps)>);
+/// A backend, what goes with it, the way to it, and the maps for metrics and for the rest.
+type Opened = (AnyBackend, Kernel, Switch, Option<(Maps, OwnMaps)>);
 
 /// The backend, as configured or as possible.
 fn open(args: &AgentArgs, node: NodeAddresses) -> Result<Opened> {
@@ -337,23 +368,25 @@ fn open(args: &AgentArgs, node: NodeAddresses) -> Result<Opened> {
         };
         let backend = AnyBackend::iptables(options)?;
         let drain = Drain::find(&args.datapath.bpffs, args.drain_timeout())?;
+        backend.set_lenient(drain.is_some());
         let pods = Arc::new(PlainPods::beside(drain.as_ref())?);
-        return Ok((backend, Kernel::Iptables { pods, drain: drain.map(Box::new), repaired: Instant::now() }, None));
+        let kernel = Kernel::Iptables { pods, drain: drain.map(Box::new), repaired: Instant::now() };
+        return Ok((backend, kernel, Switch::Over, None));
     };
     let backend = AnyBackend::ebpf(&datapath)?;
     let maps = (datapath.maps()?, OwnMaps { state: datapath.maps()?, keeper: datapath.maps()? });
     let (filled, own) = (datapath::is_filled(&datapath)?, datapath.maps()?);
     let attacher = Arc::new(PodAttacher::new(datapath)?);
-    let to_attach = if filled {
+    let switch = if filled {
         // What an earlier agent filled works on at once, with this build's programs.
         attacher.go_live(&args.uplink)?;
         // It may have been killed while it took over.
         handover::drain_rules(own, args.drain_timeout());
-        None
+        Switch::Over
     } else {
-        Some(Box::new(own))
+        Switch::Waiting(Box::new(own))
     };
-    Ok((backend, Kernel::Ebpf { attacher, to_attach }, Some(maps)))
+    Ok((backend, Kernel::Ebpf { attacher }, switch, Some(maps)))
 }
 
 fn start_dns(args: &AgentArgs, node: NodeAddresses) -> Result<Option<Arc<thalweg_dns::Server>>> {

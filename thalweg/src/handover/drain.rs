@@ -11,9 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use thalweg_abi::{Backend, BackendState, DRAINING, Proto, ServiceRanges, StateKey};
+use thalweg_abi::{Backend, BackendState, DRAINING, Frontend, FrontendFlags, FrontendKey, Proto, ServiceRanges, StateKey};
 use thalweg_cluster::World;
 use thalweg_loader::{Error, Maps, Table, conntrack, sockets};
+use thalweg_proxy::iptables::{Flow, forget_half_seen};
+
+use super::own_addresses;
 
 /// Hooks that translate new connections; those that show old ones their peer stay until the end.
 const NEW_CONNECTIONS: [&str; 3] = ["connect", "sendmsg", "post_bind"];
@@ -25,7 +28,15 @@ pub struct Drain {
     has_begun: bool,
     /// Whoever may still answer, whenever the thread has time for it.
     endpoints: SyncSender<BTreeSet<SocketAddr>>,
-    is_done: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+}
+
+/// What the thread has done so far.
+#[derive(Default)]
+struct Progress {
+    /// The host's stack sees both directions of all that iptables serve.
+    is_left: AtomicBool,
+    is_done: AtomicBool,
 }
 
 /// What there is of it.
@@ -66,12 +77,12 @@ impl Drain {
         let is_readable = maps.is_some();
         let remains = Remains { pins: pins.to_owned(), timeout, maps, deadline: None, lock: Some(lock) };
         let (endpoints, receiver) = mpsc::sync_channel(1);
-        let is_done = Arc::new(AtomicBool::new(false));
-        let done = Arc::clone(&is_done);
+        let progress = Arc::new(Progress::default());
+        let told = Arc::clone(&progress);
         // Network namespaces are entered from here, so it is no thread of the runtime.
-        let work = move || remains.work(&receiver, &done);
+        let work = move || remains.work(&receiver, &told);
         thread::Builder::new().name("tw-drain".into()).spawn(work).context("start a thread")?;
-        Ok(Some(Self { pins: pins.to_owned(), is_readable, has_begun: false, endpoints, is_done }))
+        Ok(Some(Self { pins: pins.to_owned(), is_readable, has_begun: false, endpoints, progress }))
     }
 
     /// For whoever has to keep tables right while flows go on.
@@ -97,18 +108,25 @@ impl Drain {
             // Whoever is still at work hears it the next time.
             let _ = self.endpoints.try_send(endpoints(world));
         }
-        self.is_done.load(Ordering::Acquire)
+        self.progress.is_done.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing goes past the host's stack any more but flows that were begun here: what fits none of the flows
+    /// that the stack knows is invalid from then on.
+    pub fn has_left(&self) -> bool {
+        self.progress.is_left.load(Ordering::Acquire)
     }
 }
 
 // === impl Remains ===
 
 impl Remains {
-    fn work(mut self, endpoints: &Receiver<BTreeSet<SocketAddr>>, is_done: &AtomicBool) {
+    fn work(mut self, endpoints: &Receiver<BTreeSet<SocketAddr>>, progress: &Progress) {
         let mut said = None;
         while let Ok(endpoints) = endpoints.recv() {
-            match self.begin().and_then(|()| self.tick(&endpoints)) {
-                Ok(true) => return is_done.store(true, Ordering::Release),
+            let begun = self.begin().inspect(|()| progress.is_left.store(true, Ordering::Release));
+            match begun.and_then(|()| self.tick(&endpoints)) {
+                Ok(true) => return progress.is_done.store(true, Ordering::Release),
                 Ok(false) => said = None,
                 Err(error) => {
                     let text = format!("{error:#}");
@@ -132,6 +150,13 @@ impl Remains {
             maps.service_ranges.update(&[(0, ServiceRanges::default())])?;
             empty(&mut maps.frontends)?;
             empty(&mut maps.frontends6)?;
+        }
+        // What went past it until now it has seen half of, and would take what follows for invalid.
+        let own = own_addresses();
+        let is_others = |flow: &Flow| !own.contains(&flow.original.0.ip()) && !own.contains(&flow.original.1.ip());
+        match forget_half_seen(&is_others) {
+            Ok(flows) => tracing::debug!(flows, "connections that the kernel takes up in their middle"),
+            Err(error) => tracing::warn!("connections that the kernel has seen half of may break: {error}"),
         }
         let links = self.pins.join("links");
         for link in fs::read_dir(&links).into_iter().flatten().flatten() {
@@ -175,9 +200,14 @@ impl Remains {
     }
 }
 
-fn empty<K: Copy, V>(table: &mut impl Table<K, V>) -> Result<(), Error> {
-    let keys: Vec<K> = table.entries()?.into_iter().map(|(key, _)| key).collect();
-    table.delete(&keys)
+/// Addresses before their ports: one whose port is gone already would refuse who dials it.
+fn empty<A: Copy>(table: &mut impl Table<FrontendKey<A>, Frontend>) -> Result<(), Error> {
+    let frontends = table.entries()?.into_iter();
+    let (addresses, ports): (Vec<_>, Vec<_>) = frontends.partition(|(_, frontend)| frontend.flags.has(FrontendFlags::WILDCARD));
+    for part in [addresses, ports] {
+        table.delete(&part.into_iter().map(|(key, _)| key).collect::<Vec<_>>())?;
+    }
+    Ok(())
 }
 
 /// Whoever may still answer.
@@ -186,8 +216,8 @@ fn endpoints(world: &World) -> BTreeSet<SocketAddr> {
     for service in world.services() {
         for slice in world.slices(&service.name) {
             let serving = slice.endpoints.iter().filter(|endpoint| endpoint.condition.ready || endpoint.condition.serving);
-            for address in serving.flat_map(|endpoint| &endpoint.addresses) {
-                endpoints.extend(slice.ports.iter().map(|port| SocketAddr::new(*address, port.port)));
+            for endpoint in serving {
+                endpoints.extend(slice.ports.iter().map(|port| SocketAddr::new(endpoint.address, port.port)));
             }
         }
     }

@@ -30,7 +30,7 @@ fn check(events: impl FnOnce(&mut HealthState, &dyn Fn(u64) -> Moment), when: u6
     let clock = |seconds| at(start, seconds);
     let mut state = HealthState::new(TIMEOUT);
     state.listed(clock(0));
-    state.updated(clock(0));
+    state.updated(clock(0), None);
     events(&mut state, &clock);
     assert_eq!(state.report(Probe::Healthz, clock(when)).healthy, healthz, "healthz: {state:?}");
     assert_eq!(state.report(Probe::Livez, clock(when)).healthy, livez, "livez: {state:?}");
@@ -60,7 +60,7 @@ fn nothing_is_late_while_the_source_lists_but_the_first_update_may_be() {
     state.listed(at(start, 1000));
     assert!(state.report(Probe::Healthz, at(start, 1059)).healthy, "{state:?}");
     assert!(!state.report(Probe::Livez, at(start, 1060)).healthy, "{state:?}");
-    state.updated(at(start, 1061));
+    state.updated(at(start, 1061), None);
     assert!(state.report(Probe::Livez, at(start, 2000)).healthy, "{state:?}");
 }
 
@@ -77,7 +77,7 @@ fn a_data_path_that_is_not_probed_is_said_and_not_held_against_it() {
 #[test]
 fn the_oldest_change_counts() {
     let events = |state: &mut HealthState, at: &dyn Fn(u64) -> Moment| {
-        state.updated(at(0));
+        state.updated(at(0), None);
         state.queued(at(1));
         state.queued(at(50));
     };
@@ -88,7 +88,7 @@ fn the_oldest_change_counts() {
 fn an_update_takes_all_that_waits() {
     let events = |state: &mut HealthState, at: &dyn Fn(u64) -> Moment| {
         state.queued(at(1));
-        state.updated(at(100));
+        state.updated(at(100), None);
     };
     check(events, 1000, true, true);
 }
@@ -111,7 +111,7 @@ fn the_body_is_that_of_kube_proxy() {
     let start = Moment::now();
     let mut state = HealthState::new(TIMEOUT);
     state.listed(at(start, 0));
-    state.updated(at(start, 0));
+    state.updated(at(start, 0), None);
     state.queued(at(start, 10));
     let json = |probe, seconds| serde_json::to_string(&state.report(probe, at(start, seconds))).expect("JSON");
     assert_eq!(
@@ -144,7 +144,7 @@ fn a_node_that_was_there_and_is_gone_is_not_for_load_balancers() {
 fn a_data_path_that_fails_is_not_for_load_balancers() {
     let fail = |times: u64| {
         move |state: &mut HealthState, at: &dyn Fn(u64) -> Moment| {
-            state.updated(at(0));
+            state.updated(at(0), None);
             (0..times).for_each(|index| state.data_path.failed(at(index).instant, "timed out"));
         }
     };
@@ -171,7 +171,7 @@ fn the_reason_is_named() {
     assert!(!state.serves(at(start, 3)));
     state.listed(at(start, 3));
     assert_eq!(reason(&state, 63).as_deref(), Some("a change has been waiting for 60 s"));
-    state.updated(at(start, 63));
+    state.updated(at(start, 63), None);
     state.data_path.passed(at(start, 63).instant);
     assert!(state.serves(at(start, 64)));
 }

@@ -94,3 +94,20 @@ fn the_kernel_is_asked_for_no_more_than_what_is_wanted() {
     assert_eq!(ask(Proto::UDP, dialled), (vec![CTA_TUPLE_ORIG, CTA_FILTER], 8 | 32), "no address of IPv6");
     assert_eq!(ask(Proto::TCP, Narrow::All), (vec![CTA_TUPLE_ORIG, CTA_FILTER, CTA_STATUS, CTA_STATUS_MASK], 8));
 }
+
+#[test]
+fn what_the_kernel_has_seen_half_of_is_picked_by_its_status() {
+    let filter = Filter { family: Family::V4, protocol: Proto::TCP, narrow: Narrow::HalfSeen };
+    let takes = |status: u32| {
+        let mut attributes = entry(Proto::TCP, ("10.244.0.9:4000", "10.244.1.5:80"), ("10.244.1.5:80", "10.244.0.9:4000"));
+        put(&mut attributes, CTA_STATUS, &status.to_be_bytes());
+        filter.takes(&Entry::parse(&attributes).expect("a flow"))
+    };
+    assert!(takes(0) && takes(1 << 3));
+    for status in [IPS_SEEN_REPLY, IPS_SRC_NAT, IPS_DST_NAT, IPS_SEEN_REPLY | IPS_DST_NAT] {
+        assert!(!takes(status), "{status:#x}");
+    }
+    let all = Filter { narrow: Narrow::All, ..filter };
+    assert_eq!((filter.status(), all.status()), (Some((0, 0x32)), Some((0x20, 0x20))));
+    assert_eq!(Filter { protocol: Proto::UDP, ..all }.status(), None);
+}

@@ -202,3 +202,32 @@ fn failures_are_counted() {
     let nat = backend.figures().tables[1];
     assert_eq!((nat.family, nat.table, nat.last_written), (Family::V4, "nat", 4), "{nat:?}");
 }
+
+#[test]
+fn what_fits_no_flow_is_dropped_unless_somebody_is_lenient() {
+    for family in FAMILIES {
+        let kernel = Kernel::default();
+        let mut backend = backend(&kernel);
+        let drops = || {
+            kernel
+                .rules(family, "filter")
+                .iter()
+                .filter(|rule| rule.contains("TW-INVALID") && rule.ends_with("-j DROP"))
+                .count()
+        };
+        backend.set_lenient(true);
+        backend.set(service(family, "shop/web", &WEB));
+        apply(&mut backend);
+        assert_eq!(drops(), 0);
+        backend.set_lenient(false);
+        apply(&mut backend);
+        assert_eq!(drops(), 2, "TCP and SCTP");
+        kernel.forget_scripts();
+        backend.set_lenient(false);
+        apply(&mut backend);
+        assert!(kernel.scripts().is_empty(), "nothing is written twice");
+        backend.set_lenient(true);
+        apply(&mut backend);
+        assert_eq!(drops(), 0);
+    }
+}

@@ -232,6 +232,11 @@ fn node_ports_on_127_0_0_1() {
     backend.set(service(Family::V4, "shop/web", &WEB));
     apply(&mut backend);
     assert!(!kernel.routes_localnet(), "only when asked for");
+    // Who is served by the node itself needs nothing of the kernel.
+    backend.set(service(Family::V4, "own/health", &["127.0.0.1:40001/tcp -> 127.0.0.1:40002"]));
+    apply(&mut backend);
+    assert!(!kernel.routes_localnet());
+    check(&kernel, Family::V4, &[("node > 127.0.0.1:40001/tcp", "127.0.0.1:40002/masquerade")]);
     let with = [WEB.as_slice(), &["127.0.0.1:30080/tcp -> 10.244.0.5:8080"]].concat();
     backend.set(service(Family::V4, "shop/web", &with));
     apply(&mut backend);
