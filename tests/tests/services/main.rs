@@ -83,6 +83,7 @@ const BEHAVIOURS: &[Behaviour] = behaviours![
     (EVERYWHERE, BOTH) external::host_ports_of_one_number_differ_by_address,
     (EVERYWHERE, BOTH) external::health_checks_answer_for_local_endpoints,
     (EVERYWHERE, BOTH) translation::a_flow_of_datagrams_moves_when_its_backend_goes,
+    (EVERYWHERE, BOTH) translation::a_flow_of_datagrams_moves_when_its_backend_is_anothers_only,
     (EVERYWHERE, BOTH) translation::datagrams_find_a_service_that_had_nobody,
     (EVERYWHERE, BOTH) translation::a_stream_of_datagrams_finds_a_service_that_is_made_anew,
     (EVERYWHERE, BOTH) translation::answers_to_a_pod_behind_its_nodes_address_are_not_balanced,

@@ -8,7 +8,7 @@ use thalweg_cluster::Family;
 use thalweg_lab::netns::{Netns, run};
 use thalweg_lab::topology::UPLINK;
 
-use crate::lab::{Ctx, From, Pod, at};
+use crate::lab::{Ctx, From, Hook, Pod, at};
 use crate::manifest::Manifest;
 
 /// Bound of a wait for a packet that must come.
@@ -22,18 +22,44 @@ fn udp_service(ctx: &mut Ctx<'_>, name: &str) -> Manifest {
 /// cilium#28820, #48096; calico#4509; kubernetes#122740.
 pub fn a_flow_of_datagrams_moves_when_its_backend_goes(ctx: &mut Ctx<'_>) -> Result<()> {
     let echo = udp_service(ctx, "moves");
+    datagrams_follow(ctx, &echo, false)
+}
+
+/// The same where the backend lives on behind another service, so that nobody misses it but this one.
+pub fn a_flow_of_datagrams_moves_when_its_backend_is_anothers_only(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (echo, keeps) = (udp_service(ctx, "loses"), udp_service(ctx, "has"));
+    let keeps = keeps.endpoints(ctx.endpoints(&[Pod::A1]));
+    ctx.apply(&[&keeps])?;
+    let stays = ["udp-unconnected", "udp"].map(|kind| {
+        let mut session = ctx.place(From::Pod(Pod::AAsks)).session(&[kind, &at(keeps.vip, 53).to_string()])?;
+        ensure!(session.say()?.pod.as_deref() == Some("a1"), "{kind}");
+        Ok(session)
+    });
+    datagrams_follow(ctx, &echo, true)?;
+    for session in stays {
+        let said = session?.say()?;
+        ensure!(said.pod.as_deref() == Some("a1"), "the other service's: {said:?}");
+    }
+    Ok(())
+}
+
+/// Flows to the only endpoint of a service go on to the next one; with the next datagram, unless an agent has to end them.
+fn datagrams_follow(ctx: &mut Ctx<'_>, echo: &Manifest, by_agent: bool) -> Result<()> {
     let first = echo.clone().endpoints(ctx.endpoints(&[Pod::A1]));
     let second = echo.clone().endpoints(ctx.endpoints(&[Pod::B1]));
-    for kind in ["udp-unconnected", "udp"] {
+    // A socket that names its peer with each datagram keeps a backend that lives: what it remembers by the socket load
+    // balancer does not say whether the service still has that.
+    let is_kept = by_agent && ctx.hook == Hook::Socket;
+    for kind in if is_kept { &["udp"][..] } else { &["udp-unconnected", "udp"] } {
         ctx.apply(&[&first])?;
         let mut session = ctx.place(From::Pod(Pod::AAsks)).session(&[kind, &at(echo.vip, 53).to_string()])?;
         let said = session.say()?;
         ensure!(said.pod.as_deref() == Some("a1"), "{kind}: {said:?}");
         ctx.apply(&[&second])?;
         let mut said = session.say()?;
-        if kind == "udp" {
+        if by_agent || *kind == "udp" {
             // It is the agent that ends a connected socket, and it looks for them once a second.
-            ctx.until("the socket is ended", || {
+            ctx.until("the flow is ended", || {
                 let stays = said.pod.as_deref() == Some("a1");
                 if stays {
                     said = session.say()?;
@@ -41,7 +67,7 @@ pub fn a_flow_of_datagrams_moves_when_its_backend_goes(ctx: &mut Ctx<'_>) -> Res
                 Ok(!stays)
             })?;
         }
-        if kind == "udp" && said.outcome != "timeout" && said.outcome != "answered" {
+        if *kind == "udp" && said.outcome != "timeout" && said.outcome != "answered" {
             // A connected socket cannot move: it is told so at once, and programs then dial again.
             ensure!(said.micros < 500_000, "{kind}: {said:?}");
             said = session.say()?;
