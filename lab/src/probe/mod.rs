@@ -5,6 +5,7 @@
 
 mod crr;
 mod dns;
+mod dns_load;
 mod flow;
 mod http;
 mod rate;
@@ -22,6 +23,7 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
 pub use dns::DnsReport;
+pub use dns_load::{DnsLoadArgs, DnsLoadReport};
 pub use http::{HttpReport, Latency};
 pub use rate::{RateReport, histogram};
 pub use serve::ServeArgs;
@@ -83,7 +85,9 @@ pub enum Probe {
         #[arg(long)]
         cpu: Option<usize>,
     },
-    /// The server of these three, until the standard input ends.
+    /// DNS queries, many outstanding, as fast as they are answered.
+    DnsLoad(DnsLoadArgs),
+    /// The server of the loads but DNS, until the standard input ends.
     Serve(ServeArgs),
     /// One socket that speaks once for each line on its standard input.
     Session(SessionArgs),
@@ -176,6 +180,10 @@ pub fn run(probe: Probe) -> Result<()> {
         Probe::Stream { target, millis, cpu } => {
             rate::pin(cpu)?;
             serde_json::to_string(&flow::stream(target, millis)?)?
+        }
+        Probe::DnsLoad(args) => {
+            rate::pin(args.cpu)?;
+            serde_json::to_string(&dns_load::run(&args)?)?
         }
         Probe::Serve(args) => return serve::run(&args),
         Probe::Session(args) => return session::run(&args),
