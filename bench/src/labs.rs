@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use thalweg_lab::file::{FileLab, FileNode, FilePod, LabOptions};
+use thalweg_lab::file::{End, FileLab, FileNode, FilePod, LabOptions, Launch};
 use thalweg_lab::netns::Netns;
 use thalweg_lab::place::{Place, Running};
 use thalweg_lab::process::wait_until;
@@ -16,7 +16,8 @@ use crate::manifests::{PORT, SINK, expected, few, many, moving};
 use crate::plain::{PlainLab, PlainPod};
 use crate::settings::Settings;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+/// How long what a lab starts may take to answer.
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Which labs, and how many services there are in those that have any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub struct Ours {
 
 /// A lab without any of our programs or rules.
 pub struct Plain {
-    lab: PlainLab,
+    pub lab: PlainLab,
     pub client: PlainPod,
     pub servers: [PlainPod; 2],
     _serving: [Running; 2],
@@ -114,6 +115,20 @@ impl Ours {
     /// When it does not sync.
     pub fn restart(&mut self) -> Result<Figures> {
         self.lab.restart_agent(0, Duration::ZERO)?;
+        self.synced()
+    }
+
+    /// From now on the first node's agent runs on one CPU.
+    ///
+    /// # Errors
+    /// When it does not sync.
+    pub fn pin_agent(&mut self, cpu: usize) -> Result<Figures> {
+        let under = ["taskset", "--cpu-list", &cpu.to_string()].map(str::to_owned).to_vec();
+        self.lab.restart_agent_with(0, End::Term, Launch { args: Vec::new(), under })?;
+        self.synced()
+    }
+
+    fn synced(&mut self) -> Result<Figures> {
         let Figures { mode, services, .. } = &self.first;
         let services = u32::try_from(*services)?;
         synced(&mut self.lab.nodes[0], mode, services)
@@ -152,7 +167,9 @@ impl Ours {
 // === impl Plain ===
 
 impl Plain {
-    fn start(settings: &Settings) -> Result<Self> {
+    /// # Errors
+    /// When the machine refuses.
+    pub fn start(settings: &Settings) -> Result<Self> {
         let lab = PlainLab::start(&format!("{}plain", settings.lab))?;
         let servers = [lab.pod(0, 2, "near")?, lab.pod(1, 2, "far")?];
         let client = lab.pod(0, 3, "client")?;

@@ -9,6 +9,7 @@ mod machine;
 mod manifests;
 mod measure;
 mod plain;
+mod report;
 mod run;
 mod scenario;
 mod scenarios;
@@ -53,6 +54,12 @@ enum Verb {
     },
     /// Which differences between two runs are larger than their noise
     Compare { old: PathBuf, new: PathBuf },
+    /// A run as a page with plots and tables, which stands for itself; the plots as SVG beside it
+    Report {
+        run: PathBuf,
+        #[arg(long, default_value = "report.html", value_name = "FILE")]
+        html: PathBuf,
+    },
     /// A run as tables of Markdown, for docs/NUMBERS.md
     Numbers { run: PathBuf },
     /// One bounded client or server, run inside a lab's namespaces
@@ -78,6 +85,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::List => verbs::list(),
         Verb::Run { scenarios, args } => return verbs::run(&scenarios, &args),
         Verb::Compare { old, new } => print!("{}", compare::table(&Run::read(&old)?, &Run::read(&new)?)),
+        Verb::Report { run, html } => verbs::report(&run, &html)?,
         Verb::Numbers { run } => print!("{}", table::document(&Run::read(&run)?)),
         Verb::Probe { probe } => probe::run(probe)?,
     }

@@ -25,12 +25,17 @@ pub fn many(count: u32) -> String {
     let mut text = String::new();
     let port = Port { name: "web", protocol: "TCP", port: 80, target: 8080, node: None };
     for number in 0..count.saturating_sub(ASKED) {
-        let vip = Ipv4Addr::from(0x0a61_0000 + number);
+        let vip = many_vip(number);
         let pods = [0, 1].map(|pod| Ipv4Addr::from(0x0ac8_0000 + 2 * number + pod));
         let endpoints = pods.map(|pod| format!("{{\"addresses\":[\"{pod}\"]}}"));
         service(&mut text, &format!("s{number}"), vip.into(), &[&port], &endpoints);
     }
     text
+}
+
+/// The virtual IP of number so and so of the many.
+pub fn many_vip(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a61_0000 + number)
 }
 
 /// How many services there are at least when `count` were asked for.

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use thalweg_lab::netns::Netns;
 use thalweg_lab::owner::Owner;
 use thalweg_lab::place::Place;
+use thalweg_lab::process::{Process, Spec};
 use thalweg_lab::topology::Topology;
 
 /// Two nodes that route between their pods.
@@ -74,6 +75,28 @@ impl PlainLab {
         let cgroup = self.owner.cgroup().join(format!("pod{name}"));
         fs::create_dir_all(&cgroup)?;
         Ok(PlainPod { addr, addr6, name: name.to_owned(), netns, cgroup })
+    }
+
+    /// Starts a program on a node, in its namespace; it ends with the lab.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn run(&self, node: usize, name: &str, program: &Path, args: Vec<String>) -> Result<Process> {
+        Process::start(Spec {
+            name,
+            netns: self.topology.nodes[node].netns.path(),
+            cgroup: &self.owner.cgroup().join(name),
+            log: self.folder().join(format!("{name}.log")),
+            program,
+            args,
+            env: Vec::new(),
+            listener: None,
+        })
+    }
+
+    /// Goes with the lab.
+    pub fn folder(&self) -> &Path {
+        self.owner.run()
     }
 
     pub fn topology(&self) -> &Topology {

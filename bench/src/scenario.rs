@@ -1,5 +1,7 @@
 //! What a scenario is, and which there are.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 
 use crate::bench::Bench;
@@ -106,8 +108,14 @@ impl Need {
 }
 
 pub fn on_path(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Where a program is installed.
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).is_file())
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the subcommands do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use crate::bench::{Bench, Stop, bar};
 use crate::machine::Machine;
+use crate::report;
 use crate::run::{FORMAT, Missing, Run};
 use crate::scenario::{self, Scenario};
 use crate::settings::{RunArgs, Settings};
@@ -22,6 +23,22 @@ pub fn list() {
             println!("{:<16}   against: {}", "", scenario.against().join(", "));
         }
     }
+}
+
+/// Writes the page of a run, and says where.
+///
+/// # Errors
+/// When the run cannot be read, or a file not be written.
+pub fn report(run: &Path, html: &Path) -> Result<()> {
+    let run = Run::read(run)?;
+    let all = scenario::all();
+    let ours = |name: &str| -> Vec<&'static str> {
+        all.iter().find(|scenario| scenario.name() == name).map_or_else(Vec::new, |scenario| scenario.ours().to_vec())
+    };
+    for path in report::write(&run, &ours, html)? {
+        println!("{}", path.display());
+    }
+    Ok(())
 }
 
 /// Measures. Everything that can be checked is checked before anything starts; what was measured is written whatever

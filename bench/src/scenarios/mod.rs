@@ -1,6 +1,7 @@
 //! The scenarios. Those that are loads over a network share [`traffic`]; the others are a file each.
 
 mod cni;
+mod dns;
 mod first_light;
 mod follow;
 mod packets;
@@ -16,6 +17,7 @@ pub fn others() -> Vec<Box<dyn Scenario>> {
         Box::new(packets::Packets),
         Box::new(programming::Programming),
         Box::new(cni::Cni),
+        Box::new(dns::Dns),
         Box::new(restart::Restart),
         Box::new(follow::Follow),
         Box::new(first_light::FirstLight),
