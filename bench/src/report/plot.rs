@@ -67,10 +67,7 @@ pub fn svg(group: &[&Measurement], ours: &[&str]) -> String {
     for (number, (measured, rows)) in panels.iter().enumerate() {
         let x = EDGE + (number % COLUMNS) as f64 * (width + GAP);
         let y = HEAD + (number / COLUMNS) as f64 * (height + GAP);
-        svg += &format!(
-            "<g transform=\"translate({x:.0} {y:.0})\">\n{}</g>\n",
-            panel(measured, rows, &scale, most, compared, &common)
-        );
+        svg += &format!("<g transform=\"translate({x:.0} {y:.0})\">\n{}</g>\n", panel(measured, rows, &frame));
     }
     svg + "</svg>"
 }
