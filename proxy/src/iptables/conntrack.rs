@@ -62,7 +62,9 @@ const FILTER_DESTINATION: u32 = 1 << 1;
 const FILTER_PROTOCOL: u32 = 1 << 3;
 const FILTER_SOURCE_PORT: u32 = 1 << 4;
 const FILTER_DESTINATION_PORT: u32 = 1 << 5;
-const IPS_SEEN_REPLY: u32 = 1 << 1;
+/// An answer to something has been seen, and what followed it. That there was an answer (`IPS_SEEN_REPLY`) says less: it may
+/// have met an entry that knew nothing of what it answered.
+const IPS_ASSURED: u32 = 1 << 2;
 const IPS_SRC_NAT: u32 = 1 << 4;
 const IPS_DST_NAT: u32 = 1 << 5;
 
@@ -313,7 +315,7 @@ impl Filter {
     /// interest when they are translated; of datagrams those too that were not.
     fn status(&self) -> Option<(u32, u32)> {
         match (self.narrow, self.protocol) {
-            (Narrow::HalfSeen, _) => Some((0, IPS_SEEN_REPLY | IPS_SRC_NAT | IPS_DST_NAT)),
+            (Narrow::HalfSeen, _) => Some((0, IPS_ASSURED | IPS_SRC_NAT | IPS_DST_NAT)),
             (_, Proto::TCP) => Some((IPS_DST_NAT, IPS_DST_NAT)),
             _ => None,
         }

@@ -120,8 +120,8 @@ pub fn drain_installed() -> Result<bool, Error> {
     each_variant(drain)
 }
 
-/// Has the kernel forget the connections of which it has seen one direction only, of those that `is_meant`, and returns how
-/// many. It takes up each again in its middle, with its next packet.
+/// Has the kernel forget the connections of which it may have seen one direction only, of those that `is_meant`, and returns
+/// how many. It takes up each again in its middle, with its next packet.
 ///
 /// # Errors
 /// [`Error::Flows`].

@@ -43,7 +43,7 @@ pub enum Narrow {
     Dialled(SocketAddr),
     /// Flows that this endpoint answers.
     Endpoint(SocketAddr),
-    /// Flows that are not translated, and of which the kernel has seen no answer.
+    /// Flows that are not translated, and of which the kernel has not seen both directions for certain.
     HalfSeen,
 }
 

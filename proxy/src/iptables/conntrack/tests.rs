@@ -103,11 +103,12 @@ fn what_the_kernel_has_seen_half_of_is_picked_by_its_status() {
         put(&mut attributes, CTA_STATUS, &status.to_be_bytes());
         filter.takes(&Entry::parse(&attributes).expect("a flow"))
     };
-    assert!(takes(0) && takes(1 << 3));
-    for status in [IPS_SEEN_REPLY, IPS_SRC_NAT, IPS_DST_NAT, IPS_SEEN_REPLY | IPS_DST_NAT] {
+    let seen_reply = 1 << 1;
+    assert!(takes(0) && takes(1 << 3) && takes(seen_reply));
+    for status in [IPS_ASSURED, IPS_SRC_NAT, IPS_DST_NAT, seen_reply | IPS_DST_NAT] {
         assert!(!takes(status), "{status:#x}");
     }
     let all = Filter { narrow: Narrow::All, ..filter };
-    assert_eq!((filter.status(), all.status()), (Some((0, 0x32)), Some((0x20, 0x20))));
+    assert_eq!((filter.status(), all.status()), (Some((0, 0x34)), Some((0x20, 0x20))));
     assert_eq!(Filter { protocol: Proto::UDP, ..all }.status(), None);
 }
