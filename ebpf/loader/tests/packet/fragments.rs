@@ -186,6 +186,30 @@ fn pieces_of_what_is_refused_go_nowhere() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn pieces_too_long_to_be_held_follow_their_first() -> Result<()> {
+    for net in nets() {
+        let mut node = Node::new()?;
+        let backend = net.pods[1];
+        node.serve(served(Proto::UDP, net.vip, 53), &[at(backend, 5353)])?;
+        let question = Packet::udp(at(net.pods[0], 40_000), at(net.vip, 53), &[3; 2 * HELD_BYTES + 600]).id(1);
+        let arrives = question.clone().to(at(backend, 5353)).ttl(63).macs(host_mac(backend), pod_mac(backend));
+        let cut = |packet: &Packet| packet.pieces(&[HELD_BYTES + 64]);
+        let sent = cut(&question);
+        assert!(sent.iter().all(|piece| piece.len() > HELD_BYTES));
+        // One that comes first is lost, and with it this datagram.
+        assert_eq!(net.pod_sends(&node, node.pod_a, &sent[1])?.verdict, DROP);
+        assert_eq!(node.drops()?, [(DropReason::Fragment, 1)]);
+        for (sent, expected) in sent.iter().zip(cut(&arrives)) {
+            assert_piece("to the backend", &net.pod_sends(&node, node.pod_a, sent)?, REDIRECT, &expected);
+        }
+        assert_eq!(node.counter(Counter::TcFragmentHeld)?, 0);
+        assert_eq!(node.drops()?, [(DropReason::Fragment, 1)]);
+    }
+    Ok(())
+}
+
 /// Pieces that overlap, repeat, contradict each other or are alone in their datagram: the receiver's kernel judges them.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]

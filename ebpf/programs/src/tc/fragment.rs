@@ -2,13 +2,20 @@
 //! follow it there: they change their addresses, and nothing else of them is the flow's.
 //!
 //! Pieces come in any order. One that comes before the first is kept in HELD if its datagram may be a flow's: from a pod
-//! always, for it may be the answer of a backend, which nothing but its ports tells. At most [`HELD_EACH`] pieces of a datagram wait, of at most [`HELD_BYTES`]
-//! bytes each; what is more or longer is judged without ports. When the first comes and others wait, it is sent in at the
-//! same link again, and after it all that waited, one by one; each then meets the program anew, in order. Whoever puts a
-//! piece into HELD looks for the first once more: between a look-up that misses and the piece that waits, the first may
-//! have come and found nobody. Who sets the length of a piece to 0 owns it, and removes it.
+//! always, for it may be the answer of a backend, which nothing but its ports tells. At most [`HELD_EACH`] pieces of a
+//! datagram wait, of at most [`HELD_BYTES`] bytes each; what is more or longer is judged without ports. When the first comes
+//! and others wait, it is sent in at the same link again, and after it all that waited, one by one; each then meets the
+//! program anew, in order. Whoever puts a piece into HELD looks for the first once more: between a look-up that misses and
+//! the piece that waits, the first may have come and found nobody. Who sets the length of a piece to 0 owns it, and removes
+//! it.
 //!
 //! What the host's own stack sends leaves in order, and is not held.
+//!
+//! A piece longer than [`HELD_BYTES`], as links with an MTU above 1,500 bring them, follows its first like any other, but
+//! does not wait for it: each entry of HELD has room for the longest, so that room for jumbo frames would cost whatever
+//! waits, and every sweep of the table, six times the memory, on all nodes, for datagrams that are longer than a jumbo frame
+//! and out of order besides. Such a datagram is lost: for a service, its early piece is dropped and counted as a fragment;
+//! an answer's goes on with the backend's address, and whoever puts it together misses a piece.
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_NOEXIST},
