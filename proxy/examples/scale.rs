@@ -1,7 +1,8 @@
 //! How long it takes to program real maps, how much memory that needs, and what one change costs.
 //!
-//! `cargo run --release -p thalweg-proxy --example scale -- SERVICES ENDPOINTS`, as root: each service has that many
-//! endpoints. Programs are loaded and attached to nothing; every trace is removed at the end.
+//! `cargo run --release -p thalweg-proxy --example scale -- SERVICES ENDPOINTS [FILE]`, as root: each service has that many
+//! endpoints. With the path of a manifest, its services are taken, through the source that reads files. Programs are loaded
+//! and attached to nothing; every trace is removed at the end.
 
 #![expect(clippy::print_stdout, reason = "numbers for people")]
 
@@ -11,11 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thalweg_cluster::{
-    Change, Condition, Dirty, Endpoint, EndpointPort, EndpointSlice, Family, Name, Port, Protocol, Service, World,
+    Change, Condition, Dirty, Endpoint, EndpointPort, EndpointSlice, Family, Name, Port, Protocol, Service, Source, World,
 };
-use thalweg_loader::{Datapath, Options, Sizes, cleanup};
+use thalweg_loader::{Datapath, Options, Sizes, cleanup, heap};
 use thalweg_proxy::ebpf::EbpfBackend;
 use thalweg_proxy::{Applied, NodeView, Proxy};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 /// Endpoints of one slice, as the controller makes them.
 const SLICE: usize = 100;
@@ -26,33 +29,43 @@ const CHANGES: usize = 500;
 struct Pins(PathBuf);
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>().expect("SERVICES ENDPOINTS: two numbers"));
-    let (services, endpoints) = (arguments.next().unwrap_or(10_000), arguments.next().unwrap_or(2));
+    // As an agent has it.
+    heap::keep_small();
+    let mut arguments = std::env::args().skip(1);
+    let mut number = |default| arguments.next().map_or(default, |text| text.parse().expect("SERVICES ENDPOINTS: two numbers"));
+    let (services, endpoints) = (number(10_000), number(2));
+    let manifest = arguments.next().map(PathBuf::from);
     let pins = Pins(PathBuf::from(format!("/run/tw-scale-{}", std::process::id())));
     println!("{services} services of {endpoints} endpoints");
 
     let datapath = pins.open(services, endpoints);
-    let before = resident();
+    let before = private();
     let mut world = World::default();
-    for service in 0..services {
-        world.apply(object(service), &mut Dirty::default());
-        for first in (0..endpoints).step_by(SLICE) {
-            world.apply(slice(service, first, endpoints.min(first + SLICE)), &mut Dirty::default());
+    let source = manifest.map(|path| read(path, &mut world));
+    if source.is_none() {
+        for service in 0..services {
+            world.apply(object(service), &mut Dirty::default());
+            for first in (0..endpoints).step_by(SLICE) {
+                world.apply(slice(service, first, endpoints.min(first + SLICE)), &mut Dirty::default());
+            }
         }
     }
-    let with_world = resident();
+    let with_world = private();
 
     let mut proxy = adopt(&datapath);
     let started = Instant::now();
     let applied = proxy.first_sync(&world).expect("first sync");
     say("first sync", started.elapsed(), &applied);
     println!(
-        "resident: {} KiB before, +{} KiB world, +{} KiB proxy and backend; {} KiB at most",
+        "private: {} KiB before, +{} KiB world and its source, +{} KiB proxy and backend; {} KiB resident at most",
         before,
         with_world - before,
-        resident() as i64 - with_world as i64,
+        private() - with_world,
         status("VmHWM:")
     );
+    if source.is_some() {
+        return;
+    }
 
     // One endpoint goes, and comes back, of one service after the other.
     let mut times: Vec<(Duration, Duration)> = Vec::new();
@@ -84,7 +97,7 @@ fn main() {
         percentiles(|t| t.1).1
     );
     say("last change", times.last().expect("a change").0, &last);
-    println!("resident: {} KiB", resident());
+    println!("private: {} KiB", private());
 
     // The agent is gone; the next one takes over.
     drop((proxy, datapath));
@@ -153,12 +166,28 @@ fn slice(service: usize, first: usize, end: usize) -> Change {
     Change::EndpointSlice(slice, Some(Arc::new(object)))
 }
 
-/// KiB of memory in use.
-fn resident() -> u64 {
-    status("VmRSS:")
+/// Applies what a file says; the source follows it until the runtime is dropped.
+fn read(path: PathBuf, world: &mut World) -> Runtime {
+    let runtime = Runtime::new().expect("a runtime");
+    let (sink, mut batches) = mpsc::channel(8);
+    runtime.spawn(Source::File(path).run(sink));
+    loop {
+        let batch = batches.blocking_recv().expect("a source that goes on");
+        for change in batch.changes {
+            world.apply(change, &mut Dirty::default());
+        }
+        if batch.synced {
+            return runtime;
+        }
+    }
 }
 
-fn status(field: &str) -> u64 {
+/// KiB of memory of its own.
+fn private() -> i64 {
+    status("RssAnon:")
+}
+
+fn status(field: &str) -> i64 {
     let text = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
     let line = text.lines().find_map(|line| line.strip_prefix(field)).expect("a line of that name");
     line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
