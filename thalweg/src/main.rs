@@ -6,6 +6,7 @@ mod backend;
 mod bench;
 mod clients;
 mod datapath;
+mod dns;
 mod echo;
 mod handover;
 mod interfaces;
@@ -46,6 +47,8 @@ enum Verb {
     Agent(Box<agent::AgentArgs>),
     /// The service proxy alone, by kube-proxy's flags and configuration file
     Proxy(Box<proxy::ProxyArgs>),
+    /// Cluster DNS alone, by CoreDNS's configuration file
+    Dns(dns::DnsArgs),
     /// The control plane: API server, controllers and scheduler in one process
     Server(server::ServerArgs),
     /// Write a kubeconfig with a client certificate signed by the cluster's authority
@@ -122,6 +125,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Kubeconfig(args) => server::kubeconfig(&args),
         Verb::Agent(args) => daemon(agent::run(*args)),
         Verb::Proxy(args) => daemon(proxy::run(*args)),
+        Verb::Dns(args) => daemon(dns::run(args)),
         Verb::Server(args) => daemon(server::run(args)),
         Verb::Kubelet(args) => daemon(kubelet::run(args)),
         Verb::Echo(args) => daemon(echo::run(args)),

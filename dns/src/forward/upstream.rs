@@ -55,6 +55,27 @@ pub struct UpstreamReport {
     pub failed_checks: u64,
 }
 
+// === impl UpstreamReport ===
+
+impl UpstreamReport {
+    /// Questions that were sent and are over.
+    pub fn asked(&self) -> u64 {
+        self.answers.iter().sum::<u64>() + self.timeouts + self.network_errors + self.malformed
+    }
+
+    /// Takes in what was asked of the same server by another line.
+    pub fn add(&mut self, other: &Self) {
+        self.up &= other.up;
+        self.duration.add(&other.duration);
+        self.answers.iter_mut().zip(other.answers).for_each(|(sum, count)| *sum += count);
+        self.timeouts += other.timeouts;
+        self.network_errors += other.network_errors;
+        self.malformed += other.malformed;
+        self.forgeries += other.forgeries;
+        self.failed_checks += other.failed_checks;
+    }
+}
+
 // === impl Upstream ===
 
 impl Upstream {

@@ -113,6 +113,12 @@ impl Histogram {
         Self::new(std::iter::successors(Some(first), |bound| Some(bound * factor)).take(count).collect())
     }
 
+    /// What was counted elsewhere: `counts` has one more than `bounds`, of what is above all of them; `sum` in seconds.
+    pub fn counted(bounds: Vec<f64>, mut counts: Vec<u64>, sum: f64) -> Self {
+        counts.resize(bounds.len() + 1, 0);
+        Self { bounds, counts, sum }
+    }
+
     pub fn observe(&mut self, value: std::time::Duration) {
         let value = value.as_secs_f64();
         let index = self.bounds.iter().position(|bound| value <= *bound).unwrap_or(self.bounds.len());
@@ -140,6 +146,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn what_was_counted_elsewhere_is_written_alike() {
+        let mut counted = Exposition::default();
+        counted.family("h", Kind::Histogram, "H.").histogram(&[], &Histogram::counted(vec![1.0, 2.0], vec![3, 1, 2], 9.5));
+        let text = counted.finish();
+        for line in ["h_bucket{le=\"1\"} 3", "h_bucket{le=\"2\"} 4", "h_bucket{le=\"+Inf\"} 6", "h_sum 9.5", "h_count 6"] {
+            assert!(text.lines().any(|held| held == line), "{line}\n{text}");
+        }
+    }
 
     #[test]
     fn families_and_samples_are_written_as_prometheus_reads_them() {

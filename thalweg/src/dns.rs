@@ -1,0 +1,181 @@
+//! `thalweg dns`: cluster DNS alone, by CoreDNS's configuration file, for clusters that keep their own service proxy.
+
+mod files;
+mod metrics;
+mod operation;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use thalweg_cluster::source::{KubeOptions, ServiceScope, Source};
+use thalweg_cluster::{Batch, Dirty, World};
+use thalweg_dns::zone::PodMode;
+use thalweg_dns::{Config, Server};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::{datapath, shutdown_signal};
+use files::Files;
+use metrics::Programming;
+use operation::Servers;
+
+/// How often the files are looked at when the Corefile does not say `reload`: never.
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+const DNS_PORT: u16 = 53;
+
+#[derive(clap::Args, Debug)]
+pub struct DnsArgs {
+    /// CoreDNS's configuration file, as it is in the cluster's ConfigMap.
+    #[arg(long, alias = "conf", default_value = "/etc/coredns/Corefile", value_name = "PATH")]
+    corefile: PathBuf,
+    /// Folder with kube-dns's ConfigMap: the files stubDomains and upstreamNameservers, either or both.
+    #[arg(long, value_name = "PATH")]
+    stub_domains: Option<PathBuf>,
+    /// Kubeconfig for the API server (default: the pod's own service account).
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Read the cluster's state from a YAML file or directory instead: `file:PATH`.
+    #[arg(long, conflicts_with = "kubeconfig", value_name = "file:PATH")]
+    source: Option<String>,
+    /// Addresses to serve (default: those that the Corefile binds, else all of this machine).
+    #[arg(long, value_delimiter = ',')]
+    listen: Vec<SocketAddr>,
+    /// Threads for each address; 0 for one per processor.
+    #[arg(long, default_value_t = 0)]
+    workers: usize,
+    /// Queries a second from each client over UDP, beyond which it is sent to TCP; 0 for any number.
+    #[arg(long, default_value_t = 0)]
+    client_rate: u32,
+}
+
+pub async fn run(args: DnsArgs) -> Result<()> {
+    let shutdown = shutdown_signal()?;
+    let files = Files { corefile: args.corefile.clone(), stub_domains: args.stub_domains.clone() };
+    let (mut config, mut seen) = files.read(args.client_rate)?;
+    let listen = listen_addresses(&args.listen, &config)?;
+    let server = Arc::new(Server::serve(&listen, args.workers, &config)?);
+    let programming = Arc::new(Programming::default());
+    let mut operation = Servers::new(server.clone(), programming.clone());
+    operation.follow(&config.operation);
+
+    // This end of the channel stays open: without a zone there is nothing to watch, and nothing ever comes.
+    let (sink, mut batches) = mpsc::channel(64);
+    let mut watching = match &config.zone {
+        Some(_) => tokio::spawn(source(&args, &config)?.run(sink.clone())),
+        None => tokio::spawn(std::future::pending()),
+    };
+    let mut world = World::default();
+    let mut look = Instant::now() + config.operation.reload.map_or(NEVER, |reload| reload.interval);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            batch = batches.recv() => match batch {
+                Some(batch) => take(batch, &mut batches, &mut world, &server, &programming),
+                None => bail!("the source of the cluster's state ended"),
+            },
+            ended = &mut watching => return ended?.context("the source of the cluster's state"),
+            () = tokio::time::sleep_until(look) => {
+                look = Instant::now() + config.operation.reload.map_or(NEVER, |reload| reload.interval);
+                if files.fingerprint() == seen {
+                    continue;
+                }
+                match files.read(args.client_rate).and_then(|(fresh, mark)| {
+                    if fresh.zone.is_some() != config.zone.is_some() {
+                        bail!("`kubernetes` came or went: restart the process");
+                    }
+                    server.reload(&fresh, &world)?;
+                    Ok((fresh, mark))
+                }) {
+                    Ok((fresh, mark)) => {
+                        (config, seen) = (fresh, mark);
+                        operation.follow(&config.operation);
+                        operation.reloaded(true);
+                        tracing::info!("the configuration has changed and is in use");
+                    }
+                    Err(error) => {
+                        // What cannot be used now is looked at again when it changes.
+                        seen = files.fingerprint();
+                        operation.reloaded(false);
+                        tracing::error!("the configuration has changed and cannot be used; the old one stays: {error:#}");
+                    }
+                }
+            }
+        }
+    }
+    let lameduck = config.operation.lameduck();
+    operation.lameduck();
+    tracing::info!(?lameduck, "stopping: unhealthy from now on, and answering until the end");
+    tokio::time::sleep(lameduck).await;
+    watching.abort();
+    server.shutdown();
+    Ok(())
+}
+
+/// Takes in a batch, together with those that wait behind it.
+fn take(first: Batch, waiting: &mut mpsc::Receiver<Batch>, world: &mut World, server: &Server, programming: &Programming) {
+    let mut dirty = Dirty::default();
+    let mut synced = false;
+    let mut next = Some(first);
+    while let Some(batch) = next {
+        synced |= batch.synced;
+        batch.changes.into_iter().for_each(|change| world.apply(change, &mut dirty));
+        next = waiting.try_recv().ok();
+    }
+    server.publish(world, &dirty);
+    if synced && !server.is_synced() {
+        server.mark_synced();
+    } else if server.is_synced() {
+        programming.observe(&dirty.triggered);
+    }
+}
+
+fn source(args: &DnsArgs, config: &Config) -> Result<Source> {
+    if let Some(text) = &args.source {
+        return datapath::source(Some(text), None, "", ServiceScope::All);
+    }
+    if config.zone.as_ref().is_some_and(|zone| zone.pods == PodMode::Verified) {
+        bail!("`pods verified` needs every pod of the cluster, which is not watched: write `pods insecure`");
+    }
+    let kubeconfig = args.kubeconfig.clone();
+    Ok(Source::Kube(KubeOptions { kubeconfig, node: String::new(), pods: false, services: ServiceScope::All }))
+}
+
+/// Where to serve: as the flags say, else as the Corefile says, else everywhere.
+fn listen_addresses(flags: &[SocketAddr], config: &Config) -> Result<Vec<SocketAddr>> {
+    if !flags.is_empty() {
+        return Ok(flags.to_vec());
+    }
+    let port = config.port().unwrap_or(DNS_PORT);
+    let (mut addresses, interfaces) = config.binds();
+    for name in interfaces {
+        let found = addresses_of(name)?;
+        if found.is_empty() {
+            bail!("the Corefile binds {name}, which is no interface with an address: check `ip address show`");
+        }
+        addresses.extend(found);
+    }
+    if addresses.is_empty() {
+        addresses.push(Ipv4Addr::UNSPECIFIED.into());
+        // A machine without IPv6 refuses.
+        if UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() {
+            addresses.push(Ipv6Addr::UNSPECIFIED.into());
+        }
+    }
+    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+}
+
+fn addresses_of(interface: &str) -> Result<Vec<IpAddr>> {
+    let all = nix::ifaddrs::getifaddrs().context("list the interfaces")?;
+    let address = |of: nix::ifaddrs::InterfaceAddress| {
+        let address = of.address.filter(|_| of.interface_name == interface)?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    Ok(all.filter_map(address).collect())
+}
+
+#[cfg(test)]
+mod tests;
