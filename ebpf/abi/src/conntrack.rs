@@ -5,8 +5,8 @@
 //! it into the reverse of what the client sent. Either is found from the other by [`Tuple::reversed`], so both
 //! live and die together. When the reply tuple is taken by another flow (one backend behind several VIPs), the
 //! source port of the forward translation is reallocated, so no two flows ever share a reply entry. A connection
-//! that goes to the backend directly has no entry, unless it would share its reply tuple with a flow that has one
-//! ([`CtFlags::DIRECT`]).
+//! that goes to the backend directly has no entry, unless it would share its reply tuple with a flow that has one, or its
+//! answers would be taken for questions to a frontend ([`CtFlags::DIRECT`]).
 
 use crate::{Be16, Be32, Be128, Proto, map_type};
 
@@ -73,7 +73,8 @@ impl CtFlags {
     /// TCP: the backend has sent FIN.
     pub const FIN_BACKEND: u16 = 1 << 4;
     /// Not a service's: a client that addresses the backend itself, from a port that a flow of a service already has
-    /// there. Only its source port is translated; service, backend and generation are 0 and mean nothing.
+    /// there, of which only the source port is translated; or one whose own address and port are a frontend's, of which
+    /// nothing is. Service, backend and generation are 0 and mean nothing.
     pub const DIRECT: u16 = 1 << 5;
     /// TCP: the flow's first packet was not its SYN: it is older than its entry.
     pub const PICKED_UP: u16 = 1 << 6;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use thalweg_cluster::Family;
 use thalweg_lab::probe::HttpReport;
 
 use crate::lab::{Ctx, From, Pod, at};
@@ -77,6 +78,27 @@ pub fn slices_are_merged_and_who_is_not_ready_is_left_out(ctx: &mut Ctx<'_>) -> 
         ctx.answered_by(from, at(web.vip, 80), &[Pod::A1, Pod::B1])?;
     }
     Ok(())
+}
+
+/// As one object with addresses and slices of both.
+pub fn a_service_of_both_families_is_served_in_both(ctx: &mut Ctx<'_>) -> Result<()> {
+    let of_family = |ctx: &mut Ctx<'_>, family| {
+        ctx.family = family;
+        (ctx.vip(), ctx.endpoints(&[Pod::A1, Pod::B1]))
+    };
+    let ((vip4, pods4), (vip6, pods6)) = (of_family(ctx, Family::V4), of_family(ctx, Family::V6));
+    let web = Manifest::new(&format!("dual-{}", ctx.hook.name()), vip4).http().endpoints(pods4).slice(8080, pods6);
+    let web = web.set("clusterIPs", json!([vip4, vip6])).set("ipFamilies", json!(["IPv4", "IPv6"]));
+    ctx.apply(&[&web])?;
+    for vip in [vip4, vip6] {
+        for from in ctx.inside() {
+            ctx.answered_by(from, at(vip, 80), &[Pod::A1, Pod::B1])?;
+        }
+    }
+    // Without its slice of one family, it refuses there and serves in the other.
+    ctx.apply(&[&web.clone().endpoints(ctx.endpoints(&[Pod::B1]))])?;
+    ctx.answered_by(From::Pod(Pod::AAsks), at(vip6, 80), &[Pod::B1])?;
+    ctx.connect_ends(From::Pod(Pod::AAsks), at(vip4, 80), "refused")
 }
 
 /// cilium#11810, #18632, #47396: the reply tuples of both services are the same.

@@ -51,6 +51,7 @@ const BEHAVIOURS: &[Behaviour] = behaviours![
     (EVERYWHERE, BOTH) balancing::one_port_number_is_two_ports_for_tcp_and_udp,
     (EVERYWHERE, BOTH) balancing::a_named_port_may_differ_from_slice_to_slice,
     (EVERYWHERE, BOTH) balancing::slices_are_merged_and_who_is_not_ready_is_left_out,
+    (EVERYWHERE, V4) balancing::a_service_of_both_families_is_served_in_both,
     (EVERYWHERE, BOTH) balancing::one_backend_behind_two_services_serves_both,
     (EVERYWHERE, BOTH) balancing::a_pod_reaches_itself_through_its_own_service,
     (EVERYWHERE, BOTH) balancing::affinity_keeps_a_client_on_one_backend_over_all_addresses,

@@ -149,7 +149,7 @@ impl Manifest {
                     "name": format!("{}-{index}", self.name), "namespace": "lab",
                     "labels": {"kubernetes.io/service-name": self.name},
                 },
-                "addressType": if self.vip.is_ipv4() { "IPv4" } else { "IPv6" },
+                "addressType": if slice.endpoints.first().map_or(self.vip, |first| first.addr).is_ipv4() { "IPv4" } else { "IPv6" },
                 "ports": slice.ports, "endpoints": endpoints,
             }));
         }
