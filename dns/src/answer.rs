@@ -102,7 +102,7 @@ pub fn respond(packet: &[u8], transport: Transport, rotation: u32, zone: &Zone, 
 }
 
 /// Answers a query. `out` is cleared first; afterwards it holds the whole reply, at most [`Query::limit`] octets, unless
-/// the outcome is [`Outcome::Forward`] or [`Outcome::Drop`].
+/// the outcome is [`Outcome::Forward`], [`Outcome::Transfer`] or [`Outcome::Drop`].
 pub fn answer(query: &Query<'_>, zone: &Zone, out: &mut Vec<u8>) -> Outcome {
     let reply = Reply::begin(query, zone, out);
     if query.edns.is_some_and(|edns| edns.version > 0) {
@@ -150,7 +150,7 @@ impl<'a, 'p> Reply<'a, 'p> {
         out.clear();
         out.extend_from_slice(&query.packet()[..HEADER]);
         out.extend_from_slice(query.question());
-        let limit = query.limit() - if query.edns.is_some() { OPT_SIZE } else { 0 };
+        let limit = query.limit().saturating_sub(if query.edns.is_some() { OPT_SIZE } else { 0 });
         Self { query, zone, out, limit, counts: [0; 3], authoritative: false, truncated: false }
     }
 

@@ -146,6 +146,12 @@ impl Apex {
         self.recursion && self.fallthrough.iter().any(|domain| name::is_within(name, domain))
     }
 
+    /// Whether somebody else is asked for any name in this domain when it does not exist here.
+    pub fn passes_on_in(&self, domain: &[u8]) -> bool {
+        let meets = |other: &WireName| name::is_within(other, domain) || name::is_within(domain, other);
+        self.recursion && self.fallthrough.iter().any(meets)
+    }
+
     /// Whether objects of a namespace have names.
     pub fn exposes(&self, namespace: &str) -> bool {
         self.namespaces.as_ref().is_none_or(|names| names.iter().any(|name| **name == *namespace))

@@ -98,6 +98,8 @@ const REPEATS_ADDRESS: u32 = 1 << 31;
 const REPEATS_LABEL: u32 = 1 << 30;
 /// The parts of a group, as their numbers stand in its head.
 const PARTS: [(Family, bool); 4] = [(Family::V4, false), (Family::V6, false), (Family::V4, true), (Family::V6, true)];
+/// Octets of one address in each part.
+const STRIDES: [usize; 4] = [4, 16, LABEL + 4, LABEL + 16];
 
 // === impl Entry ===
 
@@ -137,7 +139,7 @@ impl Entry {
 
     /// The service itself, when it has cluster IPs.
     pub fn front(&self) -> Option<Group<'_>> {
-        self.groups().next().filter(|_| self.kind() == Kind::ClusterIp)
+        (self.kind() == Kind::ClusterIp).then(|| Group { entry: &self.0, head: HEAD + usize::from(self.0[1]) })
     }
 
     /// The groups of its endpoints.
@@ -153,12 +155,16 @@ impl Entry {
     /// Cluster IPs and endpoints.
     pub fn groups(&self) -> impl Iterator<Item = Group<'_>> + Clone {
         let count = usize::from(u16::from_be_bytes([self.0[2], self.0[3]]));
-        let mut head = HEAD + usize::from(self.0[1]);
+        let mut last: Option<Group<'_>> = None;
         (0..count).map(move |_| {
-            let group = Group { entry: &self.0, head };
-            head += group.size();
-            group
+            let head = last.map_or_else(|| HEAD + usize::from(self.0[1]), |group| group.head + group.size());
+            *last.insert(Group { entry: &self.0, head })
         })
+    }
+
+    /// Whether it has an address, as a cluster IP or at an endpoint.
+    pub fn has(&self, ip: IpAddr) -> bool {
+        self.front().is_some_and(|front| front.plain(ip).is_some()) || self.endpoints().any(|group| group.has(ip))
     }
 
     /// All addresses, those of cluster IPs included, in order and without repetition.
@@ -197,7 +203,7 @@ impl<'e> Group<'e> {
     /// In order of their numbers.
     pub fn ports(self) -> impl Iterator<Item = Port<'e>> + Clone {
         let start = self.head + GROUP_HEAD;
-        let mut rest = &self.entry[start..start + self.ports_size()];
+        let mut rest = &self.entry[start..start + self.numbers().ports_size];
         std::iter::from_fn(move || {
             let (&[high, low, protocol, length], more) = rest.split_first_chunk()?;
             let (name, more) = more.split_at_checked(usize::from(length))?;
@@ -208,17 +214,18 @@ impl<'e> Group<'e> {
     }
 
     pub fn port_count(self) -> usize {
-        be32(&self.entry[self.head + 4..]) as usize
+        self.numbers().port_count
     }
 
     /// All of its addresses: those of IPv4 first.
     pub fn segments(self) -> impl Iterator<Item = Segment<'e>> + Clone {
-        [0, 2, 1, 3].into_iter().map(move |part| self.segment(part))
+        self.of(Family::V4).chain(self.of(Family::V6))
     }
 
     /// The addresses of one family.
     pub fn of(self, family: Family) -> impl Iterator<Item = Segment<'e>> + Clone {
-        self.segments().filter(move |segment| segment.family == family)
+        let plain = usize::from(family == Family::V6);
+        [plain, plain + 2].into_iter().map(move |part| self.segment(part))
     }
 
     /// The address that has no hostname, if it is here.
@@ -254,33 +261,37 @@ impl<'e> Group<'e> {
     }
 
     fn segment(self, part: usize) -> Segment<'e> {
-        let before: usize = (0..part).map(|part| self.count(part) * stride(part)).sum();
-        let start = self.head + GROUP_HEAD + self.ports_size() + before;
-        let bytes = &self.entry[start..start + self.count(part) * stride(part)];
+        let numbers = self.numbers();
+        let before: usize = (0..part).map(|part| numbers.counts[part] * STRIDES[part]).sum();
+        let start = self.head + GROUP_HEAD + numbers.ports_size + before;
+        let bytes = &self.entry[start..start + numbers.counts[part] * STRIDES[part]];
         let (family, named) = PARTS[part];
         Segment { group: self, family, named, bytes }
     }
 
-    fn ports_size(self) -> usize {
-        be32(&self.entry[self.head..]) as usize
-    }
-
-    fn count(self, part: usize) -> usize {
-        be32(&self.entry[self.head + 8 + 4 * part..]) as usize
+    fn numbers(self) -> Numbers {
+        let head = self.entry[self.head..].first_chunk::<GROUP_HEAD>().unwrap_or(&[0; GROUP_HEAD]);
+        let at = |index: usize| be32(&head[4 * index..]) as usize;
+        Numbers { ports_size: at(0), port_count: at(1), counts: [at(2), at(3), at(4), at(5)] }
     }
 
     fn size(self) -> usize {
-        GROUP_HEAD + self.ports_size() + (0..PARTS.len()).map(|part| self.count(part) * stride(part)).sum::<usize>()
+        let numbers = self.numbers();
+        GROUP_HEAD
+            + numbers.ports_size
+            + numbers.counts.iter().zip(STRIDES).map(|(count, stride)| count * stride).sum::<usize>()
     }
+}
+
+/// The head of a group.
+struct Numbers {
+    ports_size: usize,
+    port_count: usize,
+    counts: [usize; 4],
 }
 
 fn width(family: Family) -> usize {
     if family == Family::V4 { 4 } else { 16 }
-}
-
-fn stride(part: usize) -> usize {
-    let (family, named) = PARTS[part];
-    width(family) + if named { LABEL } else { 0 }
 }
 
 fn be32(bytes: &[u8]) -> u32 {

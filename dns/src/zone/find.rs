@@ -217,14 +217,16 @@ fn special<'z>(relative: &[u8]) -> Found<'z> {
 }
 
 fn find_host<'z>(service: &'z Entry, label: &[u8]) -> Found<'z> {
-    let address = parse_dashed(label).filter(|&ip| is_dashed(label, ip));
+    if let Some(ip) = parse_dashed(label)
+        && let Some(segment) = service.endpoints().find_map(|group| group.plain(ip))
+        && is_dashed(label, ip)
+    {
+        return Found::Host(Host { service, segments: [segment, segment.part(0, 0)] });
+    }
     for group in service.endpoints() {
         let segments = group.named(label);
         if segments.iter().any(|segment| !segment.is_empty()) {
             return Found::Host(Host { service, segments });
-        }
-        if let Some(segment) = address.and_then(|ip| group.plain(ip)) {
-            return Found::Host(Host { service, segments: [segment, segment.part(0, 0)] });
         }
     }
     match protocol(label) {

@@ -105,6 +105,11 @@ impl Zone {
         self.slots(hash).find(|entry| entry.key() == key)
     }
 
+    /// Shows each service and namespace that may differ from an older snapshot of the same zone: as it was there, as it is here.
+    pub fn changes<'a>(&'a self, old: &'a Self, see: &mut dyn FnMut(Option<&'a Entry>, Option<&'a Entry>)) {
+        self.services.changes(&old.services, &mut |old, new| see(old.map(|slot| &slot.entry), new.map(|slot| &slot.entry)));
+    }
+
     /// Addresses of the name servers of the zones.
     pub fn nameservers(&self) -> &[IpAddr] {
         &self.nameservers
@@ -112,12 +117,16 @@ impl Zone {
 
     /// The services that have an address, as a cluster IP or at an endpoint.
     pub fn services_of(&self, ip: IpAddr) -> impl Iterator<Item = &Entry> + Clone {
+        self.candidates(ip).filter(move |entry| entry.has(ip))
+    }
+
+    /// The same, and by a rare chance others.
+    pub fn candidates(&self, ip: IpAddr) -> impl Iterator<Item = &Entry> + Clone {
         let (hash, address) = self.place(ip);
         let leaf = self.reverse.leaf(hash);
         let first = leaf.partition_point(|pointer| pointer.address < address);
         let same = leaf[first..].iter().take_while(move |pointer| pointer.address == address);
-        let entries = same.flat_map(|pointer| self.slots(u64::from(pointer.service[0]) << 32 | u64::from(pointer.service[1])));
-        entries.filter(move |entry| entry.groups().any(|group| group.has(ip)))
+        same.flat_map(|pointer| self.slots(u64::from(pointer.service[0]) << 32 | u64::from(pointer.service[1])))
     }
 
     /// Pods that have an address. None unless [`PodMode::Verified`].

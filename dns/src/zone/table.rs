@@ -65,6 +65,19 @@ impl<T: Clone + Ord> Trie<T> {
         self.root.iter().flat_map(|branch| branch.iter()).flat_map(|leaf| leaf.iter())
     }
 
+    /// Shows each item that is not the same as in an older state of this, with what was in its place; an item that is gone, with
+    /// nothing in its place. What both states share is not looked at. In no order.
+    pub fn changes<'a>(&'a self, old: &'a Self, see: &mut dyn FnMut(Option<&'a T>, Option<&'a T>)) {
+        let branches = self.root.iter().zip(old.root.iter()).filter(|(new, old)| !Arc::ptr_eq(new, old));
+        let leaves = branches.flat_map(|(new, old)| new.iter().zip(old.iter()));
+        for (new, old) in leaves.filter(|(new, old)| !Arc::ptr_eq(new, old)) {
+            old.iter().filter(|item| new.binary_search(item).is_err()).for_each(|item| see(Some(item), None));
+            for item in new.iter() {
+                see(old.binary_search(item).ok().map(|at| &old[at]), Some(item));
+            }
+        }
+    }
+
     fn leaf_mut(&mut self, hash: u64) -> &mut Arc<[T]> {
         let (high, low) = place(hash);
         &mut Arc::make_mut(&mut Arc::make_mut(&mut self.root)[high])[low]
@@ -99,6 +112,28 @@ mod tests {
             assert!(before.leaf(hash(item)).contains(&item));
             assert_eq!(trie.leaf(hash(item)).contains(&item), item % 2 == 1);
         }
+    }
+
+    #[test]
+    fn changes_are_what_differs() {
+        let mut trie = Trie::default();
+        (0..1_000).for_each(|item| trie.insert(hash(item), item));
+        let before = trie.clone();
+        let seen = |new: &Trie<u32>, old: &Trie<u32>| {
+            let mut seen = Vec::new();
+            new.changes(old, &mut |old, new| seen.push((old.copied(), new.copied())));
+            seen.retain(|(old, new)| old != new);
+            seen.sort_unstable();
+            seen
+        };
+        assert_eq!(seen(&trie, &before), []);
+        trie.remove(hash(7), &7);
+        trie.remove(hash(8), &8);
+        trie.insert(hash(8), 8);
+        trie.insert(hash(2_000), 2_000);
+        assert_eq!(seen(&trie, &before), [(None, Some(2_000)), (Some(7), None)]);
+        assert_eq!(seen(&before, &trie), [(None, Some(7)), (Some(2_000), None)]);
+        assert_eq!(seen(&before, &Trie::default()).len(), 1_000);
     }
 
     #[test]
