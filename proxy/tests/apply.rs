@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use support::{Kernel, Node, plan};
 use thalweg_abi::BackendState;
@@ -37,6 +38,25 @@ fn the_smallest_difference() {
     node.check((0, 0, 3, 4));
     assert!(node.kernel.lock().services.map.is_empty());
     node.check((0, 0, 0, 0));
+}
+
+#[test]
+fn a_name_is_kept_once_however_the_service_was_found() {
+    let mut node = large();
+    // How often the very string of the plan is kept.
+    let mut shares = |restart: bool| {
+        if restart {
+            node.restart();
+        }
+        let plan = plan("web", &[(1, 80, &[1])], &[]);
+        let name = plan.name.name.clone();
+        node.set(plan);
+        assert!(node.apply().failed.is_empty());
+        Arc::strong_count(&name)
+    };
+    let fresh = shares(false);
+    assert!(fresh > 2, "{fresh}: not only here and in the plan");
+    assert_eq!(shares(true), fresh);
 }
 
 #[test]

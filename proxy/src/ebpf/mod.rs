@@ -144,6 +144,16 @@ impl EbpfBackend {
         ]
     }
 
+    /// The name of an adopted service was read from a map: it gives way to the world's, which is the object's own memory.
+    fn call_as_world_does(&mut self, name: &Name) {
+        if let Some(record) = self.services.get(name).filter(|record| matches!(record.desired, Desired::Unknown)) {
+            record.number.into_iter().for_each(|number| self.numbers.rename(number, name));
+            if let Some((_, record)) = self.services.remove_entry(name) {
+                self.services.insert(name.clone(), record);
+            }
+        }
+    }
+
     /// A service gave up frontends: who waits for one is looked at again.
     fn give_up(&mut self, name: &Name, old: &Desired) {
         if !self.claims.has_waiters() {
@@ -164,6 +174,7 @@ impl EbpfBackend {
 impl Backend for EbpfBackend {
     fn set(&mut self, plan: ServicePlan) {
         let name = plan.name.clone();
+        self.call_as_world_does(&name);
         let record = self.services.entry(name.clone()).or_default();
         if let Desired::Plan(held) = &record.desired
             && **held == plan

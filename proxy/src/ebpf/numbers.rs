@@ -74,6 +74,13 @@ impl Numbers {
         }
     }
 
+    /// Its owner, by the same name in other memory.
+    pub fn rename(&mut self, number: u32, name: &Name) {
+        if let Some(owner) = self.owners.get_mut(number as usize).and_then(Option::as_mut) {
+            *owner = name.clone();
+        }
+    }
+
     /// Whose number this is.
     pub fn owner(&self, number: u32) -> Option<&Name> {
         self.owners.get(number as usize)?.as_ref()
