@@ -1,4 +1,4 @@
-//! COUNTERS and DROPS: per-CPU arrays of u64, indexed by these enums.
+//! COUNTERS, DROPS and DNS_COUNTS: per-CPU arrays of u64, indexed by these enums.
 
 macro_rules! indexed {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident => $text:literal,)* }) => {
@@ -95,5 +95,29 @@ indexed! {
         SourceRange => "source_range",
         /// An address from the services' ranges that no service has.
         NoService => "no_service",
+    }
+}
+
+indexed! {
+    /// Index into DNS_COUNTS: what became of a query that a pod sent to the cluster's DNS.
+    DnsOutcome {
+        /// Answered with addresses.
+        Answered => "answered",
+        /// Answered: the name has no such records.
+        NoData => "nodata",
+        /// Answered: there is no such name.
+        NxDomain => "nxdomain",
+        /// Passed up: not a plain query with one question, or not the shortest form of its packet.
+        PassedForm => "passed_form",
+        /// Passed up: another type or class than the addresses of the Internet.
+        PassedType => "passed_type",
+        /// Passed up: a name that is too long or has too many labels.
+        PassedName => "passed_name",
+        /// Passed up: in none of the zones here.
+        PassedOutside => "passed_outside",
+        /// Passed up: only user space knows what there is.
+        PassedUnknown => "passed_unknown",
+        /// Passed up: the agent has not been heard of for too long.
+        PassedStale => "passed_stale",
     }
 }

@@ -10,6 +10,8 @@ pub const MAX_BACKENDS: u32 = 131_072;
 pub const MAX_CONNTRACK: u32 = 262_144;
 /// Services, for their names.
 pub const MAX_SERVICES: u32 = 131_072;
+/// Names that DNS answers for in the kernel.
+pub const MAX_DNS_NAMES: u32 = 131_072;
 /// Pods of one node.
 pub const MAX_LOCAL_PODS: u32 = 4_096;
 /// Clients with a backend of their own.

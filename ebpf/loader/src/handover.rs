@@ -87,7 +87,7 @@ pub enum Pass {
 
 /// Maps of which the content has a meaning beyond the life of their programs, with their rules. Counters begin anew, and
 /// pieces of datagrams are not worth it.
-const RULES: [(&str, Rule); 15] = [
+const RULES: [(&str, Rule); 18] = [
     ("FRONTENDS", Rule::Once),
     ("FRONTENDS6", Rule::Once),
     ("SLOTS", Rule::Once),
@@ -99,6 +99,9 @@ const RULES: [(&str, Rule); 15] = [
     ("LOCAL_PODS", Rule::Once),
     ("LOCAL_PODS6", Rule::Once),
     ("NETNS", Rule::Once),
+    ("DNS_SERVERS", Rule::Once),
+    ("DNS_ZONES", Rule::Once),
+    ("DNS_NAMES", Rule::Once),
     ("CONNTRACK", Rule::Flows),
     ("CONNTRACK6", Rule::Flows6),
     ("AFFINITY", Rule::Old),

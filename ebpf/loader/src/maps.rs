@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use thalweg_abi::{
-    Affinity, AffinityKey, Backend, Be32, Be128, Counter, CtEntry, DropReason, Fragment, FragmentKey, Frontend, FrontendKey,
-    Held, HeldKey, LocalPod, Netns, ServiceName, ServiceRanges, ServiceStats, Slot, SockBackend, SourceRangeKey, StateKey,
-    Tuple,
+    Affinity, AffinityKey, Backend, Be32, Be128, Counter, CtEntry, DnsName, DnsNode, DnsOutcome, DnsServer, DnsZone,
+    DropReason, Fragment, FragmentKey, Frontend, FrontendKey, Held, HeldKey, LocalPod, Netns, ServiceName, ServiceRanges,
+    ServiceStats, Slot, SockBackend, SourceRangeKey, StateKey, Tuple,
 };
 
 use crate::{ArrayTable, Error, HashTable, Table, bpffs, kernel_table::PerCpuCounters, pressure::Counts};
 
 /// Names of the maps that are pinned; the same as in the kernel programs.
-pub(crate) const PINNED: [&str; 22] = [
+pub(crate) const PINNED: [&str; 26] = [
     "FRONTENDS",
     "FRONTENDS6",
     "SLOTS",
@@ -28,6 +28,10 @@ pub(crate) const PINNED: [&str; 22] = [
     "NETNS",
     "SERVICES",
     "SERVICE_STATS",
+    "DNS_SERVERS",
+    "DNS_ZONES",
+    "DNS_NAMES",
+    "DNS_COUNTS",
     "COUNTERS",
     "DROPS",
     "STATE",
@@ -61,6 +65,11 @@ pub struct Maps {
     pub service_stats: ArrayTable<ServiceStats>,
     /// Connected sockets by cookie.
     pub sock_backends: HashTable<u64, SockBackend>,
+    /// Where queries go that are answered in the kernel.
+    pub dns_servers: HashTable<DnsServer, u32>,
+    pub dns_zones: ArrayTable<DnsZone>,
+    pub dns_names: HashTable<DnsName, DnsNode>,
+    dns_counts: PerCpuCounters,
     counters: PerCpuCounters,
     drops: PerCpuCounters,
     state: ArrayTable<u64>,
@@ -98,6 +107,10 @@ impl Maps {
             services: HashTable::open(folder, "SERVICES")?,
             service_stats: ArrayTable::open(folder, "SERVICE_STATS")?,
             sock_backends: HashTable::open(folder, "SOCK_BACKENDS")?,
+            dns_servers: HashTable::open(folder, "DNS_SERVERS")?,
+            dns_zones: ArrayTable::open(folder, "DNS_ZONES")?,
+            dns_names: HashTable::open(folder, "DNS_NAMES")?,
+            dns_counts: PerCpuCounters::open(folder, "DNS_COUNTS")?,
             counters: PerCpuCounters::open(folder, "COUNTERS")?,
             drops: PerCpuCounters::open(folder, "DROPS")?,
             state: ArrayTable::open(folder, "STATE")?,
@@ -106,7 +119,7 @@ impl Maps {
     }
 
     /// How many entries each map of which the size can be chosen has room for.
-    pub fn capacities(&self) -> [(&'static str, u32); 14] {
+    pub fn capacities(&self) -> [(&'static str, u32); 15] {
         [
             ("FRONTENDS", self.frontends.capacity()),
             ("FRONTENDS6", self.frontends6.capacity()),
@@ -122,6 +135,7 @@ impl Maps {
             ("SERVICES", self.services.capacity()),
             ("SERVICE_STATS", self.service_stats.capacity()),
             ("SOCK_BACKENDS", self.sock_backends.capacity()),
+            ("DNS_NAMES", self.dns_names.capacity()),
         ]
     }
 
@@ -139,6 +153,14 @@ impl Maps {
     /// [`Error::Table`] when the kernel refuses the look-up.
     pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, Error> {
         DropReason::ALL.iter().map(|reason| Ok((*reason, self.drops.sum(*reason as u32)?))).collect()
+    }
+
+    /// What became of queries of pods for the cluster's DNS, in the order of [`DnsOutcome::ALL`].
+    ///
+    /// # Errors
+    /// [`Error::Table`] when the kernel refuses the look-up.
+    pub fn dns_outcomes(&self) -> Result<Vec<(DnsOutcome, u64)>, Error> {
+        DnsOutcome::ALL.iter().map(|outcome| Ok((*outcome, self.dns_counts.sum(*outcome as u32)?))).collect()
     }
 
     /// One word of what identifies this set of maps.

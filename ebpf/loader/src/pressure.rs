@@ -24,7 +24,7 @@ trait Counted {
 }
 
 /// How many maps are counted; those that every sweep walks come last.
-const COUNTED: usize = 15;
+const COUNTED: usize = 16;
 const WALKED: usize = 5;
 
 /// Not counted yet.
@@ -83,6 +83,7 @@ impl Maps {
             ("LOCAL_PODS6", &self.local_pods6),
             ("NETNS", &self.netns),
             ("SOCK_BACKENDS", &self.sock_backends),
+            ("DNS_NAMES", &self.dns_names),
             ("CONNTRACK", &self.conntrack),
             ("CONNTRACK6", &self.conntrack6),
             ("AFFINITY", &self.affinity),
@@ -92,7 +93,7 @@ impl Maps {
     }
 
     /// Entries and capacity of each map, as they were counted last by this set of open maps: flows, clients and fragments
-    /// at the last [`crate::conntrack::sweep`], every other map within the last ten. Costs nothing. For arrays, entries are
+    /// at the last [`crate::conntrack::sweep`], every other map within the last eleven. Costs nothing. For arrays, entries are
     /// elements that are not zero.
     pub fn pressure(&self) -> Vec<Pressure> {
         let known = |at: usize| Some(self.counts.entries[at].load(Ordering::Relaxed)).filter(|count| *count != UNKNOWN);

@@ -25,6 +25,8 @@ pub struct Sizes {
     pub netns: u32,
     pub services: u32,
     pub sock_backends: u32,
+    /// Names that DNS answers for in the kernel.
+    pub dns_names: u32,
 }
 
 const GIB: u64 = 1 << 30;
@@ -69,6 +71,7 @@ impl Sizes {
             netns: 8_192,
             services,
             sock_backends: clients,
+            dns_names: services,
         }
     }
 
@@ -116,6 +119,7 @@ impl Sizes {
             netns: entries,
             services: entries,
             sock_backends: entries,
+            dns_names: entries,
         }
     }
 
@@ -135,6 +139,7 @@ impl Sizes {
             "NETNS" => &mut self.netns,
             "SERVICES" | "SERVICE_STATS" => &mut self.services,
             "SOCK_BACKENDS" => &mut self.sock_backends,
+            "DNS_NAMES" => &mut self.dns_names,
             _ => return false,
         };
         *size = entries;
@@ -142,7 +147,7 @@ impl Sizes {
     }
 
     /// Each size with the map's name in the kernel.
-    pub fn by_map(&self) -> [(&'static str, u32); 14] {
+    pub fn by_map(&self) -> [(&'static str, u32); 15] {
         [
             ("FRONTENDS", self.frontends),
             ("FRONTENDS6", self.frontends6),
@@ -158,6 +163,7 @@ impl Sizes {
             ("SERVICES", self.services),
             ("SERVICE_STATS", self.services),
             ("SOCK_BACKENDS", self.sock_backends),
+            ("DNS_NAMES", self.dns_names),
         ]
     }
 }
@@ -183,7 +189,8 @@ mod tests {
     fn bytes(sizes: &Sizes) -> u64 {
         let arrays = u64::from(sizes.slots) * 32 + u64::from(sizes.backends) * 32 + u64::from(sizes.services) * 16;
         let flows = u64::from(sizes.conntrack) * 128 + u64::from(sizes.conntrack6) * 176;
-        let hashes = sizes.frontends + sizes.frontends6 + sizes.affinity + sizes.services + sizes.sock_backends;
+        let hashes =
+            sizes.frontends + sizes.frontends6 + sizes.affinity + sizes.services + sizes.sock_backends + sizes.dns_names;
         arrays + flows + u64::from(hashes) * 16
     }
 

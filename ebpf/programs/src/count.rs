@@ -1,9 +1,9 @@
 //! Counting: events and drops, per CPU, so that nothing on the hot path is shared between CPUs; and the use of
 //! services, once per connection, by all CPUs together. The steps that no other CPU may come between are here too.
 
-use thalweg_abi::{Counter, DropReason};
+use thalweg_abi::{Counter, DnsOutcome, DropReason};
 
-use crate::maps::{COUNTERS, DROPS, SERVICE_STATS};
+use crate::maps::{COUNTERS, DNS_COUNTS, DROPS, SERVICE_STATS};
 
 #[inline(always)]
 pub fn count(counter: Counter) {
@@ -16,6 +16,14 @@ pub fn count(counter: Counter) {
 #[inline(always)]
 pub fn count_drop(reason: DropReason) {
     if let Some(value) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: as above.
+        unsafe { *value += 1 };
+    }
+}
+
+#[inline(always)]
+pub fn count_dns(outcome: DnsOutcome) {
+    if let Some(value) = DNS_COUNTS.get_ptr_mut(outcome as u32) {
         // SAFETY: as above.
         unsafe { *value += 1 };
     }

@@ -6,6 +6,7 @@
 
 mod config;
 mod count;
+mod dns;
 mod flows;
 mod maps;
 mod policy;

@@ -13,8 +13,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use thalweg_abi::{
-    Affinity, AffinityKey, Backend, Be32, Be128, Counter, CtEntry, DropReason, Fragment, FragmentKey, Frontend, FrontendKey,
-    Held, HeldKey, LocalPod, MAX_AFFINITY, MAX_BACKENDS, MAX_CONNTRACK, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HELD, MAX_LOCAL_PODS,
+    Affinity, AffinityKey, Backend, Be32, Be128, Counter, CtEntry, DnsName, DnsNode, DnsOutcome, DnsServer, DnsZone,
+    DropReason, Fragment, FragmentKey, Frontend, FrontendKey, Held, HeldKey, LocalPod, MAX_AFFINITY, MAX_BACKENDS,
+    MAX_CONNTRACK, MAX_DNS_NAMES, MAX_DNS_SERVERS, MAX_DNS_ZONES, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_HELD, MAX_LOCAL_PODS,
     MAX_NETNS, MAX_SERVICES, MAX_SLOTS, MAX_SOCK_BACKENDS, MAX_SOURCE_RANGES, Netns, ServiceName, ServiceRanges, ServiceStats,
     Slot, SockBackend, SockNat, SourceRange, StateKey, Tuple,
 };
@@ -84,6 +85,16 @@ pub static SERVICES: HashMap<u32, ServiceName, { MAX_SERVICES as usize }, SPARSE
 /// How often a service is asked, by number.
 #[btf_map]
 pub static SERVICE_STATS: Array<ServiceStats, { MAX_SERVICES as usize }> = Array::new();
+
+/// Where queries go that may be answered here, the zones that may be, their names, and what becomes of queries by [`DnsOutcome`].
+#[btf_map]
+pub static DNS_SERVERS: HashMap<DnsServer, u32, { MAX_DNS_SERVERS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub static DNS_ZONES: Array<DnsZone, { MAX_DNS_ZONES as usize }> = Array::new();
+#[btf_map]
+pub static DNS_NAMES: HashMap<DnsName, DnsNode, { MAX_DNS_NAMES as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub static DNS_COUNTS: PerCpuArray<u64, { DnsOutcome::COUNT as usize }> = PerCpuArray::new();
 
 /// Events, indexed by [`Counter`].
 #[btf_map]

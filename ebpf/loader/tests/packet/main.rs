@@ -4,6 +4,8 @@
 mod apart;
 mod cluster_ip;
 mod direct;
+mod dns;
+mod dns_passed;
 mod fragments;
 mod icmp;
 mod ipv6;

@@ -111,14 +111,14 @@ fn may_be_answered<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> bool {
 }
 
 #[inline(always)]
-fn swap_macs(ctx: &TcContext) -> Option<()> {
+pub fn swap_macs(ctx: &TcContext) -> Option<()> {
     let [dst, src]: [[u8; 6]; 2] = load(ctx, 0)?;
     ctx.skb.store(0, &[src, dst], 0).ok()
 }
 
-/// Cuts the frame to `len` bytes; segments yet to be cut by hardware become one packet.
+/// Cuts or extends the frame to `len` bytes; segments yet to be cut by hardware become one packet.
 #[inline(always)]
-fn cut(ctx: &TcContext, len: u32) -> Option<()> {
+pub fn cut(ctx: &TcContext, len: u32) -> Option<()> {
     // SAFETY: the context is valid for the whole program.
     (unsafe { bpf_skb_change_tail(ctx.skb.skb, len, 0) } == 0).then_some(())
 }
@@ -146,7 +146,7 @@ fn reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> Option<()> {
 
 /// Brings a checksum field that holds `written` to the checksum of `whole`, unless it is left to the hardware.
 #[inline(always)]
-fn complete(ctx: &TcContext, offset: usize, written: u16, whole: Sum) -> Option<()> {
+pub fn complete(ctx: &TcContext, offset: usize, written: u16, whole: Sum) -> Option<()> {
     // The helper gives the checksum of (difference - written).
     let difference = whole.add(u32::from(written));
     ctx.skb.l4_csum_replace(offset, 0, u64::from(difference.0), 0).ok()

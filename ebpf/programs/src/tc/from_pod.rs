@@ -16,6 +16,7 @@ use super::{
     outcome::{self, drop},
     packet::{Parsed, ifindex, parse},
 };
+use crate::dns;
 
 #[classifier]
 #[inline(always)]
@@ -42,6 +43,12 @@ fn run<F: Family>(ctx: &TcContext) -> i32 {
         Some(pod) if pod.ifindex == ifindex(ctx) => {}
         _ if F::is_of_the_link(&work.packet) => return TC_ACT_OK,
         _ => return drop(DropReason::Spoofed),
+    }
+    if dns::is_query(&work.packet) {
+        let verdict = dns::answer(ctx, &work.packet);
+        if verdict != dns::NOT_TAKEN {
+            return verdict;
+        }
     }
     outcome::of(ctx, work, false).finish(ctx, work, Back::Pod)
 }

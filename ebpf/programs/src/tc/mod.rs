@@ -10,11 +10,11 @@
 //! Each hook has two programs, one for each [`family`], and [`work`] is what they know of their packet. The one for IPv4
 //! comes first and hands IPv6 on to the other.
 
-mod answer;
+pub mod answer;
 mod apart;
 mod begin;
 mod direct;
-mod family;
+pub mod family;
 mod flow;
 mod fragment;
 mod from_pod;
@@ -23,7 +23,7 @@ mod icmp;
 mod ipv4;
 mod ipv6;
 mod outcome;
-mod packet;
+pub mod packet;
 mod rewrite;
 mod route;
 mod select;
