@@ -88,14 +88,8 @@ impl Config {
             if corefile.servers.first().is_some_and(|first| first.bind != server.bind) {
                 return Err(Error::Binds { line });
             }
-            for (what, given) in [
-                ("hosts", !server.hosts.is_empty()),
-                ("rewrite", !server.rewrites.is_empty()),
-                ("autopath", server.autopath.is_some()),
-            ] {
-                if given {
-                    return Err(Error::NotYet { line, what });
-                }
+            if server.autopath.is_some() {
+                return Err(Error::NotYet { line, what: "autopath" });
             }
             config.operation.take(server)?;
             if let Some(kubernetes) = &server.kubernetes {
@@ -201,6 +195,9 @@ fn zone_config(server: &ServerBlock, kubernetes: &crate::corefile::Kubernetes) -
             Fallthrough::Always => zone::Fallthrough::Always,
             Fallthrough::Zones(zones) => zone::Fallthrough::Below(zones.iter().map(text).collect()),
         },
+        namespaces: (!kubernetes.namespaces.is_empty()).then(|| kubernetes.namespaces.clone()),
+        endpoint_pod_names: kubernetes.endpoint_pod_names,
+        ignore_empty_service: kubernetes.ignore_empty_service,
         ..ZoneConfig::default()
     })
 }

@@ -7,8 +7,8 @@
 //! - [`corefile`]: CoreDNS's configuration, read as it is.
 //! - [`stub_domains`]: kube-dns's, likewise.
 //! - [`config`]: what follows from them. `plan`: the same, ready to be asked.
-//! - `gate`: who may ask. `cache`: what upstreams said. Both pure. [`traffic`], `log`: what was asked.
-//! - `forward`: asks the upstreams. `sockets`, `tcp`: the shell around it all.
+//! - `gate`: who may ask. `names`: what is rewritten or has a fixed address. `cache`: what upstreams said. All pure. [`traffic`], `log`: what was asked.
+//! - `forward`: asks the upstreams. `sockets`, `tcp`, `whole`: the shell around it all.
 //! - [`server`]: wires them together; this is what an agent starts.
 
 pub mod answer;
@@ -22,6 +22,7 @@ mod gate;
 pub mod histogram;
 mod log;
 pub mod name;
+mod names;
 mod plan;
 pub mod query;
 pub mod server;
@@ -31,6 +32,7 @@ mod tcp;
 #[cfg(test)]
 mod testkit;
 pub mod traffic;
+mod whole;
 pub mod zone;
 
 pub use cache::Stats as CacheStats;

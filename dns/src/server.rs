@@ -22,6 +22,7 @@ use crate::forward::{Forwarder, GroupReport, resolv_conf};
 use crate::gate::{Admission, Gate};
 use crate::log::QueryLog;
 use crate::name;
+use crate::names::Names;
 use crate::plan::Plan;
 use crate::query::{Rotation, Transport};
 use crate::sockets::{UdpWorker, bind_tcp, bind_udp};
@@ -75,6 +76,7 @@ pub struct Shared {
     /// `None` as long as nobody is to be asked about other names.
     pub forwarder: ArcSwapOption<Forwarder>,
     pub gate: ArcSwap<Gate>,
+    pub names: ArcSwap<Names>,
     pub log: ArcSwap<QueryLog>,
     pub stopping: AtomicBool,
     /// All times count from here.
@@ -145,6 +147,7 @@ impl Server {
             zone: ArcSwap::from_pointee(builder.snapshot()),
             forwarder: ArcSwapOption::empty(),
             gate: ArcSwap::from_pointee(Gate::new(&config.servers, config.client_rate)),
+            names: ArcSwap::from_pointee(names(config)),
             log: ArcSwap::from_pointee(QueryLog::new(&config.servers)),
             stopping: AtomicBool::new(false),
             started: Instant::now(),
@@ -189,7 +192,7 @@ impl Server {
         server.shared.forwarder.store(server.new_forwarder(config, &handle)?);
         server.start_streams(&handle, streams)?;
         for (index, socket) in datagrams.into_iter().enumerate() {
-            server.start_worker(index, socket.into())?;
+            server.start_worker(index, socket.into(), handle.clone())?;
         }
         tracing::info!(addresses = ?server.listening, workers = per_address, "serving cluster DNS");
         Ok(server)
@@ -234,6 +237,7 @@ impl Server {
         self.shared.zone.store(Arc::new(builder.snapshot()));
         self.shared.forwarder.store(forwarder);
         self.shared.gate.store(Arc::new(Gate::new(&config.servers, config.client_rate)));
+        self.shared.names.store(Arc::new(names(config)));
         self.shared.log.store(Arc::new(QueryLog::new(&config.servers)));
         Ok(())
     }
@@ -321,9 +325,14 @@ impl Server {
         now.max(self.shared.zone.load().serial.wrapping_add(1))
     }
 
-    fn start_worker(&mut self, index: usize, socket: Arc<std::net::UdpSocket>) -> Result<()> {
-        let worker =
-            UdpWorker { socket, shared: self.shared.clone(), counters: self.new_counters(), traffic: self.new_traffic() };
+    fn start_worker(&mut self, index: usize, socket: Arc<std::net::UdpSocket>, runtime: Handle) -> Result<()> {
+        let worker = UdpWorker {
+            socket,
+            shared: self.shared.clone(),
+            counters: self.new_counters(),
+            traffic: self.new_traffic(),
+            runtime,
+        };
         let thread = std::thread::Builder::new().name(format!("dns-udp-{index}"));
         let thread = thread.spawn(move || run_worker(&worker)).map_err(Error::Threads)?;
         self.workers.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -386,6 +395,14 @@ fn zone_builder(config: &Config, listen: &[SocketAddr]) -> Result<ZoneBuilder> {
         builder.set_synced();
     }
     Ok(builder)
+}
+
+/// Rules and tables of names, with the files that they name.
+fn names(config: &Config) -> Names {
+    Names::new(&config.servers, &|path| {
+        let text = std::fs::read_to_string(path);
+        text.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no hosts are known from this file")).ok()
+    })
 }
 
 /// The addresses behind a target, without our own: asking ourselves would never end.

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Handle;
 
 use crate::answer::{Outcome, respond, servfail};
 use crate::counters::Counters;
@@ -22,6 +23,7 @@ use crate::gate::{Admission, turn_away};
 use crate::query::{MAX_UDP, Query, Rotation, Transport};
 use crate::server::Shared;
 use crate::traffic::Traffic;
+use crate::whole;
 use crate::zone::Zone;
 
 /// Messages per system call.
@@ -35,11 +37,14 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 const TCP_BACKLOG: i32 = 1024;
 
 /// Answers the queries of one socket.
+#[derive(Clone)]
 pub struct UdpWorker {
     pub socket: Arc<UdpSocket>,
     pub shared: Arc<Shared>,
     pub counters: Arc<Counters>,
     pub traffic: Arc<Traffic>,
+    /// For what takes longer.
+    pub runtime: Handle,
 }
 
 /// Replies of one batch. Buffers keep their capacity.
@@ -131,6 +136,20 @@ impl UdpWorker {
         if admission != Admission::Pass {
             return turn_away(admission, packet, Transport::Udp, out);
         }
+        let names = self.shared.names.load();
+        if !names.is_empty()
+            && let Ok(query) = Query::parse(packet, Transport::Udp)
+        {
+            if names.rewrite(&query).is_some() {
+                self.answer_later(packet, peer, rotation);
+                return false;
+            }
+            if names.answer(&query, out) {
+                self.counters.count(Outcome::Answer);
+                self.shared.note(packet, out, Transport::Udp, peer);
+                return true;
+            }
+        }
         let mut outcome = respond(packet, Transport::Udp, rotation, zone, out);
         if matches!(outcome, Outcome::Forward | Outcome::ForwardTarget) {
             match self.forward(packet, outcome, out, peer, zone) {
@@ -147,6 +166,26 @@ impl UdpWorker {
             self.shared.note(packet, out, Transport::Udp, peer);
         }
         answered
+    }
+
+    /// Hands a query over that rules rewrite: their way back takes more than this thread has time for.
+    fn answer_later(&self, packet: &[u8], peer: SocketAddr, rotation: u32) {
+        let (worker, packet, began) = (self.clone(), packet.to_vec(), Instant::now());
+        self.runtime.spawn(async move {
+            let reply = whole::answer(&worker.shared, &packet, Transport::Udp, rotation, &worker.counters).await;
+            if let Some(reply) = reply {
+                worker.finish(&packet, &reply, peer, began);
+            }
+        });
+    }
+
+    /// Sends a reply that was waited for.
+    fn finish(&self, packet: &[u8], reply: &[u8], peer: SocketAddr, began: Instant) {
+        self.traffic.response(reply, began.elapsed());
+        self.shared.note(packet, reply, Transport::Udp, peer);
+        if self.socket.send_to(reply, peer).is_err() {
+            self.counters.send_errors.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn receive(
@@ -181,15 +220,8 @@ impl UdpWorker {
         }
         let partial = (outcome == Outcome::ForwardTarget).then(|| out.clone());
         let pending = Pending { packet: packet.to_vec(), partial, transport: Transport::Udp };
-        let (socket, counters) = (self.socket.clone(), self.counters.clone());
-        let (shared, traffic, began) = (self.shared.clone(), self.traffic.clone(), Instant::now());
-        forwarder.submit(pending, move |packet, reply| {
-            traffic.response(reply, began.elapsed());
-            shared.note(packet, reply, Transport::Udp, peer);
-            if socket.send_to(reply, peer).is_err() {
-                counters.send_errors.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+        let (worker, began) = (self.clone(), Instant::now());
+        forwarder.submit(pending, move |packet, reply| worker.finish(packet, reply, peer, began));
         None
     }
 

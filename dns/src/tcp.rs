@@ -10,13 +10,12 @@ use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 
-use crate::answer::{Outcome, respond};
 use crate::counters::Counters;
-use crate::forward::Pending;
 use crate::gate::{Admission, turn_away};
 use crate::query::{Rotation, Transport};
 use crate::server::Shared;
 use crate::traffic::Traffic;
+use crate::whole;
 
 /// Answers what hickory-server has read.
 pub struct StreamHandler {
@@ -33,31 +32,19 @@ impl StreamHandler {
     async fn reply(&self, packet: &[u8], client: SocketAddr) -> Option<Message> {
         let began = Instant::now();
         self.traffic.request(packet, Transport::Tcp, client.ip());
-        let mut bytes = Vec::new();
-        let admission = self.shared.admit(packet, Transport::Tcp, client.ip(), &self.traffic);
-        let told = match admission {
-            Admission::Pass => self.answer(packet, &mut bytes).await,
-            other => turn_away(other, packet, Transport::Tcp, &mut bytes).then_some(()),
+        self.counters.tcp.fetch_add(1, Ordering::Relaxed);
+        let bytes = match self.shared.admit(packet, Transport::Tcp, client.ip(), &self.traffic) {
+            Admission::Pass => {
+                whole::answer(&self.shared, packet, Transport::Tcp, self.rotation.next(), &self.counters).await?
+            }
+            other => {
+                let mut bytes = Vec::new();
+                turn_away(other, packet, Transport::Tcp, &mut bytes).then_some(bytes)?
+            }
         };
-        told?;
         self.traffic.response(&bytes, began.elapsed());
         self.shared.note(packet, &bytes, Transport::Tcp, client);
         Message::from_vec(&bytes).inspect_err(|error| tracing::debug!(%error, "no reply to a query over TCP")).ok()
-    }
-
-    /// Writes the answer; `None` when there is none.
-    async fn answer(&self, packet: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
-        let rotation = self.rotation.next();
-        // In a block of its own: the guard of the snapshot does not outlive the answer.
-        let outcome = { respond(packet, Transport::Tcp, rotation, &self.shared.zone.load(), bytes) };
-        self.counters.tcp.fetch_add(1, Ordering::Relaxed);
-        self.counters.count(outcome);
-        let forwarder = self.shared.forwarder.load_full();
-        if let (Outcome::Forward | Outcome::ForwardTarget, Some(forwarder)) = (outcome, forwarder) {
-            let partial = (outcome == Outcome::ForwardTarget).then(|| bytes.clone());
-            *bytes = forwarder.complete(&Pending { packet: packet.to_vec(), partial, transport: Transport::Tcp }).await?;
-        }
-        Some(())
     }
 }
 

@@ -39,12 +39,14 @@ fn node_local_dnscaches_file_has_no_zone_of_its_own() {
 
 #[test]
 fn other_options_of_the_clusters_zone() {
-    let config = read(". {\nkubernetes a.org b.org 10.96.0.0/15 {\npods verified\nfallthrough\n}\n}", "", "").expect("a zone");
+    let config = read(". {\nkubernetes a.org b.org 10.96.0.0/15 {\npods verified\nfallthrough\nnamespaces x y\nignore empty_service\nendpoint_pod_names\n}\n}", "", "").expect("a zone");
     let zone = config.zone.expect("a zone");
     assert_eq!((zone.origins.len(), zone.ttl, zone.pods), (2, 5, PodMode::Verified));
     let reverse: Vec<String> = zone.reverse.iter().map(ToString::to_string).collect();
     assert_eq!(reverse, ["10.96.0.0/16", "10.97.0.0/16"]);
     assert_eq!(zone.fallthrough, zone::Fallthrough::Always);
+    assert_eq!(zone.namespaces, Some(vec!["x".into(), "y".into()]));
+    assert!(zone.ignore_empty_service && zone.endpoint_pod_names);
 }
 
 #[test]

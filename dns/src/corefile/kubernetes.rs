@@ -23,8 +23,16 @@ pub fn read(directive: &Directive, keys: &[Key]) -> Result<Kubernetes> {
     if forward.is_empty() && reverse.is_empty() {
         return Err(directive.error("no zone", "name the zone, such as cluster.local"));
     }
-    let mut kubernetes =
-        Kubernetes { zones: forward, reverse, pods: Pods::default(), ttl: TTL, fallthrough: Fallthrough::default() };
+    let mut kubernetes = Kubernetes {
+        zones: forward,
+        reverse,
+        pods: Pods::default(),
+        ttl: TTL,
+        fallthrough: Fallthrough::default(),
+        namespaces: Vec::new(),
+        endpoint_pod_names: false,
+        ignore_empty_service: false,
+    };
     for option in &directive.body {
         match option.name.as_str() {
             "pods" => {
@@ -53,12 +61,26 @@ pub fn read(directive: &Directive, keys: &[Key]) -> Result<Kubernetes> {
             "resyncperiod" | "upstream" => {
                 return Err(option.error("it went with CoreDNS 1.7", "remove it"));
             }
-            "namespaces" | "labels" | "namespace_labels" => {
-                return Err(
-                    option.error("every namespace is served", "remove it; use network policies to keep namespaces apart")
-                );
+            "namespaces" => {
+                option.arguments_between(1, usize::MAX, "namespaces NAMES…")?;
+                kubernetes.namespaces.extend(option.arguments.iter().cloned());
             }
-            "noendpoints" | "endpoint_pod_names" | "ignore" | "multicluster" => {
+            "endpoint_pod_names" => {
+                option.bare()?;
+                kubernetes.endpoint_pod_names = true;
+            }
+            "ignore" => {
+                option.arguments_between(1, 1, "ignore empty_service")?;
+                if option.arguments[0] != "empty_service" {
+                    return Err(option
+                        .error(format_args!("`{}` cannot be ignored", option.arguments[0]), "write `ignore empty_service`"));
+                }
+                kubernetes.ignore_empty_service = true;
+            }
+            "labels" | "namespace_labels" => {
+                return Err(option.error("services are not chosen by labels", "remove it, or name `namespaces`"));
+            }
+            "noendpoints" | "multicluster" => {
                 return Err(option.error("not supported", "remove it"));
             }
             _ => return Err(option.error("no option of kubernetes", "check its spelling, or remove it")),

@@ -95,6 +95,12 @@ pub struct Kubernetes {
     /// Seconds.
     pub ttl: u32,
     pub fallthrough: Fallthrough,
+    /// None: all.
+    pub namespaces: Vec<String>,
+    /// Endpoints without a hostname are called by their pods.
+    pub endpoint_pod_names: bool,
+    /// Services without a ready endpoint do not exist.
+    pub ignore_empty_service: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

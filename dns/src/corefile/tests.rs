@@ -48,6 +48,9 @@ fn kubeadms_own_file() {
             pods: Pods::Insecure,
             ttl: 30,
             fallthrough: Fallthrough::Zones(zones(&["in-addr.arpa", "ip6.arpa"])),
+            namespaces: Vec::new(),
+            endpoint_pod_names: false,
+            ignore_empty_service: false,
         })
     );
     let [forward] = server.forwards.as_slice() else { panic!("{:?}", server.forwards) };

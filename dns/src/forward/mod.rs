@@ -29,6 +29,7 @@ use crate::answer::last_target;
 use crate::cache::{Hit, State};
 use crate::plan::{Block, Plan};
 use crate::query::{MAX_UDP, Query, Rcode, Transport};
+pub use ask::decode_name;
 use flights::{Answer, Flights};
 pub use group::{Group, GroupReport};
 pub use question::Question;

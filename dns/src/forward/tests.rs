@@ -357,3 +357,17 @@ fn a_reload_loses_no_query_and_keeps_what_is_known() {
     assert_eq!(ask(&server, "other.example.org"), says(2));
     assert_eq!(ask(&server, "known.example.org").replace("60", "").replace("59", ""), says(1).replace("60", ""));
 }
+
+#[test]
+fn names_are_rewritten_on_the_way_out_and_back() {
+    let upstream = Script::new(|asked| asked.says(1));
+    let lines = "rewrite name suffix .inside.test .example.org\nhosts {\n192.0.2.9 fixed.example.org\nfallthrough\n}";
+    let server = server(&format!("{lines}\n{}", forward(&[upstream.address], "")));
+    assert_eq!(ask(&server, "wWw.inside.test"), says(1));
+    assert_eq!(ask(&server, "www.example.org"), says(1));
+    let asked: Vec<String> = upstream.asked().iter().map(Asked::lower_name).collect();
+    assert_eq!(asked, ["www.example.org.", "www.example.org."]);
+    let fixed = "NoError aa ra an[@ 3600 A 192.0.2.9]";
+    assert_eq!((ask(&server, "fixed.example.org"), ask(&server, "fixed.inside.test")), (fixed.into(), fixed.into()));
+    assert_eq!(upstream.asked().len(), 2);
+}
