@@ -5,6 +5,9 @@ use crate::query::{HEADER, Malformed, Query, Rcode, Transport, class, rtype};
 use crate::zone::{Entry, FIXED, Found, QUESTION_POINTER, Realm, Zone, end_record, pointer, push_head, push_record};
 
 mod records;
+mod transfer;
+
+pub use transfer::transfer;
 
 /// How a packet was answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

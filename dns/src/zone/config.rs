@@ -33,7 +33,7 @@ pub enum Fallthrough {
 }
 
 /// What the operator chose. Take [`ZoneConfig::default`] for what is not said.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ZoneConfig {
     /// Zones with the names of the cluster, all with the same content. PTR records point into the first one.
     pub origins: Vec<String>,

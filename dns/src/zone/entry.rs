@@ -365,6 +365,19 @@ impl Address<'_> {
     }
 }
 
+// === impl Port ===
+
+impl Port<'_> {
+    /// The label of its protocol, with the underscore that it has in names.
+    pub fn protocol_label(&self) -> &'static [u8] {
+        match self.protocol {
+            Protocol::Tcp => b"_tcp",
+            Protocol::Udp => b"_udp",
+            Protocol::Sctp => b"_sctp",
+        }
+    }
+}
+
 // === impl Draft ===
 
 impl Draft<'_> {

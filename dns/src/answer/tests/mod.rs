@@ -8,6 +8,7 @@ use crate::testkit::{packet, read, sample};
 
 mod cases;
 mod dig;
+mod transfer;
 mod wire;
 
 use cases::{Case, tables};
