@@ -174,6 +174,28 @@ fn tcp_flow_is_reset_when_its_backend_is_gone() -> Result<()> {
     Ok(())
 }
 
+/// A segment that went on as it came would be a stranger's to whoever gets it, who would reset the connection.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn segments_out_of_every_window_are_translated_as_long_as_the_flow_is_known() -> Result<()> {
+    let node = node()?;
+    node.pod_sends(&client(SYN))?;
+    for next in [backend(SYN | ACK), client(ACK), backend(FIN | ACK), client(FIN | ACK)] {
+        node.pod_sends(&next)?;
+        for (sequence, acknowledged) in [(0, u32::MAX), (1 << 31, 0), (u32::MAX - 5, 1 << 30)] {
+            let late = backend(ACK).numbers(sequence, acknowledged).payload(b"late");
+            let arrives = late.clone().from(at(VIP, 80)).ttl(63).macs(host_mac(POD_A), pod_mac(POD_A));
+            assert_frame("to the client", &node.pod_sends(&late)?.packet, &arrives);
+            let late = client(ACK).numbers(sequence, acknowledged).payload(b"late");
+            let arrives = late.clone().to(at(POD_B, 8080)).ttl(63).macs(host_mac(POD_B), pod_mac(POD_B));
+            assert_frame("to the backend", &node.pod_sends(&late)?.packet, &arrives);
+        }
+    }
+    assert_eq!(node.pair(&client(SYN))?.0.state, CtState::CLOSED);
+    assert_eq!((node.counter(Counter::TcRefused)?, node.drops()?), (0, vec![]));
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_draining_backend_keeps_its_flows() -> Result<()> {
