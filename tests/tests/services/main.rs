@@ -89,6 +89,7 @@ const BEHAVIOURS: &[Behaviour] = behaviours![
     (EVERYWHERE, BOTH) translation::a_stream_of_datagrams_finds_a_service_that_is_made_anew,
     (EVERYWHERE, BOTH) translation::answers_to_a_pod_behind_its_nodes_address_are_not_balanced,
     (EVERYWHERE, BOTH) translation::long_datagrams_arrive_in_pieces,
+    (EVERYWHERE, BOTH) translation::connections_learn_what_their_way_takes,
     (EVERYWHERE, BOTH) translation::a_connection_keeps_its_terminating_backend,
     (EVERYWHERE, BOTH) translation::a_connection_to_an_endpoint_that_is_gone_is_reset,
     (EVERYWHERE, BOTH) translation::a_closed_port_behind_a_service_is_refused,

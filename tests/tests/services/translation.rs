@@ -207,6 +207,41 @@ pub fn long_datagrams_arrive_in_pieces(ctx: &mut Ctx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// cilium#32601, #48784: whoever sends more than a link between the nodes takes is told so about its own packet.
+pub fn connections_learn_what_their_way_takes(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (lines, port) = (tcp_service(ctx, "narrow"), ctx.node_port());
+    let lines = lines.node_port("TCP", 91, 9090, port).endpoints(ctx.endpoints(&[Pod::B1]));
+    ctx.apply(&[&lines])?;
+    let _narrow = (Narrow::new(ctx.node_netns(0))?, Narrow::new(ctx.node_netns(1))?);
+    for (from, target) in [(From::Pod(Pod::AAsks), at(lines.vip, 90)), (From::Outside, at(ctx.node_address(0), port))] {
+        let mut session = ctx.place(from).session(&["tcp", &target.to_string(), "--size", "20000"])?;
+        for _ in 0..3 {
+            let said = session.say()?;
+            ensure!(said.pod.as_deref() == Some("b1"), "{from:?} to {target}: {said:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A node whose link takes less than its pods' and its clients', for as long as this lives.
+struct Narrow(Netns);
+
+impl Narrow {
+    fn new(node: &Netns) -> Result<Self> {
+        let this = Self(Netns::existing(node.name()));
+        this.0.ip(&format!("link set {UPLINK} mtu 1400"))?;
+        Ok(this)
+    }
+}
+
+impl Drop for Narrow {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.ip(&format!("link set {UPLINK} mtu 1500")) {
+            eprintln!("{} stays narrow: {error:#}", self.0.name());
+        }
+    }
+}
+
 fn tcp_service(ctx: &mut Ctx<'_>, name: &str) -> Manifest {
     let vip = ctx.vip();
     Manifest::new(&format!("{name}-{}", ctx.family_name()), vip).port("TCP", 90, 9090)
