@@ -35,7 +35,7 @@ pub enum Outcome {
 }
 
 /// Aliases that are followed within the zone before the rest is left to the client.
-const MAX_ALIASES: usize = 8;
+pub const MAX_ALIASES: usize = 8;
 /// Octets of our OPT record.
 const OPT_SIZE: usize = 11;
 const SOA_REFRESH: u32 = 7200;

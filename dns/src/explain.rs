@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use thalweg_cluster::Name;
 
-use crate::answer::{Outcome, respond};
+use crate::answer::{MAX_ALIASES, Outcome, respond};
 use crate::name;
 use crate::query::Transport;
 use crate::zone::{Entry, Found, Kind, Realm, Segment, Zone};
@@ -78,9 +78,6 @@ pub enum Source {
     /// No object: the name spells it.
     Spelled(IpAddr),
 }
-
-/// Aliases that are followed.
-const MAX_ALIASES: usize = 8;
 
 /// What happens to a question, seen by a resolver with this search list. `None` when the name is not representable.
 pub fn explain(zone: &Zone, name: &str, rtype: u16, search: &Search) -> Option<Explanation> {

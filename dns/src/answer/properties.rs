@@ -16,11 +16,18 @@ fn nearly_a_query() -> impl Strategy<Value = Vec<u8>> {
         "1-2-3-4.default.pod.~",
         "20.0.96.10.in-addr.arpa",
         "nothing.~",
+        "db-0.db.data.svc.~",
+        "10-244-0-6.peers.data.svc.~",
+        "ping.ext.svc.~",
+        "ns.dns.~",
+        "17.0.244.10.in-addr.arpa",
+        "0.3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa",
+        "96.10.in-addr.arpa",
         "example.com",
         "~",
         ".",
     ]);
-    let rtype = prop::sample::select(vec!["A", "AAAA", "SRV", "ANY", "SOA", "NS", "PTR", "CNAME", "AXFR", "OPT"]);
+    let rtype = prop::sample::select(vec!["A", "AAAA", "SRV", "ANY", "SOA", "NS", "PTR", "CNAME", "TXT", "AXFR", "OPT"]);
     let damage = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
     (name, rtype, any::<Option<u16>>(), damage, any::<Option<prop::sample::Index>>()).prop_map(
         |(name, rtype, edns, damage, cut)| {

@@ -7,7 +7,7 @@
 //!
 //! - kind, length of the key, number of groups (2), the key;
 //! - an alias: its target, a name in wire form;
-//! - for each group: octets of its ports, number of ports, plain IPv4, plain IPv6, named IPv4, named IPv6 (4 each);
+//! - for each group: octets of its ports, number of plain IPv4, plain IPv6, named IPv4 and named IPv6 addresses (4 each);
 //!   the ports: number (2), protocol, length of the name, name; in order of number;
 //!   then the addresses: plain ones in order, named ones with 4 octets of label before them, in order of label and address;
 //! - the labels of named addresses, each with its length before it.
@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 use thalweg_cluster::{Family, Protocol};
 
-/// The key of a service in wire form: its label and that of its namespace. One label: a namespace.
+/// A service, or a namespace. Its key is in wire form, lower-cased and without the root: the label of the service and that of
+/// its namespace, or the latter alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry(Arc<[u8]>);
 
@@ -79,7 +80,7 @@ pub struct Draft<'a> {
     pub ports: Vec<(u16, Protocol, &'a str)>,
     /// In order, without repetition.
     pub plain: Vec<IpAddr>,
-    /// By family, then in order.
+    /// In order of label and address, without repetition.
     pub named: Vec<Named<'a>>,
 }
 
@@ -91,7 +92,7 @@ pub struct Named<'a> {
 }
 
 const HEAD: usize = 4;
-const GROUP_HEAD: usize = 24;
+const GROUP_HEAD: usize = 20;
 const LABEL: usize = 4;
 /// In what stands before a named address; the rest is where its label starts. An entry is smaller than 2^30 octets.
 const REPEATS_ADDRESS: u32 = 1 << 31;
@@ -104,7 +105,7 @@ const STRIDES: [usize; 4] = [4, 16, LABEL + 4, LABEL + 16];
 // === impl Entry ===
 
 impl Entry {
-    /// The key's labels in wire form, without the root.
+    /// Nothing but the key.
     pub fn bare(key: &[u8]) -> Self {
         Self::service(Kind::Bare, key, &[])
     }
@@ -213,10 +214,6 @@ impl<'e> Group<'e> {
         })
     }
 
-    pub fn port_count(self) -> usize {
-        self.numbers().port_count
-    }
-
     /// All of its addresses: those of IPv4 first.
     pub fn segments(self) -> impl Iterator<Item = Segment<'e>> + Clone {
         self.of(Family::V4).chain(self.of(Family::V6))
@@ -272,7 +269,7 @@ impl<'e> Group<'e> {
     fn numbers(self) -> Numbers {
         let head = self.entry[self.head..].first_chunk::<GROUP_HEAD>().unwrap_or(&[0; GROUP_HEAD]);
         let at = |index: usize| be32(&head[4 * index..]) as usize;
-        Numbers { ports_size: at(0), port_count: at(1), counts: [at(2), at(3), at(4), at(5)] }
+        Numbers { ports_size: at(0), counts: [at(1), at(2), at(3), at(4)] }
     }
 
     fn size(self) -> usize {
@@ -286,7 +283,6 @@ impl<'e> Group<'e> {
 /// The head of a group.
 struct Numbers {
     ports_size: usize,
-    port_count: usize,
     counts: [usize; 4],
 }
 
@@ -393,7 +389,6 @@ impl Draft<'_> {
     fn write(&self, bytes: &mut Vec<u8>, labels: &mut Vec<u8>, labels_at: usize) {
         let ports: usize = self.ports.iter().map(|(_, _, name)| 4 + name.len()).sum();
         bytes.extend_from_slice(&(ports as u32).to_be_bytes());
-        bytes.extend_from_slice(&(self.ports.len() as u32).to_be_bytes());
         let plain = |family| self.plain.iter().filter(move |ip| ip.is_ipv4() == (family == Family::V4));
         let named = |family| self.named.iter().filter(move |named| named.ip.is_ipv4() == (family == Family::V4));
         for (family, with_label) in PARTS {

@@ -35,7 +35,7 @@ pub fn key(namespace: &str, service: Option<&str>) -> Option<Vec<u8>> {
     Some(key)
 }
 
-/// The entry of a service; `None` when its name is too long for the zones. A name below it that is too long is left out.
+/// The entry of a service; `None` when its name is too long for the zones. An endpoint whose name is too long is left out.
 pub fn entry<'a>(apex: &Apex, service: &'a Service, slices: impl Iterator<Item = &'a Arc<EndpointSlice>>) -> Option<Entry> {
     let Name { namespace, name } = &service.name;
     let Some(key) = key(namespace, Some(name)).filter(|key| apex.has_room(key.len())) else {
@@ -101,15 +101,13 @@ fn hosts<'a>(
             let ip = endpoint.address;
             let pod = endpoint.pod.as_deref().filter(|_| apex.endpoint_pod_names);
             let label = endpoint.hostname.as_deref().filter(|hostname| !hostname.is_empty()).or(pod);
+            // One that DNS cannot carry is none: the endpoint is called by its address.
+            let label = label.filter(|label| name::is_label(label) && has_room(label.len()));
             let label = label.map(|label| match label.bytes().any(|byte| byte.is_ascii_uppercase()) {
                 true => Cow::Owned(label.to_ascii_lowercase()),
                 false => Cow::Borrowed(label),
             });
-            let fits = match &label {
-                Some(label) => name::is_label(label) && has_room(label.len()),
-                None => has_room(LONGEST_DASHED) || has_room(dashed(ip).len()),
-            };
-            if fits {
+            if label.is_some() || has_room(LONGEST_DASHED) || has_room(dashed(ip).len()) {
                 hosts.push(Host { label, ip, ports });
             }
         }

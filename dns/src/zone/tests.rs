@@ -178,23 +178,25 @@ fn an_entry_says_what_was_put_into_it() {
 }
 
 #[test]
-fn names_too_long_are_left_out() {
+fn hostnames_that_dns_cannot_carry_are_none() {
     let origin = "abcdefg.".repeat(20);
-    let mut cluster = Cluster::with(&ZoneConfig { origins: vec!["cluster.local".into(), origin.clone()], ..config() });
-    let [service_59, host_16, host_17] = [59, 16, 17].map(|length| "x".repeat(length));
+    let mut cluster = Cluster::with(&ZoneConfig { origins: vec!["cluster.local".into(), origin], ..config() });
+    let service_59 = "x".repeat(59);
     let name = format!("n/{service_59}");
-    let hosts = [format!("{host_16}=10.0.0.1"), format!("{host_17}=10.0.0.2"), "10.0.0.3".into()];
+    // 62 octets of key, 4 of svc and 161 of the longer zone leave 28, one of them for the label's length.
+    let [longest, too_long] = [27, 28].map(|length| "y".repeat(length));
+    let hosts = [format!("{longest}=10.0.0.1"), format!("{too_long}=10.0.0.2"), "a.b=10.0.0.3".into(), "10.0.0.4".into()];
     cluster.service(service(&name, &[], &[])).slice(&name, &hosts.each_ref().map(String::as_str), &["p/tcp/1"]);
     let zone = cluster.synced();
-    let key = [&[59][..], service_59.as_bytes(), b"\x01n"].concat();
-    // 62 octets of key, 4 of svc, 161 of the longer zone: 28 are left, one of them for a label's length.
-    let addresses = zone.entry(&key).expect("there").addresses();
-    assert_eq!(addresses.len(), 3);
-    let longer = format!("{}=10.0.0.4", "y".repeat(27));
-    let too_long = format!("{}=10.0.0.5", "z".repeat(28));
-    cluster.slice(&name, &[&longer, &too_long], &["p/tcp/1"]);
-    let addresses = cluster.publish().entry(&key).expect("there").addresses();
-    assert_eq!(addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(), ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]);
+    let found = |label: &str| {
+        let wire = wire(&format!("{label}.{service_59}.n.svc.cluster.local"));
+        matches!(zone.find(&wire), Found::Host(host) if host.segments.iter().map(Segment::len).sum::<usize>() == 1)
+    };
+    assert!(found(&longest) && found("10-0-0-2") && found("10-0-0-3") && found("10-0-0-4"));
+    assert!(!found(&too_long) && !found("10-0-0-1"));
+    let long_service = format!("n/{}", "z".repeat(64));
+    cluster.service(service(&long_service, &["10.0.0.9"], &[]));
+    assert_eq!(cluster.publish().services_of("10.0.0.9".parse().expect("an address")).count(), 0, "it has no name at all");
 }
 
 /// One thing that happens to a small cluster, so that names and addresses meet.
