@@ -149,6 +149,13 @@ impl Cache {
         self.counters.evictions[class as usize].fetch_add(evicted, Ordering::Relaxed);
     }
 
+    /// What clients are told of an answer that just came: as long as it is kept, so that the first is told what the next
+    /// will be. `None`: as it came.
+    pub fn ttl(&self, question: &Question, reply: &Reply) -> Option<u32> {
+        let kept = self.lifetime(question, reply).filter(|_| !self.options.keep_ttl);
+        kept.and_then(|ttl| u32::try_from(ttl.as_secs()).ok())
+    }
+
     /// The upstreams failed: what is stale is given for a while without asking them again.
     pub fn failed(&self, question: &Question, now: Duration) {
         let mut shard = self.shard(question.key());

@@ -150,7 +150,10 @@ impl Forwarder {
     async fn look_up(self: &Arc<Self>, question: &Question) -> Answered {
         let Some(block) = self.plan.block(question.name()) else { return Answered::failure(Rcode::Refused, question) };
         let hit = block.cache.as_ref().and_then(|cache| Some((cache, cache.get(question, self.now())?)));
-        let Some((cache, hit)) = hit else { return Answered::new(self.fetch(question, block).get().await) };
+        let Some((cache, hit)) = hit else {
+            let reply = self.fetch(question, block).get().await;
+            return Answered::kept(reply, question, block);
+        };
         match hit.state {
             State::Fresh => return hit.into(),
             State::Ending => {
@@ -164,7 +167,7 @@ impl Forwarder {
                 if let Ok(reply) = tokio::time::timeout(STALE_PATIENCE, self.fetch(question, block).get()).await
                     && reply.kind() != Kind::Failure
                 {
-                    return Answered::new(reply);
+                    return Answered::kept(reply, question, block);
                 }
             }
         }
@@ -216,6 +219,12 @@ impl Forwarder {
 impl Answered {
     fn new(reply: Arc<Reply>) -> Self {
         Self { reply, ttl: None }
+    }
+
+    /// As the cache has it now.
+    fn kept(reply: Arc<Reply>, question: &Question, block: &Block) -> Self {
+        let ttl = block.cache.as_ref().and_then(|cache| cache.ttl(question, &reply));
+        Self { reply, ttl }
     }
 
     fn failure(rcode: Rcode, question: &Question) -> Self {

@@ -41,10 +41,20 @@ pub struct Reply {
     bytes: Box<[u8]>,
     records_at: u16,
     marks: Box<[Mark]>,
+    /// Addresses of one name, which each client gets in another order.
+    run: Option<Run>,
     rcode: u8,
     authentic: bool,
     kind: Kind,
     ttl: Option<u32>,
+}
+
+/// Records of equal size, one after another, from `start` to `end`. None of them holds a name that others point to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Run {
+    start: u16,
+    end: u16,
+    size: u16,
 }
 
 /// Where a record's TTL stands, and where the record ends.
@@ -96,7 +106,9 @@ impl Reply {
         let records_at = HEADER + question.wire().len();
         let marks = marks(&bytes, records_at)?;
         let (bytes, records_at) = (bytes.into(), records_at as u16);
-        Some(Self { bytes, records_at, marks, rcode, authentic, kind, ttl })
+        let mut reply = Self { bytes, records_at, marks, run: None, rcode, authentic, kind, ttl };
+        reply.run = reply.addresses();
+        Some(reply)
     }
 
     /// An answer without records.
@@ -147,7 +159,7 @@ impl Reply {
         let fitting = self.marks.iter().take_while(|mark| usize::from(mark.end) <= limit).count();
         let truncated = fitting < self.marks.len();
         let end = self.marks[..fitting].last().map_or(records_at, |mark| usize::from(mark.end));
-        out.extend_from_slice(&self.bytes[records_at..end]);
+        self.copy_records(records_at, end, out, u16::from_be_bytes([asked[0], asked[1]]));
         let mut counts = [0u16; 3];
         for mark in &self.marks[..fitting] {
             counts[usize::from(mark.section)] += 1;
@@ -173,6 +185,38 @@ impl Reply {
         for (at, count) in [(6, counts[0]), (8, counts[1]), (10, counts[2])] {
             out[at..at + 2].copy_from_slice(&count.to_be_bytes());
         }
+    }
+
+    /// Copies the records; the addresses begin with another one by `turn`, for which the identifier of the query does:
+    /// clients draw it at random.
+    fn copy_records(&self, start: usize, end: usize, out: &mut Vec<u8>, turn: u16) {
+        let run = self.run.map(|run| (usize::from(run.start), usize::from(run.end), usize::from(run.size)));
+        match run {
+            Some((first, last, size)) if last <= end => {
+                let split = first + usize::from(turn) % ((last - first) / size) * size;
+                for part in [start..first, split..last, first..split, last..end] {
+                    out.extend_from_slice(&self.bytes[part]);
+                }
+            }
+            _ => out.extend_from_slice(&self.bytes[start..end]),
+        }
+    }
+
+    /// The addresses at the end of the answer section, if there are several and all are of one name, by a pointer.
+    fn addresses(&self) -> Option<Run> {
+        let answers = self.marks.iter().filter(|mark| mark.section == 0).count();
+        let start_of = |index: usize| index.checked_sub(1).map_or(self.records_at, |before| self.marks[before].end);
+        // A pointer, the type, the class: what all have in common.
+        let head = |index: usize| {
+            let start = usize::from(start_of(index));
+            self.bytes.get(start..start + 6).filter(|head| head[0] >= 0xc0 && matches!(head[2..4], [0, 1] | [0, 28]))
+        };
+        let last = head(answers.checked_sub(1)?)?;
+        let first = (0..answers).rev().take_while(|&index| head(index) == Some(last)).last()?;
+        let (start, end) = (start_of(first), start_of(answers));
+        let count = (answers - first) as u16;
+        let target = usize::from(u16::from_be_bytes([last[0] & 0x3f, last[1]]));
+        (count > 1 && target < usize::from(start)).then_some(Run { start, end, size: (end - start) / count })
     }
 
     fn decoded(&self) -> Option<Message> {

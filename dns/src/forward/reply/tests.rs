@@ -105,6 +105,26 @@ fn what_an_upstream_adds_beyond_the_question_is_left_out() {
     check(message(ResponseCode::NXDomain, &[], &["bank.example. 9999 SOA 9999"], &[]), "NXDomain ra", Kind::NxDomain, None);
 }
 
+/// The addresses in the order that a client with this identifier sees them.
+fn order(answers: &[&str], id: u8) -> Vec<String> {
+    let reply = Reply::take(message(ResponseCode::NoError, answers, &[], &[]), &asked()).expect("a reply");
+    let mut query = packet("www.example.org", "A", None);
+    query[..2].copy_from_slice(&[0, id]);
+    let message = Message::from_vec(&written(&reply, &query, Some(60), 1232)).expect("a message");
+    message.answers.iter().map(|record| record.data.to_string()).collect()
+}
+
+#[test]
+fn clients_get_addresses_in_turn() {
+    let plain = ["www.example.org. 60 A 192.0.2.1", "www.example.org. 60 A 192.0.2.2", "www.example.org. 60 A 192.0.2.3"];
+    assert_eq!(order(&plain, 0), ["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+    assert_eq!(order(&plain, 4), ["192.0.2.2", "192.0.2.3", "192.0.2.1"]);
+    let alias = ["www.example.org. 60 CNAME a.net.", "a.net. 60 A 192.0.2.1", "a.net. 60 A 192.0.2.2"];
+    assert_eq!(order(&alias, 0), ["a.net.", "192.0.2.1", "192.0.2.2"]);
+    assert_eq!(order(&alias, 1), ["a.net.", "192.0.2.2", "192.0.2.1"], "the alias stays first");
+    assert_eq!(order(&plain[..1], 1), ["192.0.2.1"]);
+}
+
 #[test]
 fn chains_that_go_around_or_never_end_do_not_hold_us_up() {
     let around = ["www.example.org. 60 CNAME b.org.", "b.org. 60 CNAME www.example.org."];
