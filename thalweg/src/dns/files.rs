@@ -42,7 +42,7 @@ impl Files {
         Ok((config, mark))
     }
 
-    /// Of what they hold now, and of the files that list upstreams. A file that cannot be read has one as well.
+    /// Of what they hold now, and of the files that they name. A file that cannot be read has one as well.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let text = std::fs::read_to_string(&self.corefile).ok();
@@ -51,11 +51,13 @@ impl Files {
             self.stub_file(name).and_then(|path| std::fs::read(path).ok()).hash(&mut hasher);
         }
         let parsed = text.and_then(|text| corefile::parse(&text, &|name| std::env::var(name).ok()).ok());
-        let servers = parsed.iter().flat_map(|parsed| &parsed.servers);
-        for target in servers.flat_map(|server| &server.forwards).flat_map(|forward| &forward.to) {
-            if let Target::ResolvConf(path) = target {
-                std::fs::read(path).ok().hash(&mut hasher);
-            }
+        for server in parsed.iter().flat_map(|parsed| &parsed.servers) {
+            let upstreams = server.forwards.iter().flat_map(|forward| &forward.to).filter_map(|target| match target {
+                Target::ResolvConf(path) => Some(path),
+                Target::Address(_) => None,
+            });
+            let hosts = server.hosts.iter().filter_map(|hosts| hosts.file.as_ref());
+            upstreams.chain(hosts).for_each(|path| std::fs::read(path).ok().hash(&mut hasher));
         }
         hasher.finish()
     }

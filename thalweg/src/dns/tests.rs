@@ -34,10 +34,13 @@ fn a_change_of_any_file_shows_in_the_fingerprint() {
     let folder = tempfile::tempdir().expect("a folder");
     let resolv = folder.path().join("resolv.conf");
     fs::write(&resolv, "nameserver 192.0.2.1\n").expect("written");
-    let (stubs, files) = files(&format!(". {{\nforward . {}\n}}", resolv.display()));
+    let hosts = folder.path().join("hosts");
+    let (stubs, files) = files(&format!(". {{\nforward . {}\nhosts {}\n}}", resolv.display(), hosts.display()));
     let mut seen = vec![files.fingerprint()];
     assert_eq!(files.fingerprint(), seen[0]);
     fs::write(&resolv, "nameserver 192.0.2.2\n").expect("written");
+    seen.push(files.fingerprint());
+    fs::write(&hosts, "192.0.2.9 a.org\n").expect("written");
     seen.push(files.fingerprint());
     fs::write(stubs.path().join("stubDomains"), r#"{"acme.local": ["192.0.2.3"]}"#).expect("written");
     seen.push(files.fingerprint());
