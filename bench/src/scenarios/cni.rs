@@ -66,7 +66,8 @@ impl Scenario for Cni {
         bench.say("starting labs");
         let lab = FileLab::start_with(&options)?;
         let bare = PlainLab::start(&format!("{}ptp", bench.settings.lab))?;
-        let result = in_labs(bench, &lab, &bare, &id);
+        let result = in_labs(bench, &lab, &bare, &id)
+            .with_context(|| format!("the end of the agent's log:\n{}\n", lab.nodes[0].agent.log_tail(5)));
         let removed = lab.remove();
         bare.remove()?;
         removed?;
