@@ -9,6 +9,8 @@ use super::*;
 use crate::name;
 use crate::testkit::{Cluster, config, external, pod, sample, service, service_name, slice};
 
+mod model;
+
 /// What a zone says, whatever its hashes are: entries by key, and for every address the services and pods that have it.
 type Content = (BTreeMap<Vec<u8>, Vec<u8>>, BTreeMap<IpAddr, (BTreeSet<Vec<u8>>, BTreeSet<String>)>, Vec<IpAddr>);
 
