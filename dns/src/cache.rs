@@ -120,24 +120,29 @@ impl Cache {
         &self.options
     }
 
-    /// What is known of a question. `now` is the time since any fixed moment; it never goes back.
+    /// What is known of a question. `now` is the time since any fixed moment; it never goes back. Nothing is counted: who
+    /// asks says what came of it.
     pub fn get(&self, question: &Question, now: Duration) -> Option<Hit> {
-        let key = question.key();
-        let hit = self.shard(key).get(key, now, &self.options);
-        let counter = match &hit {
-            None => &self.counters.misses,
-            Some(hit) => &self.counters.hits[class(&hit.reply) as usize],
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        if hit.as_ref().is_some_and(|hit| hit.state == State::Ending) {
-            self.counters.prefetches.fetch_add(1, Ordering::Relaxed);
-        }
-        hit
+        self.shard(question.key()).get(question.key(), now, &self.options)
     }
 
-    /// A stale answer was given to a client.
-    pub fn served_stale(&self) {
-        self.counters.served_stale.fetch_add(1, Ordering::Relaxed);
+    /// What was found is given to a client.
+    pub fn hit(&self, hit: &Hit) {
+        self.counters.hits[class(&hit.reply) as usize].fetch_add(1, Ordering::Relaxed);
+        match hit.state {
+            State::Fresh => {}
+            State::Ending => {
+                self.counters.prefetches.fetch_add(1, Ordering::Relaxed);
+            }
+            State::Stale { .. } | State::StaleForNow => {
+                self.counters.served_stale.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The upstreams have to be asked.
+    pub fn miss(&self) {
+        self.counters.misses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Keeps an answer, if its kind and zone are kept at all.

@@ -56,7 +56,9 @@ fn options() -> corefile::Cache {
 
 /// TTL and state of what the cache has at a time.
 fn seen(cache: &Cache, name: &str, seconds: f64) -> Option<(Option<u32>, State)> {
-    cache.get(&question(name), at(seconds)).map(|hit| (hit.ttl, hit.state))
+    let hit = cache.get(&question(name), at(seconds));
+    hit.as_ref().map_or_else(|| cache.miss(), |hit| cache.hit(hit));
+    hit.map(|hit| (hit.ttl, hit.state))
 }
 
 #[test]

@@ -26,7 +26,7 @@ use hickory_proto::op::{Edns, Message, ResponseCode};
 use tokio::runtime::Handle;
 
 use crate::answer::last_target;
-use crate::cache::{Hit, State};
+use crate::cache::{Cache, Hit, State};
 use crate::plan::{Block, Plan};
 use crate::query::{MAX_UDP, Query, Rcode, Transport};
 pub use ask::decode_name;
@@ -94,22 +94,17 @@ impl Forwarder {
     /// Writes the answer if nobody needs to be asked for it; false: it must be submitted.
     pub fn answer_at_once(self: &Arc<Self>, query: &Query<'_>, out: &mut Vec<u8>) -> bool {
         if self.probe.is_ours(query, &self.plan) {
-            Reply::bare(Rcode::Refused as u8, &Question::of(query)).write(query, None, MAX_UDP, out);
-            return true;
+            return false;
         }
         let question = Question::of(query);
         let Some(cache) = self.plan.block(question.name()).and_then(|block| block.cache.as_ref()) else { return false };
         let Some(hit) = cache.get(&question, self.now()) else { return false };
         match hit.state {
-            State::Fresh => {}
+            State::Fresh | State::StaleForNow => {}
             State::Stale { verify: true } => return false,
-            State::Ending => self.refresh(question),
-            State::Stale { verify: false } => {
-                cache.served_stale();
-                self.refresh(question);
-            }
-            State::StaleForNow => cache.served_stale(),
+            State::Ending | State::Stale { verify: false } => self.refresh(question),
         }
+        cache.hit(&hit);
         hit.reply.write(query, hit.ttl, self.plan.bufsize, out);
         true
     }
@@ -128,6 +123,11 @@ impl Forwarder {
     pub async fn complete(self: &Arc<Self>, pending: &Pending) -> Option<Vec<u8>> {
         let query = Query::parse(&pending.packet, pending.transport).ok()?;
         let mut question = Question::of(&query);
+        if self.probe.is_ours(&query, &self.plan) {
+            let mut out = Vec::new();
+            Reply::bare(Rcode::Refused as u8, &question).write(&query, None, MAX_UDP, &mut out);
+            return Some(out);
+        }
         if let Some(target) = pending.partial.as_deref().and_then(|partial| last_target(partial, &query)) {
             question = question.about(&target);
         }
@@ -149,29 +149,25 @@ impl Forwarder {
 
     async fn look_up(self: &Arc<Self>, question: &Question) -> Answered {
         let Some(block) = self.plan.block(question.name()) else { return Answered::failure(Rcode::Refused, question) };
-        let hit = block.cache.as_ref().and_then(|cache| Some((cache, cache.get(question, self.now())?)));
-        let Some((cache, hit)) = hit else {
-            let reply = self.fetch(question, block).get().await;
-            return Answered::kept(reply, question, block);
+        let Some(cache) = &block.cache else { return Answered::new(self.fetch(question, block).get().await) };
+        let Some(hit) = cache.get(question, self.now()) else {
+            cache.miss();
+            return Answered::kept(self.fetch(question, block).get().await, question, cache);
         };
         match hit.state {
-            State::Fresh => return hit.into(),
-            State::Ending => {
-                self.refresh(*question);
-                return hit.into();
-            }
-            State::StaleForNow => {}
-            State::Stale { verify: false } => self.refresh(*question),
+            State::Fresh | State::StaleForNow => {}
+            State::Ending | State::Stale { verify: false } => self.refresh(*question),
             State::Stale { verify: true } => {
                 // The question goes on without this client, so that the answer is there for the next.
                 if let Ok(reply) = tokio::time::timeout(STALE_PATIENCE, self.fetch(question, block).get()).await
                     && reply.kind() != Kind::Failure
                 {
-                    return Answered::kept(reply, question, block);
+                    cache.miss();
+                    return Answered::kept(reply, question, cache);
                 }
             }
         }
-        cache.served_stale();
+        cache.hit(&hit);
         hit.into()
     }
 
@@ -222,9 +218,8 @@ impl Answered {
     }
 
     /// As the cache has it now.
-    fn kept(reply: Arc<Reply>, question: &Question, block: &Block) -> Self {
-        let ttl = block.cache.as_ref().and_then(|cache| cache.ttl(question, &reply));
-        Self { reply, ttl }
+    fn kept(reply: Arc<Reply>, question: &Question, cache: &Cache) -> Self {
+        Self { ttl: cache.ttl(question, &reply), reply }
     }
 
     fn failure(rcode: Rcode, question: &Question) -> Self {

@@ -191,25 +191,27 @@ fn codes_that_count_as_failures() {
     );
 }
 
+/// Passes on what it is asked, as a resolver on this machine would whose upstream we are.
+fn relay(asked: &Asked, ours: SocketAddr) -> Vec<Vec<u8>> {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a time-out");
+    socket.send_to(&asked.packet, ours).expect("sent");
+    let mut reply = [0; 4096];
+    socket.recv(&mut reply).map(|length| vec![reply[..length].to_vec()]).unwrap_or_default()
+}
+
 #[test]
 fn a_loop_is_found_and_not_followed() {
-    static OURS: OnceLock<SocketAddr> = OnceLock::new();
-    // Passes on to us what we ask, as a resolver on this machine would whose upstream we are.
-    let relay = Script::new(|asked| {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a time-out");
-        let Some(ours) = OURS.get() else { return Vec::new() };
-        socket.send_to(&asked.packet, ours).expect("sent");
-        let mut reply = [0; 4096];
-        socket.recv(&mut reply).map(|length| vec![reply[..length].to_vec()]).unwrap_or_default()
-    });
-    let server = server(&format!("loop\n{}", forward(&[relay.address], "")));
-    OURS.set(server.addresses()[0]).expect("once");
-    let forwarder = server.forwarder().expect("a forwarder");
-    let upstream = forwarder.plan().groups().next().expect("a group").upstreams[0].clone();
-    wait_for("the loop is found", || upstream.loops());
-    assert_eq!(ask(&server, "a.example.org"), SERVFAIL);
-    assert!(relay.asked().is_empty());
+    for manner in ["", "force_tcp"] {
+        let ours = Arc::new(OnceLock::new());
+        let known = ours.clone();
+        let relay = Script::new(move |asked| known.get().map(|ours| relay(asked, *ours)).unwrap_or_default());
+        let server = server(&format!("loop\n{}", forward(&[relay.address], manner)));
+        ours.set(server.addresses()[0]).expect("once");
+        wait_for("the loop is found", || !server.upstreams()[0].upstreams[0].up);
+        assert_eq!(ask(&server, "a.example.org"), SERVFAIL);
+        assert!(relay.asked().is_empty());
+    }
 }
 
 #[test]
@@ -287,6 +289,8 @@ fn answers_are_remembered() {
         assert!(ask(&server, name).ends_with("A 192.0.2.1]"));
     }
     assert_eq!(upstream.asked().len(), 1);
+    let (zone, stats) = server.caches().remove(0);
+    assert_eq!((zone.as_str(), stats.misses, stats.success_hits, stats.success_entries), (".", 1, 2, 1));
 }
 
 #[test]
