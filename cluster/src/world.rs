@@ -65,9 +65,13 @@ trait HasName {
     fn name(&self) -> &Name;
 }
 
-/// The slices of one service, in name order; found by the name of the service. Never empty.
+/// The slices of one service, found by its name.
 #[derive(Clone, Debug)]
-struct SlicesOf(Box<[Arc<EndpointSlice>]>);
+enum SlicesOf {
+    One(Arc<EndpointSlice>),
+    /// In name order; never none.
+    Several(Box<[Arc<EndpointSlice>]>),
+}
 
 // === impl Dirty ===
 
@@ -132,10 +136,12 @@ impl World {
     }
 
     fn change_slices_of(&mut self, service: &Name, change: impl FnOnce(&mut Vec<Arc<EndpointSlice>>)) {
-        let mut slices = self.slices_of.take(service).map(|held| held.0.into_vec()).unwrap_or_default();
+        let mut slices = self.slices_of.take(service).map(SlicesOf::into_vec).unwrap_or_default();
         change(&mut slices);
-        if !slices.is_empty() {
-            self.slices_of.insert(SlicesOf(slices.into_boxed_slice()));
+        match <[_; 1]>::try_from(slices) {
+            Ok([only]) => _ = self.slices_of.insert(SlicesOf::One(only)),
+            Err(slices) if slices.is_empty() => {}
+            Err(slices) => _ = self.slices_of.insert(SlicesOf::Several(slices.into_boxed_slice())),
         }
     }
 
@@ -149,7 +155,7 @@ impl World {
 
     /// The slices of one service, in name order.
     pub fn slices(&self, service: &Name) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices_of.get(service).into_iter().flat_map(|held| &held.0)
+        self.slices_of.get(service).into_iter().flat_map(SlicesOf::as_slice)
     }
 
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
@@ -247,15 +253,31 @@ impl<T: HasName> Eq for Named<T> {}
 
 // === impl SlicesOf ===
 
+impl SlicesOf {
+    fn as_slice(&self) -> &[Arc<EndpointSlice>] {
+        match self {
+            Self::One(slice) => std::slice::from_ref(slice),
+            Self::Several(slices) => slices,
+        }
+    }
+
+    fn into_vec(self) -> Vec<Arc<EndpointSlice>> {
+        match self {
+            Self::One(slice) => vec![slice],
+            Self::Several(slices) => slices.into_vec(),
+        }
+    }
+}
+
 impl Borrow<Name> for SlicesOf {
     fn borrow(&self) -> &Name {
-        &self.0[0].service
+        &self.as_slice()[0].service
     }
 }
 
 impl Ord for SlicesOf {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0[0].service.cmp(&other.0[0].service)
+        self.as_slice()[0].service.cmp(&other.as_slice()[0].service)
     }
 }
 

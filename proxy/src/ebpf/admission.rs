@@ -85,7 +85,7 @@ impl EbpfBackend {
             // Ranges without a name would be nobody's after a restart.
             let Some(record) = self.services.get(&service.name).filter(|record| record.named) else { continue };
             let Some(number) = record.number else { continue };
-            let is_held = |key: &SourceRangeKey| record.source_ranges.binary_search(key).is_ok();
+            let is_held = |key: &SourceRangeKey| record.source_ranges().binary_search(key).is_ok();
             let wanted = admitted(number, plan);
             let new = wanted.iter().filter(|key| !is_held(key)).count();
             if new > room {
@@ -110,8 +110,8 @@ impl EbpfBackend {
                 staged[index].shut = Some(error);
                 record.unsure = true;
             }
-            if let Err(at) = record.source_ranges.binary_search(&key) {
-                record.source_ranges.insert(at, key);
+            if let Err(at) = record.source_ranges().binary_search(&key) {
+                record.change_rare(|rare| rare.source_ranges.insert(at, key));
                 self.source_ranges += 1;
             }
         }
@@ -140,7 +140,7 @@ impl EbpfBackend {
         let mut keys = Vec::new();
         let mut owners = Vec::new();
         for (index, outcome) in outcomes.iter().enumerate() {
-            let Some(record) = self.services.get(&outcome.name).filter(|record| !record.source_ranges.is_empty()) else {
+            let Some(record) = self.services.get(&outcome.name).filter(|record| !record.source_ranges().is_empty()) else {
                 continue;
             };
             let Some(number) = record.number else { continue };
@@ -149,7 +149,7 @@ impl EbpfBackend {
                 None if record.frontends.iter().any(|key| self.asks(key)) => continue,
                 None => Vec::new(),
             };
-            let unwanted = record.source_ranges.iter().filter(|key| wanted.binary_search(key).is_err()).copied();
+            let unwanted = record.source_ranges().iter().filter(|key| wanted.binary_search(key).is_err()).copied();
             keys.extend(unwanted);
             owners.resize(keys.len(), Some(index));
         }
@@ -170,7 +170,7 @@ impl EbpfBackend {
                 (None, index) => {
                     self.source_ranges = self.source_ranges.saturating_sub(1);
                     match index.and_then(|index| self.services.get_mut(&outcomes[index].name)) {
-                        Some(record) => record.source_ranges.retain(|held| *held != key),
+                        Some(record) => record.change_rare(|rare| rare.source_ranges.retain(|held| *held != key)),
                         None => drop(self.stale_ranges.remove(&key)),
                     }
                 }

@@ -60,7 +60,7 @@ impl EbpfBackend {
         let mut stale_ranges = BTreeSet::new();
         for key in &source_ranges {
             match named.get(&key.range.service).and_then(|owner| services.records.get_mut(owner)) {
-                Some(record) => record.source_ranges.push(*key),
+                Some(record) => record.change_rare(|rare| rare.source_ranges.push(*key)),
                 None => {
                     services.stale.insert(key.range.service);
                     stale_ranges.insert(*key);

@@ -104,7 +104,7 @@ impl EbpfBackend {
 
     /// True when something is left to say or to remove.
     fn is_unfinished(&self, outcome: &Outcome) -> bool {
-        let left = |record: &Record| !record.source_ranges.is_empty() || record.unwanted().next().is_some();
+        let left = |record: &Record| !record.source_ranges().is_empty() || record.unwanted().next().is_some();
         outcome.failed.is_some()
             || outcome.shut.is_some()
             || outcome.plan.is_none()
@@ -209,7 +209,7 @@ impl EbpfBackend {
         let Outcome { name, plan, failed, shut } = outcome;
         let record = self.services.get(&name);
         let unwanted = record.is_some_and(|record| record.unwanted().next().is_some());
-        let bare = record.is_none_or(|record| record.source_ranges.is_empty());
+        let bare = record.is_none_or(|record| record.source_ranges().is_empty());
         if let Some(error) = failed.or(shut) {
             self.failing.add(&name, Some(&error));
             applied.failed.push(Failure { service: name, error });

@@ -61,7 +61,7 @@ impl EbpfBackend {
         let bases: BTreeSet<u32> = keys.filter_map(|key| self.mirror.get(key)?.block).collect();
         let members =
             bases.into_iter().filter_map(|base| self.blocks.get(base)).flat_map(|block| block.members.iter().copied());
-        let draining = record.draining.iter().filter_map(|at| self.backends.id_of(At::from(*at)));
+        let draining = record.draining().iter().filter_map(|at| self.backends.id_of(At::from(*at)));
         members.chain(draining).collect()
     }
 }

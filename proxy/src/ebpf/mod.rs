@@ -102,11 +102,18 @@ struct Record {
     sticky: bool,
     desired: Desired,
     /// Its frontends in the kernel, in order.
-    frontends: Vec<Key>,
+    frontends: Box<[Key]>,
+    /// Writing or removing an entry of SOURCE_RANGES failed: it may be there or not.
+    unsure: bool,
+    /// `None`: nothing of it.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few services have.
+#[derive(PartialEq, Default, Debug)]
+struct Rare {
     /// Its entries of SOURCE_RANGES, in order.
     source_ranges: Vec<SourceRangeKey>,
-    /// Writing or removing one of them failed: it may be there or not.
-    unsure: bool,
     /// Its draining endpoints as last applied.
     draining: Box<[SocketAddr]>,
 }
@@ -161,7 +168,7 @@ impl EbpfBackend {
         }
         let Some(record) = self.services.get(name) else { return };
         let given: Vec<Key> = match old {
-            Desired::Unknown | Desired::Applied => record.frontends.clone(),
+            Desired::Unknown | Desired::Applied => record.frontends.to_vec(),
             Desired::Plan(plan) => plan.frontends.iter().map(PlannedFrontend::key).collect(),
             Desired::Gone => Vec::new(),
         };
@@ -227,10 +234,9 @@ impl Default for Record {
             named: false,
             sticky: false,
             desired: Desired::Unknown,
-            frontends: Vec::new(),
-            source_ranges: Vec::new(),
+            frontends: Box::default(),
             unsure: false,
-            draining: Box::default(),
+            rare: None,
         }
     }
 }
@@ -257,32 +263,55 @@ impl Record {
 
     /// True when the kernel has nothing of it but its name.
     fn is_bare(&self) -> bool {
-        self.frontends.is_empty() && self.source_ranges.is_empty()
+        self.frontends.is_empty() && self.source_ranges().is_empty()
     }
 
     /// Drops the plan of a service of which the kernel holds just that. One that restricts its clients keeps it.
     fn rest(&mut self) {
         if let Desired::Plan(plan) = &self.desired
-            && self.source_ranges.is_empty()
+            && self.source_ranges().is_empty()
             && !self.unsure
             && plan.frontends.len() == self.frontends.len()
             && self.unwanted().next().is_none()
         {
             self.desired = Desired::Applied;
-            self.frontends.shrink_to_fit();
         }
     }
 
     fn insert_frontend(&mut self, key: Key) {
         if let Err(at) = self.frontends.binary_search(&key) {
-            self.frontends.insert(at, key);
+            self.change_frontends(|frontends| {
+                frontends.reserve_exact(1);
+                frontends.insert(at, key);
+            });
         }
     }
 
     fn remove_frontend(&mut self, key: &Key) {
         if let Ok(at) = self.frontends.binary_search(key) {
-            self.frontends.remove(at);
+            self.change_frontends(|frontends| _ = frontends.remove(at));
         }
+    }
+
+    /// There is no room to spare in what most services never change again.
+    fn change_frontends(&mut self, change: impl FnOnce(&mut Vec<Key>)) {
+        let mut frontends = std::mem::take(&mut self.frontends).into_vec();
+        change(&mut frontends);
+        self.frontends = frontends.into_boxed_slice();
+    }
+
+    fn source_ranges(&self) -> &[SourceRangeKey] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.source_ranges)
+    }
+
+    fn draining(&self) -> &[SocketAddr] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.draining)
+    }
+
+    fn change_rare<T>(&mut self, change: impl FnOnce(&mut Rare) -> T) -> T {
+        let result = change(self.rare.get_or_insert_default());
+        self.rare.take_if(|rare| **rare == Rare::default());
+        result
     }
 }
 

@@ -207,9 +207,9 @@ impl EbpfBackend {
         }
         let Some(record) = self.services.get_mut(&service.name) else { return };
         let draining = service.plan.as_ref().map_or(&[][..], |plan| &plan.draining);
-        if *record.draining != *draining {
-            self.backends.drain(&record.draining, draining);
-            let old = std::mem::replace(&mut record.draining, draining.into());
+        if record.draining() != draining {
+            self.backends.drain(record.draining(), draining);
+            let old = record.change_rare(|rare| std::mem::replace(&mut rare.draining, draining.into()));
             let is_udp = record.frontends.iter().any(|key| key.protocol == Proto::UDP);
             if let (true, Some(number)) = (is_udp, record.number) {
                 self.lose_draining(number, &old);
