@@ -3,6 +3,7 @@
 mod direct;
 mod fragments;
 mod lab;
+mod sctp;
 mod sockets;
 
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Instant};
