@@ -229,6 +229,12 @@ impl Watch for Follow<'_> {
     fn stopped(&self) -> bool {
         self.stop.is_set()
     }
+
+    /// Ctrl-C reaches the probe as well, and may do so before it reaches us.
+    fn stopped_meanwhile(&self) -> bool {
+        std::thread::sleep(Duration::from_millis(100));
+        self.stopped()
+    }
 }
 
 fn words(labels: &BTreeMap<String, String>) -> String {

@@ -39,6 +39,10 @@ pub trait Watch {
     fn step(&mut self, done: usize, total: usize);
     /// Whether no further measurement shall be made.
     fn stopped(&self) -> bool;
+    /// The same, asked after a measurement failed: perhaps by what stops us.
+    fn stopped_meanwhile(&self) -> bool {
+        self.stopped()
+    }
 }
 
 pub struct Measured {
@@ -91,8 +95,7 @@ pub fn interleave(plan: Plan, contenders: &mut [Contender<'_>], watch: &mut dyn 
             let contender = &mut contenders[slots[slot]];
             match (contender.measure)() {
                 Ok(sample) => found[slot] = Some(sample),
-                // Ctrl-C reaches the probe as well.
-                Err(_) if watch.stopped() => break 'rounds,
+                Err(_) if watch.stopped_meanwhile() => break 'rounds,
                 Err(error) => return Err(error).with_context(|| contender.name.clone()),
             }
             done += 1;

@@ -125,8 +125,11 @@ impl Settings {
 /// makes a difference larger than any that is looked for.
 fn processors(text: Option<&str>, cpus: usize) -> Result<Option<[usize; 2]>> {
     match text {
-        None if cpus >= 2 => Ok(Some([0, 1])),
-        None | Some("any") => Ok(None),
+        None => {
+            ensure!(cpus >= 2, "client and server would share this machine's only CPU: use one with two, or say --cpus any");
+            Ok(Some([0, 1]))
+        }
+        Some("any") => Ok(None),
         Some(text) => {
             let parsed = text.split_once(',').and_then(|(client, server)| {
                 Some([client.trim().parse::<usize>().ok()?, server.trim().parse::<usize>().ok()?])
@@ -178,8 +181,9 @@ mod tests {
     }
 
     #[test]
-    fn processors_are_chosen_where_there_are_two() {
-        assert_eq!(processors(None, 1).expect("one"), None);
+    fn processors_are_chosen_and_one_is_too_few() {
+        assert!(processors(None, 1).expect_err("one").to_string().contains("--cpus any"));
+        assert_eq!(processors(Some("any"), 1).expect("one"), None);
         assert_eq!(processors(None, 8).expect("eight"), Some([0, 1]));
         assert_eq!(processors(Some("any"), 8).expect("any"), None);
         assert_eq!(processors(Some("3, 5"), 8).expect("said"), Some([3, 5]));
