@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +16,7 @@ use thalweg_lab::probe::{ConnectReport, HttpReport};
 use thalweg_lab::process::{Process, Spec, wait_until};
 use thalweg_lab::topology::Topology;
 
-const DEADLINE: Duration = Duration::from_secs(20);
-const LAB: &str = "proxyalone";
+const DEADLINE: Duration = Duration::from_secs(60);
 const NODE: &str = "node-a";
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 5);
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -55,12 +55,12 @@ fn get(netns: &Netns, host: Ipv4Addr, port: u16, path: &str) -> Result<Answer> {
 // === impl Lab ===
 
 impl Lab {
-    fn start() -> Result<Self> {
+    fn start(id: &str) -> Result<Self> {
         let bin = std::env::var_os("THALWEG_BIN")
             .context("THALWEG_BIN is not set: `cargo xtask test lab` builds and names the binaries")?;
-        let owner = Owner::claim(LAB)?;
-        let topology = Topology::build(LAB, 1)?;
-        let pod = Netns::create(&format!("thalweg-{LAB}-pod"))?;
+        let owner = Owner::claim(id)?;
+        let topology = Topology::build(id, 1)?;
+        let pod = Netns::create(&format!("thalweg-{id}-pod"))?;
         let node = &topology.nodes[0].netns;
         node.ip("link add cni0 type bridge")?;
         node.ip("addr add 10.244.0.1/24 dev cni0")?;
@@ -76,6 +76,13 @@ impl Lab {
         fs::create_dir_all(owner.cgroup().join("system"))?;
         fs::write(owner.run().join("kubeadm.yaml"), KUBEADM)?;
         fs::write(owner.run().join("iptables.yaml"), KUBEADM.replace("\nmode: \"\"", "\nmode: iptables"))?;
+        // Rules stay as somebody leaves them, and the kernel's table gets what is configured.
+        let left_alone = "\nmode: iptables\niptables: {syncPeriod: 1h}\n\
+                          conntrack: {tcpCloseWaitTimeout: 1h1m, udpStreamTimeout: 3m}\n";
+        let header = KUBEADM.lines().filter(|line| line.starts_with("clusterCIDR") || line.starts_with("kind"));
+        let header: Vec<&str> = header.collect();
+        let left_alone = format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\n{}{left_alone}", header.join("\n"));
+        fs::write(owner.run().join("left-alone.yaml"), left_alone)?;
         let lab = Self { topology, pod, bin: bin.into(), owner };
         lab.apply(&NORMAL)?;
         Ok(lab)
@@ -114,26 +121,57 @@ impl Lab {
             log: self.owner.run().join(format!("{name}.log")),
             program: &self.bin.join("thalweg"),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-            env: Vec::new(),
+            env: vec![("PATH", self.path())],
             listener: None,
         })
     }
 
+    /// Where programs are found: the test's own first.
+    fn path(&self) -> String {
+        format!("{}:{}", self.owner.run().join("programs").display(), std::env::var("PATH").unwrap_or_default())
+    }
+
     fn proxy(&self, config: &str) -> Result<Process> {
+        self.proxy_with(config, &[])
+    }
+
+    fn proxy_with(&self, config: &str, more: &[&str]) -> Result<Process> {
         let run = self.owner.run().display();
-        self.process(
-            "proxy",
-            self.node(),
-            &[
-                "proxy",
-                "--hostname-override=Node-A",
-                &format!("--config={run}/{config}"),
-                &format!("--source=file:{run}/manifests"),
-                &format!("--bpffs={run}/bpf"),
-                "--drain-timeout=30",
-                &format!("--cgroup={}", self.owner.cgroup().display()),
-            ],
-        )
+        let own = [
+            format!("--config={run}/{config}"),
+            format!("--source=file:{run}/manifests"),
+            format!("--bpffs={run}/bpf"),
+            format!("--cgroup={}", self.owner.cgroup().display()),
+        ];
+        let mut args = vec!["proxy", "--hostname-override=Node-A", "--drain-timeout=30"];
+        args.extend(own.iter().map(String::as_str).chain(more.iter().copied()));
+        self.process("proxy", self.node(), &args)
+    }
+
+    /// What /healthz says.
+    fn health(&self) -> Result<Answer> {
+        get(self.node(), LOOPBACK, 10256, "/healthz")
+    }
+
+    /// Waits until it serves, and says that packets flow.
+    fn is_healthy(&self, proxy: &mut Process) -> Result<()> {
+        self.until("the health check opens", proxy, || {
+            Ok(get(&self.topology.client, self.topology.nodes[0].addr, 30900, "/").is_ok())
+        })?;
+        let health = self.health()?;
+        ensure!(health.status == 200 && !health.body.contains("not probed"), "{}", health.body);
+        Ok(())
+    }
+
+    /// Waits until /healthz says that packets do not flow, and this.
+    fn is_unhealthy(&self, proxy: &mut Process, reason: &str) -> Result<()> {
+        // Several failures in a row.
+        wait_until("packets do not flow", Duration::from_secs(60), &mut [proxy], || Ok(self.health()?.status == 503))?;
+        let said = self.health()?.body;
+        ensure!(said.contains("the data path does not work") && said.contains(reason), "{said}");
+        // A restart would not help.
+        ensure!(get(self.node(), LOOPBACK, 10256, "/livez")?.status == 200, "/livez");
+        Ok(())
     }
 
     /// A process of the node; its sockets are balanced.
@@ -152,11 +190,10 @@ impl Lab {
     }
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn kubeadms_configuration_runs_the_proxy_alone() {
-    let lab = Lab::start().expect("lab");
-    let mut proxy = lab.proxy("kubeadm.yaml").expect("proxy");
+/// A scenario in a lab of its own, with a proxy, which is removed afterwards.
+fn run_lab(id: &str, config: &str, more: &[&str], scenario: impl FnOnce(&Lab, &mut Process) -> Result<()>) {
+    let lab = Lab::start(id).expect("lab");
+    let mut proxy = lab.proxy_with(config, more).expect("proxy");
     let result = scenario(&lab, &mut proxy);
     let log = proxy.log_tail(30);
     drop(proxy);
@@ -165,6 +202,118 @@ fn kubeadms_configuration_runs_the_proxy_alone() {
     drop((topology, pod));
     result.unwrap_or_else(|error| panic!("{error:#}\nproxy:\n{log}"));
     removed.expect("nothing is left behind");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn kubeadms_configuration_runs_the_proxy_alone() {
+    run_lab("proxyalone", "kubeadm.yaml", &[], scenario);
+}
+
+// kubernetes#134648
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn healthz_tells_when_rules_translate_no_more() {
+    run_lab("proxyrules", "left-alone.yaml", &[], |lab, proxy| {
+        lab.is_healthy(proxy)?;
+        let switch = |name: &str| {
+            let read = || fs::read_to_string(Path::new("/proc/sys/net/netfilter").join(name));
+            Ok::<_, anyhow::Error>(lab.node().enter(read)??.trim().to_owned())
+        };
+        // What is higher already stays: conntrack.tcpEstablishedTimeout is a day by default, in Linux five.
+        for (name, wanted) in [
+            ("nf_conntrack_tcp_timeout_close_wait", "3660"),
+            ("nf_conntrack_udp_timeout_stream", "180"),
+            ("nf_conntrack_tcp_timeout_established", "432000"),
+        ] {
+            ensure!(switch(name)? == wanted, "{name} is {}", switch(name)?);
+        }
+        for program in ["iptables", "ip6tables"] {
+            run(lab.node().command(program).args(["-t", "nat", "-F", "TW-OUTPUT"]))?;
+        }
+        lab.is_unhealthy(proxy, "connect to 127.0.0.1:")
+    });
+}
+
+// kubernetes#134648
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn healthz_tells_when_tc_translates_no_more() {
+    run_lab("proxytc", "kubeadm.yaml", &["--socket-lb=false"], |lab, proxy| {
+        lab.is_healthy(proxy)?;
+        // The pin is the last reference: the program is detached.
+        fs::remove_file(lab.owner.run().join("bpf/links/tc_from_wire@eth0"))?;
+        lab.is_unhealthy(proxy, "tc_from_wire")
+    });
+}
+
+/// The programs of iptables take as long as the test wants: everything else goes on meanwhile.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_slow_sync_holds_up_nobody() {
+    run_lab("proxyslow", "iptables.yaml", &[], |lab, proxy| {
+        lab.is_healthy(proxy)?;
+        let hold = lab.owner.run().join("hold");
+        let runs = || fs::read_to_string(lab.owner.run().join("runs")).unwrap_or_default();
+        let metric = |line: &str| {
+            let metrics = get(lab.node(), LOOPBACK, 10249, "/metrics")?.body;
+            Ok(metrics.lines().any(|found| found == line))
+        };
+        ensure!(proxy.stop(Duration::from_secs(10))?, "the proxy had to be killed");
+        *proxy = slowly(lab)?;
+        lab.is_healthy(proxy)?;
+
+        fs::write(&hold, "")?;
+        lab.apply(&State { policy: "Cluster", ..NORMAL })?;
+        lab.until("a program runs", proxy, || Ok(!runs().is_empty()))?;
+        // Two changes more: they wait, and that is known.
+        lab.apply(&State { endpoint: (FAR, "node-b", true), ..NORMAL })?;
+        lab.until("changes wait", proxy, || metric("kubeproxy_sync_proxy_rules_service_changes_pending 2"))?;
+        ensure!(lab.health()?.status == 200, "{}", lab.health()?.body);
+        ensure!(get(lab.node(), LOOPBACK, 10249, "/proxyMode")?.body == "iptables", "/proxyMode");
+        fs::remove_file(&hold)?;
+        let check = || get(&lab.topology.client, lab.topology.nodes[0].addr, 30900, "/");
+        lab.until("the last change is in effect", proxy, || Ok(check().is_ok_and(|answer| answer.status == 503)))?;
+        lab.until("nothing waits", proxy, || metric("kubeproxy_sync_proxy_rules_service_changes_pending 0"))?;
+
+        fs::write(lab.owner.run().join("runs"), "")?;
+        fs::write(&hold, "")?;
+        lab.apply(&NORMAL)?;
+        lab.until("a program runs", proxy, || Ok(!runs().is_empty()))?;
+        ensure!(proxy.stop(Duration::from_secs(20))?, "the proxy had to be killed");
+        let status = proxy.ended()?.context("a status")?;
+        ensure!(status.success() && !proxy.log_tail(5).contains("in the middle"), "{status}\n{}", proxy.log_tail(5));
+        let left: Vec<_> = runs().lines().filter(|id| Path::new("/proc").join(id).exists()).map(str::to_owned).collect();
+        ensure!(left.is_empty(), "programs that still run: {left:?}");
+
+        fs::remove_file(&hold)?;
+        *proxy = slowly(lab)?;
+        lab.is_healthy(proxy)?;
+        served_at_first(lab)
+    });
+}
+
+/// A proxy whose `iptables-restore` waits as long as the file `hold` is there.
+fn slowly(lab: &Lab) -> Result<Process> {
+    let (run, programs) = (lab.owner.run(), lab.owner.run().join("programs"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let real = std::env::split_paths(&path).map(|folder| folder.join("iptables-restore")).find(|real| real.exists());
+    let text = format!(
+        "#!/bin/sh\n[ -e {run}/hold ] && echo $$ >> {run}/runs\nwhile [ -e {run}/hold ]; do sleep 0.1; done\nexec {real} \"$@\"\n",
+        run = run.display(),
+        real = real.context("iptables-restore is not installed")?.display(),
+    );
+    fs::create_dir_all(&programs)?;
+    fs::write(programs.join("iptables-restore"), text)?;
+    fs::set_permissions(programs.join("iptables-restore"), fs::Permissions::from_mode(0o755))?;
+    lab.proxy("iptables.yaml")
+}
+
+/// Rules lead to the pod: whatever answers there, it is not the node that refuses.
+fn served_at_first(lab: &Lab) -> Result<()> {
+    let rules = run(&mut lab.node().command("iptables-save"))?;
+    ensure!(rules.contains(&format!("--to-destination {POD}:8080")), "{rules}");
+    Ok(())
 }
 
 fn scenario(lab: &Lab, proxy: &mut Process) -> Result<()> {

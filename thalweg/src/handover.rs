@@ -70,6 +70,11 @@ impl Switch {
         matches!(self, Self::Over)
     }
 
+    /// Whether what has been written is about to take effect.
+    pub fn is_attaching(&self) -> bool {
+        matches!(self, Self::Attaching(_))
+    }
+
     /// The maps are complete: attaches the programs, as [`take_over`] does; does nothing later.
     ///
     /// # Errors

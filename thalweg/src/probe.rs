@@ -13,13 +13,14 @@
 
 mod packet;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -69,8 +70,11 @@ enum Way {
     /// By sockets; and what keeps ports from being others', where that is needed.
     Sockets { word: [u8; 16], _reserved: Arc<Vec<OwnedFd>> },
     /// Through the programs that are pinned here.
-    Packets { pins: PathBuf, port: Arc<AtomicU16> },
+    Packets { pins: PathBuf, port: Arc<AtomicU16>, places: Arc<Mutex<Places>> },
 }
+
+/// Where programs have been seen attached: the index of the interface, by the program and the interface's name.
+type Places = BTreeMap<(String, String), u32>;
 
 /// A probe for rules.
 ///
@@ -135,7 +139,8 @@ impl Probe {
     /// By packets that the programs pinned below `pins` are run on.
     pub fn of_packets(node: NodeAddresses, pins: &Path) -> Self {
         let served = families(node).map(|(vip, node, _)| (SocketAddr::new(vip, PORT), SocketAddr::new(node, DISCARD)));
-        let way = Way::Packets { pins: pins.to_owned(), port: Arc::new(AtomicU16::new(PORTS.start)) };
+        let port = Arc::new(AtomicU16::new(PORTS.start));
+        let way = Way::Packets { pins: pins.to_owned(), port, places: Arc::default() };
         Self { served: served.collect(), way }
     }
 
@@ -165,11 +170,15 @@ impl Probe {
         let (served, way) = (self.served.clone(), self.way.clone());
         Arc::new(move || match &way {
             Way::Sockets { word, .. } => served.iter().try_for_each(|(vip, _)| ask(*vip, word)),
-            Way::Packets { pins, port } => {
+            Way::Packets { pins, port, places } => {
                 let port = port.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(PORTS.start);
-                are_attached(pins)
-                    .and_then(|links| served.iter().try_for_each(|served| pass(&links, pins, port, *served)))
-                    .map_err(|error| format!("{error:#}"))
+                let try_all = || {
+                    let links = attached(pins)?;
+                    let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+                    are_in_place(&links, &mut places, |name| if_nametoindex(name).ok())?;
+                    served.iter().try_for_each(|served| pass(&links, pins, port, *served))
+                };
+                try_all().map_err(|error| format!("{error:#}"))
             }
         })
     }
@@ -222,14 +231,18 @@ fn next(port: u16) -> Option<u16> {
     Some(if port + 1 < PORTS.end { port + 1 } else { PORTS.start })
 }
 
-/// The links of the tc programs, none of which has left an interface that is still there.
-fn are_attached(pins: &Path) -> Result<Vec<Attached>> {
-    let links = attached(pins)?;
-    for link in &links {
-        let is_there = if_nametoindex(link.interface.as_str()).is_ok_and(|index| index != link.index);
-        ensure!(!is_there, "{} is not attached to {} any more", link.program, link.interface);
+/// Whether every program still is where one of its kind has been before; an interface that has gone, as `index_of` says,
+/// takes its programs with it.
+fn are_in_place(links: &[Attached], places: &mut Places, index_of: impl Fn(&str) -> Option<u32>) -> Result<()> {
+    for link in links.iter().filter(|link| link.index != 0) {
+        places.insert((link.program.clone(), link.interface.clone()), link.index);
     }
-    Ok(links)
+    places.retain(|(_, interface), index| index_of(interface) == Some(*index));
+    for ((program, interface), index) in &*places {
+        let is_there = |link: &Attached| link.program == *program && link.index == *index;
+        ensure!(links.iter().any(is_there), "{program} is not attached to {interface} any more");
+    }
+    Ok(())
 }
 
 /// Runs what is attached on a packet of its own, which must come out with another destination.
@@ -332,6 +345,28 @@ mod tests {
         let dial = probe.dial();
         assert!(dial().is_err_and(|said| said.contains("tc_from_wire is attached to no interface")));
         assert_eq!((next(PORTS.start), next(PORTS.end - 1)), (Some(PORTS.start + 1), Some(PORTS.start)));
+    }
+
+    #[test]
+    fn a_program_that_has_left_its_interface_is_missed() {
+        let link = |interface: &str, index| Attached::new("tc_from_wire", interface, index);
+        let mut places = Places::new();
+        let mut check = |links: &[Attached], interfaces: &[(&str, u32)], wanted: Option<&str>| {
+            let index_of = |name: &str| interfaces.iter().find(|(known, _)| *known == name).map(|(_, index)| *index);
+            let said = are_in_place(links, &mut places, index_of).err().map(|error| error.to_string());
+            assert_eq!(said.as_deref(), wanted, "{links:?}");
+        };
+        let gone = Some("tc_from_wire is not attached to eth0 any more");
+        let both = [("eth0", 2), ("eth1", 3)];
+        check(&[link("eth0", 2), link("eth1", 3)], &both, None);
+        check(&[link("eth1", 3)], &both, gone);
+        check(&[link("eth0", 0), link("eth1", 3)], &both, gone);
+        check(&[link("eth0", 2), link("eth1", 3)], &both, None);
+        // An interface that goes, and one of the same name.
+        check(&[link("eth0", 0), link("eth1", 3)], &both[1..], None);
+        check(&[link("eth1", 3)], &[("eth0", 9), ("eth1", 3)], None);
+        check(&[link("eth0", 9), link("eth1", 3)], &[("eth0", 9), ("eth1", 3)], None);
+        check(&[link("eth1", 3)], &[("eth0", 9), ("eth1", 3)], gone);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use ipnetwork::IpNetwork;
 use thalweg_cluster::source::ServiceScope;
 use thalweg_cluster::{Batch, Source};
 use thalweg_loader::{Datapath, Maps};
-use thalweg_proxy::config::{self, KernelTable, KubeProxyConfiguration, Mode, NodePortAddresses, Settings};
+use thalweg_proxy::config::{KernelTable, KubeProxyConfiguration, Mode, NodePortAddresses, Settings};
 use thalweg_proxy::iptables::{self, Inside};
 use thalweg_proxy::{NodeView, Proxy};
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use crate::addresses::NodeAddresses;
 use crate::backend::{self, AnyBackend, ProxyMode};
 use crate::clients::discover::Discovery;
 use crate::handover::{self, Drain, Switch};
-use crate::interfaces::{self, Local, Routes};
+use crate::interfaces::{self, Local};
 use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
@@ -48,6 +48,8 @@ struct Lone {
     ports: ReservedPorts,
     /// What is to be written as soon as that may be.
     waiting: Option<Taken>,
+    /// What has been written and is not known to be in effect.
+    written: Taken,
     /// How often rules are looked after.
     period: Duration,
 }
@@ -94,7 +96,7 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
     if let Some(master) = &args.master {
         bail!("--master {master}: put the API server's address into a kubeconfig and give that by --kubeconfig");
     }
-    let (config, settings) = configure(&args)?;
+    let (config, settings) = args.configure()?;
     if args.init_only {
         tracing::info!("--init-only: nothing is to be prepared");
         return Ok(());
@@ -110,7 +112,7 @@ pub async fn run(args: ProxyArgs) -> Result<()> {
     };
     let source = datapath::source(args.source.as_deref(), settings.kubeconfig.as_deref(), &node, ServiceScope::Proxied)?;
     let local = interfaces::look()?;
-    let node_addr = node_addresses(&args, &settings, &local)?;
+    let node_addr = args.node_addresses(&settings, &local)?;
     let plan = Plan { args: &args, settings: &settings, config, node, node_addr, local };
     let lone = match plan.open()? {
         Some(datapath) => plan.ebpf(datapath)?,
@@ -152,21 +154,6 @@ async fn drive(mut lone: Lone, source: Source) -> Result<()> {
     tracing::info!("stopping; what is in the kernel stays");
     watching.abort();
     Ok(())
-}
-
-/// The file and the flags, merged and checked.
-fn configure(args: &ProxyArgs) -> Result<(KubeProxyConfiguration, Settings)> {
-    let file = match &args.config {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-            Some(config::decode(&text).with_context(|| format!("--config {}", path.display()))?)
-        }
-        None => None,
-    };
-    let (config, notes) = config::merge(file, args.flags.clone());
-    let mut settings = Settings::new(&config).context("configuration")?;
-    settings.notes.splice(..0, notes);
-    Ok((config, settings))
 }
 
 /// As kube-proxy does; a container without the right to lower it goes on without.
@@ -295,7 +282,17 @@ impl Plan<'_> {
         }
         let ports = ReservedPorts::open(&args.run, matches!(kernel, Kernel::Ebpf { .. }));
         let (node_ports, period) = (settings.node_ports.clone(), settings.sync_period);
-        let mut lone = Lone { services, kernel, switch: Switch::Over, node, node_ports, ports, waiting: None, period };
+        let mut lone = Lone {
+            services,
+            kernel,
+            switch: Switch::Over,
+            node,
+            node_ports,
+            ports,
+            waiting: None,
+            written: Taken::default(),
+            period,
+        };
         lone.listen_where_node_ports_are();
         lone
     }
@@ -373,11 +370,19 @@ impl Lone {
 
     /// What has been written takes effect, and the other mode's flows end in their time.
     fn settle(&mut self, settled: Settled) -> Result<()> {
+        self.written.add(settled.taken);
         if settled.complete {
             self.serve()?;
         }
-        self.services.follow(&settled.taken.dirty);
+        self.announce();
         Ok(())
+    }
+
+    /// What has been written and is in effect is told to who asks.
+    fn announce(&mut self) {
+        if !self.switch.is_attaching() && !self.written.is_nothing() {
+            self.services.follow(&std::mem::take(&mut self.written).dirty);
+        }
     }
 
     /// Everything is written: it takes effect, and the other mode's flows end in their time.
@@ -407,6 +412,7 @@ impl Lone {
         }
         if self.switch.is_over() && self.services.is_whole() {
             self.services.serves();
+            self.announce();
         }
         Ok(())
     }
@@ -459,20 +465,6 @@ impl Lone {
             self.services.monitor.set_check_addresses(&addresses);
         }
     }
-}
-
-/// Said on the command line, or in the configuration, or found.
-fn node_addresses(args: &ProxyArgs, settings: &Settings, local: &Local) -> Result<NodeAddresses> {
-    let said = NodeAddresses::new(&args.node_address)?;
-    if !said.is_empty() {
-        return Ok(said);
-    }
-    let configured: Vec<IpAddr> = settings.node_address.into_iter().collect();
-    let found = NodeAddresses::new(&configured)?.or(interfaces::primary(local, &Routes::read()));
-    if found.is_empty() {
-        bail!("this machine has no address but loopback: give --node-address and --uplink");
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

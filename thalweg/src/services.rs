@@ -329,6 +329,10 @@ impl Services {
 // === impl Taken ===
 
 impl Taken {
+    pub fn is_nothing(&self) -> bool {
+        self.dirty.is_empty() && !self.first
+    }
+
     /// Adds what came later.
     pub fn add(&mut self, later: Self) {
         let Self { dirty, received, first } = later;

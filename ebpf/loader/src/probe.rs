@@ -48,6 +48,11 @@ pub fn attached(pin_root: &Path) -> Result<Vec<Attached>, Error> {
 // === impl Attached ===
 
 impl Attached {
+    /// A program at an interface as the kernel would tell of it, without a link behind it: it cannot be run.
+    pub fn new(program: &str, interface: &str, index: u32) -> Self {
+        Self { program: program.to_owned(), interface: interface.to_owned(), index, id: 0 }
+    }
+
     /// Runs the program of the link on one packet, with the tables that all packets meet. Nothing is sent, but what the
     /// program notes stays noted. `pin_root` as in [`attached`].
     ///

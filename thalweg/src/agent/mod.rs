@@ -58,6 +58,8 @@ struct Agent {
     board: Board,
     /// What is to be written as soon as that may be.
     waiting: Option<Taken>,
+    /// What has been written and is not known to be in effect.
+    written: Taken,
     /// The CNI configuration has been installed.
     installed: bool,
 }
@@ -178,8 +180,20 @@ impl Agent {
             Kernel::Iptables { .. } => probe::by_rules(node),
         });
         let ports = ReservedPorts::open(&args.run, matches!(kernel, Kernel::Ebpf { .. }));
-        let agent =
-            Self { args, services, kernel, switch, dns, network, host_ports, ports, board, waiting: None, installed: false };
+        let agent = Self {
+            args,
+            services,
+            kernel,
+            switch,
+            dns,
+            network,
+            host_ports,
+            ports,
+            board,
+            waiting: None,
+            written: Taken::default(),
+            installed: false,
+        };
         Ok((agent, socket))
     }
 
@@ -222,13 +236,24 @@ impl Agent {
             figures.failures = failures;
             figures.services = services;
         });
-        if complete {
-            self.serve()?;
-        }
         // The first sync is a figure of its own.
         if let Some(received) = taken.received.filter(|_| changed && !taken.first) {
             self.board.changed(received.elapsed());
         }
+        self.written.add(taken);
+        if complete {
+            self.serve()?;
+        }
+        self.announce();
+        Ok(())
+    }
+
+    /// What has been written and is in effect is told to who asks.
+    fn announce(&mut self) {
+        if self.switch.is_attaching() || self.written.is_nothing() {
+            return;
+        }
+        let taken = std::mem::take(&mut self.written);
         // Names after addresses: what a name answers must be reachable.
         if let Some(dns) = &self.dns {
             dns.publish(&self.services.world, &taken.dirty);
@@ -240,7 +265,6 @@ impl Agent {
         if !self.installed && !taken.dirty.nodes.is_empty() {
             self.follow_nodes();
         }
-        Ok(())
     }
 
     /// Everything is written: it takes effect, and the other mode's flows end in their time.
@@ -261,14 +285,14 @@ impl Agent {
         if let Some(taken) = self.waiting.take_if(|_| self.switch.may_write()) {
             return self.apply(taken);
         }
-        if self.switch.is_over()
-            && self.services.is_whole()
-            && let Some(took) = self.services.serves()
-        {
-            self.board.update(|figures| {
-                figures.synced = true;
-                figures.first_sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            });
+        if self.switch.is_over() && self.services.is_whole() {
+            if let Some(took) = self.services.serves() {
+                self.board.update(|figures| {
+                    figures.synced = true;
+                    figures.first_sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                });
+            }
+            self.announce();
         }
         Ok(())
     }

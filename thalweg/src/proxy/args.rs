@@ -3,9 +3,12 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use thalweg_proxy::config::Flags;
+use anyhow::{Context, Result, bail};
+use thalweg_proxy::config::{self, Flags, KubeProxyConfiguration, Settings};
 
+use crate::addresses::NodeAddresses;
 use crate::datapath::DatapathArgs;
+use crate::interfaces::{self, Local, Routes};
 
 #[derive(clap::Args, Debug)]
 pub struct ProxyArgs {
@@ -45,4 +48,43 @@ pub struct ProxyArgs {
     /// What is remembered for as long as the machine runs: which ports have been reserved.
     #[arg(long, default_value = "/run/thalweg")]
     pub run: PathBuf,
+}
+
+// === impl ProxyArgs ===
+
+impl ProxyArgs {
+    /// The file and the flags, merged and checked.
+    ///
+    /// # Errors
+    /// Names the file, or every field that makes no sense.
+    pub fn configure(&self) -> Result<(KubeProxyConfiguration, Settings)> {
+        let file = match &self.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+                Some(config::decode(&text).with_context(|| format!("--config {}", path.display()))?)
+            }
+            None => None,
+        };
+        let (config, notes) = config::merge(file, self.flags.clone());
+        let mut settings = Settings::new(&config).context("configuration")?;
+        settings.notes.splice(..0, notes);
+        Ok((config, settings))
+    }
+
+    /// This node's addresses: said on the command line, or in the configuration, or found.
+    ///
+    /// # Errors
+    /// When there are none, or they cannot be a node's.
+    pub fn node_addresses(&self, settings: &Settings, local: &Local) -> Result<NodeAddresses> {
+        let said = NodeAddresses::new(&self.node_address)?;
+        if !said.is_empty() {
+            return Ok(said);
+        }
+        let configured: Vec<IpAddr> = settings.node_address.into_iter().collect();
+        let found = NodeAddresses::new(&configured)?.or(interfaces::primary(local, &Routes::read()));
+        if found.is_empty() {
+            bail!("this machine has no address but loopback: give --node-address and --uplink");
+        }
+        Ok(found)
+    }
 }
