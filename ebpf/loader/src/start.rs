@@ -85,6 +85,11 @@ impl Plan {
     /// Makes the folder, and pins in it what the predecessor's and the new programs have in common.
     pub fn prepare(&self, options: &Options) -> Result<(), Error> {
         bpffs::remove_pins(&bpffs::staged_dir(&options.pin_root))?;
+        if !matches!(self, Self::Adopt) {
+            // No program that is pinned works on maps that are made anew. Of a start that failed it would keep those alive; what
+            // is at work its link holds.
+            bpffs::program_dirs(&options.pin_root)?.iter().try_for_each(|folder| bpffs::remove_pins(folder).map(drop))?;
+        }
         let folder = self.folder(&options.pin_root);
         bpffs::make_folder(&folder)?;
         let Self::Replace { predecessor, resized } = self else { return Ok(()) };
