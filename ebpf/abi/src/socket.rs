@@ -41,12 +41,17 @@ map_type!(SockNat<Be128>, 44 * SOCK_NAT_ENTRIES + 12);
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct SockBackend {
-    /// IPv4 is mapped.
+    /// What was dialled; IPv4 is mapped.
     pub vip: Be128,
+    /// The backend's address.
+    pub peer: Be128,
     pub vip_port: Be16,
+    pub peer_port: Be16,
     pub proto: Proto,
-    pub pad: u8,
+    pub pad: [u8; 3],
     pub backend: u32,
     pub generation: u32,
+    /// Number of the service that was dialled.
+    pub service: u32,
 }
-map_type!(SockBackend, 28);
+map_type!(SockBackend, 52);

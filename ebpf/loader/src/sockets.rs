@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use thalweg_abi::{BackendState, Be16, Be128, FrontendKey, Proto, Scope, SockBackend};
+use thalweg_abi::{BackendState, Be16, Proto, SockBackend};
 
 use crate::{
     Error, Maps, Table, netns,
@@ -27,7 +27,8 @@ pub struct Destroyed {
     /// Sockets that the kernel refused to end.
     pub failed: usize,
     /// Namespaces that could not be looked at (of processes that may not be looked at, each counts), while some sockets were
-    /// found nowhere else. These are tried again at the next call.
+    /// found nowhere else. Those whose backend is gone are tried again at the next call; of those whose backend has left its
+    /// service only when that is named again.
     pub unseen: usize,
 }
 
@@ -36,12 +37,8 @@ struct Look<'a> {
     maps: &'a Maps,
     /// Numbers of services, ids of backends.
     left: &'a HashSet<(u32, u32)>,
-    /// Those backends.
-    leavers: HashSet<u32>,
     /// By id and generation.
     alive: HashMap<(u32, u32), bool>,
-    /// Numbers of services by what UDP sockets dial; `None` where there is none.
-    services: HashMap<(Be128, Be16), Option<u32>>,
 }
 
 /// What happened to the sockets of one namespace.
@@ -136,8 +133,7 @@ pub fn destroy(maps: &mut Maps, left: &HashSet<(u32, u32)>, namespaces: &[PathBu
 
 /// Sockets by cookie that have lost their backend.
 fn gone(maps: &Maps, left: &HashSet<(u32, u32)>) -> Result<HashMap<u64, SockBackend>, Error> {
-    let leavers = left.iter().map(|(_, backend)| *backend).collect();
-    let mut look = Look { maps, left, leavers, alive: HashMap::new(), services: HashMap::new() };
+    let mut look = Look { maps, left, alive: HashMap::new() };
     let (mut sockets, mut failed) = (HashMap::new(), None);
     maps.sock_backends.visit(&mut |cookie, socket| match look.has_lost(socket) {
         Ok(false) => {}
@@ -193,7 +189,7 @@ fn forget(maps: &mut Maps, gone: &HashMap<u64, SockBackend>, cookies: &[u64]) ->
 impl Look<'_> {
     /// Whether a socket's backend is not any more what it was when the socket was connected, or not any more its service's.
     fn has_lost(&mut self, socket: &SockBackend) -> Result<bool, Error> {
-        Ok(!self.is_alive(socket.backend, socket.generation)? || self.is_left(socket)?)
+        Ok(!self.is_alive(socket.backend, socket.generation)? || self.is_left(socket))
     }
 
     fn is_alive(&mut self, backend: u32, generation: u32) -> Result<bool, Error> {
@@ -206,30 +202,10 @@ impl Look<'_> {
         Ok(is_alive)
     }
 
-    /// A service that is gone has lost all of its backends.
-    fn is_left(&mut self, socket: &SockBackend) -> Result<bool, Error> {
+    fn is_left(&self, socket: &SockBackend) -> bool {
         // Without a port: of an agent that did not write down what was dialled.
-        if socket.proto != Proto::UDP || socket.vip_port == Be16::ZERO || !self.leavers.contains(&socket.backend) {
-            return Ok(false);
-        }
-        let service = self.service(socket.vip, socket.vip_port)?;
-        Ok(service.is_none_or(|service| self.left.contains(&(service, socket.backend))))
-    }
-
-    /// The number of the service that a UDP socket of the node or of a pod dials there.
-    fn service(&mut self, vip: Be128, port: Be16) -> Result<Option<u32>, Error> {
-        if let Some(known) = self.services.get(&(vip, port)) {
-            return Ok(*known);
-        }
-        let (proto, scope) = (Proto::UDP, Scope::INTERNAL);
-        let frontend = if vip.is_mapped() {
-            self.maps.frontends.get(&FrontendKey { vip: vip.v4(), port, proto, scope })?
-        } else {
-            self.maps.frontends6.get(&FrontendKey { vip, port, proto, scope })?
-        };
-        let service = frontend.map(|frontend| frontend.service);
-        self.services.insert((vip, port), service);
-        Ok(service)
+        let is_told = socket.proto == Proto::UDP && socket.vip_port != Be16::ZERO;
+        is_told && self.left.contains(&(socket.service, socket.backend))
     }
 }
 

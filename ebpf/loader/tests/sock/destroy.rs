@@ -15,14 +15,14 @@ use std::{
 };
 
 use nix::sys::socket::{SockaddrIn, connect};
-use thalweg_abi::{Backend, BackendState, Be16, Frontend, FrontendKey, Proto, Scope};
+use thalweg_abi::{Backend, BackendState, Frontend, Proto};
 use thalweg_lab::netns::Netns;
 use thalweg_loader::{
     Table,
     sockets::{self, Destroyed},
 };
 
-use crate::lab::{Lab, VIP6, address, address6, dial, mapped, vip, vip6};
+use crate::lab::{Lab, address, address6, dial, mapped, vip, vip6};
 
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -186,9 +186,8 @@ fn datagram_sockets_of_a_service_that_has_lost_their_backend_are_ended_though_it
     }
     stream.peer_addr().expect("still connected");
 
-    // A service that is gone has lost them all.
-    let key = FrontendKey { vip: VIP6.into(), port: Be16::from_host(55), proto: Proto::UDP, scope: Scope::INTERNAL };
-    lab.maps.frontends6.delete(&[key]).expect("remove the service");
+    // A service that is gone has lost them all, whoever has its address by now.
+    lab.publish(vip6(55), Proto::UDP, frontend(10, 4), &[(5, address6(2, 5353))]);
     assert_eq!(end(&mut lab, &[(9, 2)]), Destroyed { udp: 1, ..Destroyed::default() });
     assert!(aborted(removed[2].recv(&mut [0; 8])));
     assert_eq!(lab.registered().len(), 3 + 2 + 1);

@@ -38,7 +38,7 @@ fn show6(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 fn show<C: Call>(ctx: &SockAddrContext) -> i32 {
     if protocol(ctx) == Some(Proto::TCP)
-        && let Some(dialled) = registry::dialled(ctx)
+        && let Some(dialled) = registry::dialled(ctx, C::destination(ctx))
     {
         C::redirect(ctx, dialled);
     } else if let Some(nat) = memory::find::<C::Addr>(ctx)

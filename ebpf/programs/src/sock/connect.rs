@@ -28,6 +28,7 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn connect<C: Call>(ctx: &SockAddrContext) -> i32 {
     if SOCKET_LB.load() == 0 {
+        start_over(ctx);
         return ALLOW;
     }
     let Some(proto) = protocol(ctx) else { return ALLOW };
@@ -42,7 +43,7 @@ fn connect<C: Call>(ctx: &SockAddrContext) -> i32 {
         }
     }
     let Some(slot) = choose(&knock, proto) else { return refused(ctx) };
-    let is_entered = registry::enter(ctx, dialled, &slot, proto);
+    let is_entered = registry::enter(ctx, dialled, knock.frontend.service, &slot, proto);
     // Without memory the socket would see the backend as its peer: harmless for TCP, and for UDP the socket is
     // connected, so the kernel itself accepts the answer.
     if (proto == Proto::UDP || !is_entered)

@@ -10,14 +10,17 @@ use crate::{count::count, maps::SOCK_BACKENDS};
 /// Enters a socket that connects; false when the table is full. That is no reason to fail the call: the socket then lives
 /// like one without load balancer, and is not ended when its backend goes.
 #[inline(always)]
-pub fn enter<A: Address>(ctx: &SockAddrContext, dialled: Destination<A>, slot: &Slot, proto: Proto) -> bool {
+pub fn enter<A: Address>(ctx: &SockAddrContext, dialled: Destination<A>, service: u32, slot: &Slot, proto: Proto) -> bool {
     let value = SockBackend {
         vip: dialled.addr.wide(),
+        peer: slot.addr,
         vip_port: dialled.port,
+        peer_port: slot.port,
         proto,
-        pad: 0,
+        pad: [0; 3],
         backend: slot.backend,
         generation: slot.generation,
+        service,
     };
     let is_entered = SOCK_BACKENDS.insert(socket_cookie(ctx), value, u64::from(BPF_ANY)).is_ok();
     if !is_entered {
@@ -26,12 +29,14 @@ pub fn enter<A: Address>(ctx: &SockAddrContext, dialled: Destination<A>, slot: &
     is_entered
 }
 
-/// What a connected socket dialled. Those of an agent that did not write it down here have no port.
+/// What a socket dialled to reach this peer. One that dialled again while nobody looked (the load balancer was off) has
+/// another peer by now.
 #[inline(always)]
-pub fn dialled<A: Address>(ctx: &SockAddrContext) -> Option<Destination<A>> {
+pub fn dialled<A: Address>(ctx: &SockAddrContext, peer: Destination<A>) -> Option<Destination<A>> {
     // SAFETY: the entry is of this socket, which makes no second call meanwhile that would replace it.
     let known = unsafe { SOCK_BACKENDS.get(socket_cookie(ctx)) }?;
-    (known.vip_port.0 != 0).then(|| Destination { addr: A::narrow(known.vip), port: known.vip_port })
+    (known.peer_port == peer.port && known.peer == peer.addr.wide())
+        .then(|| Destination { addr: A::narrow(known.vip), port: known.vip_port })
 }
 
 /// Removes a socket that dials elsewhere, or is released. Nearly every one was never translated: a look-up tells, and takes
