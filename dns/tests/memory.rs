@@ -33,6 +33,7 @@ fn memory() {
     let one = held("one headless service of 5,000 endpoints with hostnames", 1, 5_000, true);
     assert!(one < MEGABYTE / 2, "{one} octets");
     changes_are_in_proportion();
+    a_change_of_a_large_service();
     answers_allocate_nothing();
 }
 
@@ -46,6 +47,22 @@ fn held(what: &str, services: usize, endpoints: usize, headless: bool) -> usize 
     println!("{what}: {held} octets in {} allocations", change.allocations - change.deallocations);
     drop(zone);
     held
+}
+
+/// A service is packed anew as a whole: a change of one endpoint costs as much as the service has endpoints, and no more.
+fn a_change_of_a_large_service() {
+    let (mut world, dirty) = cluster(1, 5_000, true);
+    let mut builder = builder();
+    builder.apply(&world, &dirty, 1);
+    let (snapshot, mut dirty) = (builder.snapshot(), Dirty::default());
+    let changed = slice(0, 7, 700..799, true);
+    world.apply(Change::EndpointSlice(changed.name.clone(), Some(Arc::new(changed))), &mut dirty);
+    let region = Region::new(ALLOCATOR);
+    builder.apply(&world, &dirty, 2);
+    let change = region.change();
+    println!("one endpoint less among 5,000: {} octets allocated", change.bytes_allocated);
+    assert!(change.bytes_allocated < 5_000 * 500, "{} octets", change.bytes_allocated);
+    drop(snapshot);
 }
 
 /// A change of one service allocates the same in a small cluster and in a large one, apart from what shares its leaf.
