@@ -1,30 +1,24 @@
 //! `thalweg dns`: cluster DNS alone, by CoreDNS's configuration file, for clusters that keep their own service proxy.
 
 mod files;
+mod follower;
 mod metrics;
 mod operation;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use thalweg_cluster::source::{KubeOptions, ServiceScope, Source};
 use thalweg_cluster::{Batch, Dirty, World};
+use thalweg_dns::Config;
+use thalweg_dns::corefile::DNS_PORT;
 use thalweg_dns::zone::PodMode;
-use thalweg_dns::{Config, Server};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::{datapath, shutdown_signal};
 use files::Files;
-use metrics::Programming;
-use operation::Servers;
-
-/// How often the files are looked at when the Corefile does not say `reload`: never.
-const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
-const DNS_PORT: u16 = 53;
+use follower::Follower;
 
 #[derive(clap::Args, Debug)]
 pub struct DnsArgs {
@@ -54,68 +48,34 @@ pub struct DnsArgs {
 pub async fn run(args: DnsArgs) -> Result<()> {
     let shutdown = shutdown_signal()?;
     let files = Files { corefile: args.corefile.clone(), stub_domains: args.stub_domains.clone() };
-    let (mut config, mut seen) = files.read(args.client_rate)?;
-    let listen = listen_addresses(&args.listen, &config)?;
-    let server = Arc::new(Server::serve(&listen, args.workers, &config)?);
-    let programming = Arc::new(Programming::default());
-    let mut operation = Servers::new(server.clone(), programming.clone());
-    operation.follow(&config.operation);
+    let listen = |config: &Config| listen_addresses(&args.listen, config);
+    let mut dns = Follower::start(files, args.client_rate, args.workers, listen)?;
 
     // This end of the channel stays open: without a zone there is nothing to watch, and nothing ever comes.
     let (sink, mut batches) = mpsc::channel(64);
-    let mut watching = match &config.zone {
-        Some(_) => tokio::spawn(source(&args, &config)?.run(sink.clone())),
+    let mut watching = match &dns.config().zone {
+        Some(_) => tokio::spawn(source(&args, dns.config())?.run(sink.clone())),
         None => tokio::spawn(std::future::pending()),
     };
     let mut world = World::default();
-    let mut look = Instant::now() + config.operation.reload.map_or(NEVER, |reload| reload.interval);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
             batch = batches.recv() => match batch {
-                Some(batch) => take(batch, &mut batches, &mut world, &server, &programming),
+                Some(batch) => take(batch, &mut batches, &mut world, &dns),
                 None => bail!("the source of the cluster's state ended"),
             },
             ended = &mut watching => return ended?.context("the source of the cluster's state"),
-            () = tokio::time::sleep_until(look) => {
-                look = Instant::now() + config.operation.reload.map_or(NEVER, |reload| reload.interval);
-                if files.fingerprint() == seen {
-                    continue;
-                }
-                match files.read(args.client_rate).and_then(|(fresh, mark)| {
-                    if fresh.zone.is_some() != config.zone.is_some() {
-                        bail!("`kubernetes` came or went: restart the process");
-                    }
-                    server.reload(&fresh, &world)?;
-                    Ok((fresh, mark))
-                }) {
-                    Ok((fresh, mark)) => {
-                        (config, seen) = (fresh, mark);
-                        operation.follow(&config.operation);
-                        operation.reloaded(true);
-                        tracing::info!("the configuration has changed and is in use");
-                    }
-                    Err(error) => {
-                        // What cannot be used now is looked at again when it changes.
-                        seen = files.fingerprint();
-                        operation.reloaded(false);
-                        tracing::error!("the configuration has changed and cannot be used; the old one stays: {error:#}");
-                    }
-                }
-            }
+            () = tokio::time::sleep_until(dns.next_look()) => dns.look(&world),
         }
     }
-    let lameduck = config.operation.lameduck();
-    operation.lameduck();
-    tracing::info!(?lameduck, "stopping: unhealthy from now on, and answering until the end");
-    tokio::time::sleep(lameduck).await;
+    dns.end().await;
     watching.abort();
-    server.shutdown();
     Ok(())
 }
 
 /// Takes in a batch, together with those that wait behind it.
-fn take(first: Batch, waiting: &mut mpsc::Receiver<Batch>, world: &mut World, server: &Server, programming: &Programming) {
+fn take(first: Batch, waiting: &mut mpsc::Receiver<Batch>, world: &mut World, dns: &Follower) {
     let mut dirty = Dirty::default();
     let mut synced = false;
     let mut next = Some(first);
@@ -124,11 +84,12 @@ fn take(first: Batch, waiting: &mut mpsc::Receiver<Batch>, world: &mut World, se
         batch.changes.into_iter().for_each(|change| world.apply(change, &mut dirty));
         next = waiting.try_recv().ok();
     }
+    let server = dns.server();
     server.publish(world, &dirty);
     if synced && !server.is_synced() {
         server.mark_synced();
     } else if server.is_synced() {
-        programming.observe(&dirty.triggered);
+        dns.programmed(&dirty.triggered);
     }
 }
 

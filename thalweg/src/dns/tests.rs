@@ -6,7 +6,8 @@ use http::StatusCode;
 
 use super::*;
 use operation::Servers;
-use thalweg_dns::Config;
+use std::sync::Arc;
+use thalweg_dns::{Config, Server};
 
 fn files(corefile: &str) -> (tempfile::TempDir, Files) {
     let folder = tempfile::tempdir().expect("a folder");
