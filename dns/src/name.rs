@@ -1,7 +1,7 @@
 //! Names in wire form: length-prefixed labels that end with the root label, lower-cased.
 //!
-//! Everything in the zone is stored this way, so that answering needs no conversion. Length bytes are at most 63, below
-//! any letter, hence lower-casing a whole wire name as ASCII is safe.
+//! Everything in the zone is stored this way or made of such labels, so that answering needs no conversion. Length bytes are
+//! at most 63, below any letter, hence lower-casing a whole wire name as ASCII is safe.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub const MAX_NAME: usize = 255;
 pub const MAX_LABEL: usize = 63;
 
-/// A lower-cased name in wire form. Shared: the same name stands at its node and in pointers to it.
+/// A lower-cased name in wire form.
 pub type WireName = Arc<[u8]>;
 
 /// `cluster.local` or `cluster.local.` in wire form; `None` for what DNS cannot carry (an empty or long label, a long name).

@@ -65,12 +65,11 @@ pub struct Edns {
     pub dnssec_ok: bool,
 }
 
-/// A name of the question: lower-cased, with the places where labels start.
+/// A name of the question, lower-cased.
 #[derive(Clone)]
 pub struct QueryName {
     bytes: [u8; MAX_NAME + 1],
     length: u8,
-    labels: u8,
 }
 
 /// One question, ready to be answered.
@@ -124,14 +123,9 @@ impl QueryName {
         &self.bytes[..usize::from(self.length)]
     }
 
-    /// Labels without the root.
-    pub fn labels(&self) -> usize {
-        usize::from(self.labels)
-    }
-
     /// Reads an uncompressed name at the start of `bytes`. A question has nothing before it to point to.
     fn read(bytes: &[u8]) -> Option<Self> {
-        let mut name = Self { bytes: [0; MAX_NAME + 1], length: 0, labels: 0 };
+        let mut name = Self { bytes: [0; MAX_NAME + 1], length: 0 };
         let mut at = 0;
         loop {
             let length = usize::from(*bytes.get(at)?);
@@ -145,7 +139,6 @@ impl QueryName {
             if at >= MAX_NAME {
                 return None;
             }
-            name.labels += 1;
         }
         let wire = bytes.get(..=at)?;
         name.bytes[..=at].copy_from_slice(wire);

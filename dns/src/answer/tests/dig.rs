@@ -54,7 +54,8 @@ fn server(cluster: &Cluster, dirty: &thalweg_cluster::Dirty, synced: bool) -> Se
 /// Asks all of them, one after the other, in one run.
 fn dig(server: SocketAddr, cases: &[Case]) -> Vec<Words> {
     let mut command = Command::new("dig");
-    command.args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+noall", "+comments", "+answer"]);
+    // Without what the user's own configuration says.
+    command.arg("-r").args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+noall", "+comments", "+answer"]);
     command.args(["+authority", "+additional", "+nottlunits", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("dig runs: install the package bind9-dnsutils");
     let mut questions = child.stdin.take().expect("a pipe");
