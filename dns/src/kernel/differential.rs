@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use thalweg_abi::{Be128, DnsOutcome, DnsServer, LocalPod};
 use thalweg_lab::{
     netns::Netns,
@@ -126,36 +127,40 @@ fn replies(query: &[u8], zone: &Zone) -> (Outcome, Vec<Vec<u8>>) {
     (outcome, replies)
 }
 
+/// Lets the kernel answer a message in both families, and holds what it says against what is said here.
+fn check(kernel: &Kernel, zone: &Zone, message: &[u8], what: &str) -> Result<()> {
+    let (outcome, expected) = replies(message, zone);
+    for (pod, server) in FAMILIES {
+        let (pod, server) = (SocketAddr::new(pod.parse()?, 4321), SocketAddr::new(server.parse()?, 53));
+        let query = Packet::udp(pod, server, message);
+        let Some(reply) = kernel.ask(&query)? else { continue };
+        let frames = expected.iter().map(|message| {
+            let reply = Packet::udp(server, pod, message).macs(query.mac_dst, query.mac_src);
+            if pod.is_ipv4() { reply.id(0).dont_fragment() } else { reply }
+        });
+        let frames: Vec<Packet> = frames.collect();
+        if !frames.iter().any(|frame| frame.bytes() == reply) {
+            assert_frame(&format!("{what}, {outcome:?} here"), &reply, &frames[0]);
+        }
+    }
+    Ok(())
+}
+
+fn outcomes(kernel: &Kernel) -> Result<BTreeMap<&'static str, u64>> {
+    Ok(kernel.maps.dns_outcomes()?.into_iter().map(|(outcome, count)| (outcome.name(), count)).collect())
+}
+
 fn compare(name: &str, config: &ZoneConfig) -> Result<BTreeMap<&'static str, u64>> {
     let zone = Arc::new(sample_with(config).publish());
     let kernel = Kernel::new(name, &zone)?;
-    let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
     for name in names(&zone) {
         for rtype in ["A", "AAAA", "SRV", "ANY"] {
             for edns in [None, Some(512), Some(1232), Some(0xffff)] {
-                let message = packet(&name, rtype, edns);
-                let (outcome, expected) = replies(&message, &zone);
-                for (pod, server) in FAMILIES {
-                    let [pod, server] =
-                        [(pod, 4321), (server, 53)].map(|(ip, port)| SocketAddr::new(ip.parse().expect("ip"), port));
-                    let query = Packet::udp(pod, server, &message);
-                    let Some(reply) = kernel.ask(&query)? else { continue };
-                    let frames = expected.iter().map(|message| {
-                        let reply = Packet::udp(server, pod, message).macs(query.mac_dst, query.mac_src);
-                        if pod.is_ipv4() { reply.id(0).dont_fragment() } else { reply }
-                    });
-                    let frames: Vec<Packet> = frames.collect();
-                    if !frames.iter().any(|frame| frame.bytes() == reply) {
-                        assert_frame(&format!("{name} {rtype} {edns:?}, {outcome:?} here"), &reply, &frames[0]);
-                    }
-                }
+                check(&kernel, &zone, &packet(&name, rtype, edns), &format!("{name} {rtype} {edns:?}"))?;
             }
         }
     }
-    for (outcome, count) in kernel.maps.dns_outcomes()? {
-        *seen.entry(outcome.name()).or_default() += count;
-    }
-    Ok(seen)
+    outcomes(&kernel)
 }
 
 #[test]
@@ -173,6 +178,40 @@ fn the_kernel_answers_as_user_space_does() -> Result<()> {
             assert!(seen[outcome.name()] > 0, "{seen:?}");
         }
         assert_eq!(seen[DnsOutcome::PassedStale.name()], 0);
+    }
+    Ok(())
+}
+
+/// Octets that are changed, added and cut off: what the kernel still answers, user space answers alike.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_kernel_answers_no_odd_message_otherwise_than_user_space() -> Result<()> {
+    let zone = Arc::new(sample_with(&config()).publish());
+    let kernel = Kernel::new("tw-dns-odd", &zone)?;
+    let seeds: Vec<Vec<u8>> =
+        ["web.default.svc.~", "db.data.svc.~", "nothing.default.svc.~", "~", "a.b.c.d.e.f.g.h.~", "x.web.default.svc.~"]
+            .iter()
+            .flat_map(|name| [packet(name, "A", None), packet(name, "AAAA", Some(1232))])
+            .collect();
+    let mut random = StdRng::seed_from_u64(0x1035);
+    for round in 0..4_000 {
+        let mut message = seeds[round % seeds.len()].clone();
+        for _ in 0..random.random_range(1..4) {
+            let at = random.random_range(0..message.len());
+            match random.random_range(0..6) {
+                0 => message.truncate(at.max(1)),
+                1 => message.insert(at, random.random()),
+                2 => message[at] = [0, 1, 12, 41, 63, 64, 0xc0, 0xff][random.random_range(0..8)],
+                3 => message[at] ^= 1 << random.random_range(0..8),
+                4 => message.extend(std::iter::repeat_n(b'x', at)),
+                _ => message[at] = random.random(),
+            }
+        }
+        check(&kernel, &zone, &message, &format!("round {round}, {message:x?}"))?;
+    }
+    let seen = outcomes(&kernel)?;
+    for outcome in DnsOutcome::ALL.iter().filter(|outcome| **outcome != DnsOutcome::PassedStale) {
+        assert!(seen[outcome.name()] > 0, "{seen:?}");
     }
     Ok(())
 }

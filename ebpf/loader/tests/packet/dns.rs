@@ -9,7 +9,7 @@ use thalweg_loader::Table;
 
 use super::{
     node::{Net, Node, REDIRECT, at, nets},
-    tables::served,
+    tables::{Tables, served},
 };
 
 const TTL: u32 = 30;
@@ -139,7 +139,7 @@ pub fn answered(packet: &Packet, message: &[u8]) -> Packet {
     if packet.src.is_ipv4() { reply.id(0).dont_fragment() } else { reply }
 }
 
-pub fn outcomes(node: &Node) -> Result<Vec<(DnsOutcome, u64)>> {
+pub fn outcomes(node: &Tables) -> Result<Vec<(DnsOutcome, u64)>> {
     Ok(node.maps.dns_outcomes()?.into_iter().filter(|(_, count)| *count != 0).collect())
 }
 

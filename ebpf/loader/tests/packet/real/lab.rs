@@ -22,7 +22,7 @@ use crate::{
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Interface of the pod's end.
-const POD_LINK: &str = "eth0";
+pub const POD_LINK: &str = "eth0";
 
 pub struct Pod {
     pub netns: Netns,
@@ -204,7 +204,7 @@ pub fn link_of(netns: &Netns, link: &str) -> Result<([u8; 6], u32)> {
 }
 
 /// What `ethtool -K LINK tx on|off` does, in the namespace of the calling thread.
-fn set_tx_checksumming(link: &str, on: bool) -> Result<()> {
+pub fn set_tx_checksumming(link: &str, on: bool) -> Result<()> {
     const ETHTOOL_STXCSUM: u32 = 0x17;
     #[repr(C)]
     struct Request {

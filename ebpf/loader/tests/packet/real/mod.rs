@@ -1,6 +1,7 @@
 //! Sockets on wires: the programs attached to two nodes with pods, and the kernel's own TCP as the judge.
 
 mod direct;
+mod dns;
 mod fragments;
 mod lab;
 mod sctp;
