@@ -27,10 +27,7 @@ pub struct Figures {
 }
 
 /// Asks the agent whose folder of sockets is `run`.
-///
-/// # Errors
-/// When none listens, or it answers nothing that can be read.
-pub fn figures(run: &Path) -> Result<Figures> {
+fn figures(run: &Path) -> Result<Figures> {
     let path = run.join("agent.sock");
     let mut stream = UnixStream::connect(&path).with_context(|| format!("ask the agent at {}", path.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;

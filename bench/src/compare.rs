@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::measure::FEWEST;
 use crate::run::{Better, Measurement, Run, Side};
 use crate::stats::Estimate;
 
@@ -93,9 +94,10 @@ fn noise(measured: &Measurement) -> f64 {
     measured.noise.map_or(0.0, |noise| noise.distance_from_one())
 }
 
-/// A difference counts when the intervals have nothing in common and the medians differ by more than the noise.
+/// A difference counts when both have intervals, these have nothing in common, and the medians differ by more than the noise.
 fn verdict(better: Better, old: &Estimate, new: &Estimate, noise: f64) -> Verdict {
-    if old.overlaps(new) || (new.median / old.median - 1.0).abs() <= noise {
+    let few = old.runs.min(new.runs) < FEWEST;
+    if few || old.overlaps(new) || (new.median / old.median - 1.0).abs() <= noise {
         return Verdict::Same;
     }
     match (better, new.median > old.median) {
@@ -138,6 +140,18 @@ mod tests {
     fn what_the_noise_may_have_done_is_no_difference() {
         check(&sample(1.0, 0.2), &sample(0.9, 0.01), Verdict::Same);
         check(&sample(1.0, 0.01), &sample(0.9, 0.2), Verdict::Same);
+    }
+
+    #[test]
+    fn what_was_measured_once_has_no_interval_and_tells_no_difference() {
+        let once = |value: f64| {
+            let mut run = sample(1.0, 0.0);
+            let side = &mut run.measurements[0].sides[1];
+            (side.values, side.ratio) = (vec![value], None);
+            side.estimate = Estimate::of(&[value]).expect("value");
+            run
+        };
+        check(&once(100.0), &once(200.0), Verdict::Same);
     }
 
     #[test]

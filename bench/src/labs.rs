@@ -103,8 +103,9 @@ impl Ours {
         lab.apply("many.yaml", &many(services))?;
         lab.apply("few.yaml", &few(&[near, far], &lab.nodes))?;
         lab.apply("moving.yaml", &moving(0))?;
-        lab.restart_agent(0, Duration::ZERO)?;
+        // The other node's agent is not to be busy with them at the same time.
         synced(&mut lab.nodes[1], mode, services)?;
+        lab.restart_agent(0, Duration::ZERO)?;
         let first = synced(&mut lab.nodes[0], mode, services)?;
         Ok(Self { lab, client, servers, first, _serving: serving })
     }
