@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use thalweg_lab::signals::Signals;
 
 use crate::labs::{Labs, Wanted};
-use crate::measure::{Contender, Watch, interleave};
+use crate::measure::{Contender, Measured, Watch, interleave};
 use crate::run::{Better, Measurement, Missing, Run, Side};
 use crate::scenario::on_path;
 use crate::settings::Settings;
@@ -162,8 +162,14 @@ impl<'a> Bench<'a> {
         let mut follow = Follow { bar: self.bar, stop: self.stop, from };
         let measured = interleave(self.settings.plan, &mut contenders, &mut follow);
         self.over();
-        if let Some(measured) = measured? {
-            self.write(case, measured.sides, measured.noise);
+        if let Some(Measured { rates, medians }) = measured? {
+            let median = Case { unit: "µs, median", better: Better::Lower, ..case.clone() };
+            // What is a time already needs no other.
+            let medians = medians.filter(|_| case.better == Better::Higher);
+            self.write(case, rates.sides, rates.noise);
+            if let Some(medians) = medians {
+                self.write(median, medians.sides, medians.noise);
+            }
         }
         Ok(())
     }

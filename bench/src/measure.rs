@@ -46,6 +46,13 @@ pub trait Watch {
 }
 
 pub struct Measured {
+    pub rates: Compared,
+    /// The median of single transactions in microseconds, where all sides have such: less moved by what else the machine
+    /// does than how many there were.
+    pub medians: Option<Compared>,
+}
+
+pub struct Compared {
     pub sides: Vec<Side>,
     /// The first side against itself.
     pub noise: Option<Estimate>,
@@ -55,6 +62,7 @@ pub struct Measured {
 #[derive(Default)]
 struct Column {
     values: Vec<f64>,
+    medians: Vec<f64>,
     latency: Option<Histogram<u64>>,
 }
 
@@ -125,22 +133,55 @@ fn measured(contenders: &[Contender<'_>], slots: &[usize], columns: Vec<Column>)
     for (slot, column) in slots.iter().zip(columns) {
         own[*slot].push(column);
     }
+    let mut rates = compared(contenders, &own, |column| &column.values);
+    for (side, columns) in rates.sides.iter_mut().zip(&own) {
+        side.latency = all(columns)?.as_ref().and_then(Latency::of);
+    }
+    let medians = compared(contenders, &own, |column| &column.medians);
+    Ok(Measured { rates, medians: (medians.sides.len() == contenders.len()).then_some(medians) })
+}
+
+/// One figure of each round. Sides that have none are left out.
+fn compared(contenders: &[Contender<'_>], own: &[Vec<Column>], pick: fn(&Column) -> &Vec<f64>) -> Compared {
     let noise = match own.first().map(Vec::as_slice) {
-        Some([first, again]) => Estimate::of_ratios(&again.values, &first.values),
+        Some([first, again]) => Estimate::of_ratios(pick(again), pick(first)),
         _ => None,
     };
-    let merged = own.into_iter().map(Column::merge).collect::<Result<Vec<Column>>>()?;
-    let base = merged.first().map(|column| column.values.clone()).unwrap_or_default();
-    let sides = contenders.iter().zip(merged).enumerate().filter_map(|(index, (contender, column))| {
+    let means: Vec<Vec<f64>> =
+        own.iter().map(|columns| mean(&columns.iter().map(|column| pick(column).as_slice()).collect::<Vec<_>>())).collect();
+    let base = means.first().cloned().unwrap_or_default();
+    let sides = contenders.iter().zip(means).enumerate().filter_map(|(index, (contender, values))| {
         Some(Side {
             name: contender.name.clone(),
-            estimate: Estimate::of(&column.values)?,
-            ratio: if index == 0 { None } else { Estimate::of_ratios(&column.values, &base) },
-            latency: column.latency.as_ref().and_then(Latency::of),
-            values: column.values,
+            estimate: Estimate::of(&values)?,
+            ratio: if index == 0 { None } else { Estimate::of_ratios(&values, &base) },
+            latency: None,
+            values,
         })
     });
-    Ok(Measured { sides: sides.collect(), noise })
+    Compared { sides: sides.collect(), noise }
+}
+
+/// Of each round, over all columns.
+fn mean(columns: &[&[f64]]) -> Vec<f64> {
+    let rounds = columns.iter().map(|column| column.len()).min().unwrap_or(0);
+    (0..rounds).map(|round| columns.iter().map(|column| column[round]).sum::<f64>() / columns.len() as f64).collect()
+}
+
+/// All latencies of one contender together.
+fn all(columns: &[Column]) -> Result<Option<Histogram<u64>>> {
+    let mut all: Option<Histogram<u64>> = None;
+    for latency in columns.iter().filter_map(|column| column.latency.as_ref()) {
+        match &mut all {
+            Some(all) => add(all, latency)?,
+            None => all = Some(latency.clone()),
+        }
+    }
+    Ok(all)
+}
+
+fn add(all: &mut Histogram<u64>, one: &Histogram<u64>) -> Result<()> {
+    all.add(one).context("latencies of other bounds than before")
 }
 
 // === impl Column ===
@@ -148,26 +189,15 @@ fn measured(contenders: &[Contender<'_>], slots: &[usize], columns: Vec<Column>)
 impl Column {
     fn add(&mut self, sample: Sample) -> Result<()> {
         self.values.push(sample.value);
-        match (&mut self.latency, sample.latency) {
-            (Some(all), Some(one)) => all.add(&one).context("latencies of other bounds than before")?,
-            (none, one) => *none = one,
-        }
-        Ok(())
-    }
-
-    /// The mean of each round.
-    fn merge(columns: Vec<Self>) -> Result<Self> {
-        let count = columns.len() as f64;
-        let mut columns = columns.into_iter();
-        let mut merged = columns.next().unwrap_or_default();
-        for column in columns {
-            merged.values.iter_mut().zip(&column.values).for_each(|(sum, value)| *sum += value);
-            if let (Some(all), Some(one)) = (&mut merged.latency, &column.latency) {
-                all.add(one).context("latencies of other bounds than before")?;
+        let Some(latency) = sample.latency else { return Ok(()) };
+        self.medians.push(latency.value_at_quantile(0.5) as f64 / 1000.0);
+        match &mut self.latency {
+            Some(all) => add(all, &latency),
+            None => {
+                self.latency = Some(latency);
+                Ok(())
             }
         }
-        merged.values.iter_mut().for_each(|value| *value /= count);
-        Ok(merged)
     }
 }
 

@@ -42,15 +42,18 @@ fn a_quick_run_is_measured_kept_compared_and_shown() {
     let json: Value = serde_json::from_slice(&std::fs::read(&run).expect("run")).expect("json");
     assert_eq!(json["complete"], true);
     let measured = json["measurements"].as_array().expect("measurements");
-    assert_eq!(measured.len(), 2, "{json}");
+    // Two cases, each with its rates and its median times.
+    assert_eq!(measured.len(), 4, "{json}");
     for case in measured {
         let names: Vec<&str> =
             case["sides"].as_array().expect("sides").iter().filter_map(|side| side["name"].as_str()).collect();
         assert_eq!(names, ["direct", "socket-lb", "tc"]);
+    }
+    for case in measured.iter().filter(|case| case["unit"] == "per second") {
         assert!(case["sides"][1]["latency"]["p99"].as_u64().is_some_and(|nanos| nanos > 0), "{case}");
     }
     let compared = bench(&["compare", &run, &run]);
-    assert!(text(&compared).contains("0 worse, 0 better, 6 not different"), "{}", text(&compared));
+    assert!(text(&compared).contains("0 worse, 0 better, 12 not different"), "{}", text(&compared));
     let report = bench(&["report", &run, "--html", &html]);
     assert!(report.status.success() && Path::new(&html).is_file(), "{}", text(&report));
     assert!(text(&bench(&["numbers", &run])).contains("### services-crr"));

@@ -48,10 +48,11 @@ fn each_round_has_another_order_and_the_first_twice() {
     let (order, result) = run(Plan { runs: 3, warm_up: 0 }, &mut watch);
     assert_eq!(order, "aabababaa");
     let measured = result.expect("measure").expect("three rounds");
-    assert_eq!(measured.sides.iter().map(|side| side.values.len()).collect::<Vec<_>>(), [3, 3]);
+    assert_eq!(measured.rates.sides.iter().map(|side| side.values.len()).collect::<Vec<_>>(), [3, 3]);
     assert_eq!(watch.steps.last(), Some(&(9, 9)));
-    assert!(measured.sides[0].ratio.is_none() && measured.sides[1].ratio.is_some());
-    assert_eq!(measured.noise.map(|noise| noise.runs), Some(3));
+    assert!(measured.rates.sides[0].ratio.is_none() && measured.rates.sides[1].ratio.is_some());
+    assert_eq!(measured.rates.noise.map(|noise| noise.runs), Some(3));
+    assert!(measured.medians.is_none());
 }
 
 #[test]
@@ -60,14 +61,14 @@ fn the_warm_up_does_not_count() {
     assert_eq!(order.len(), 15);
     let measured = result.expect("measure").expect("three rounds");
     // Calls 1 to 4 of `a` were the warm-up.
-    assert!(measured.sides[0].estimate.min > 4.0, "{:?}", measured.sides[0]);
+    assert!(measured.rates.sides[0].estimate.min > 4.0, "{:?}", measured.rates.sides[0]);
 }
 
 #[test]
 fn what_is_complete_counts_when_it_is_stopped() {
     let mut watch = Fake { stop_after: Some(10), ..Fake::default() };
     let (_, result) = run(Plan { runs: 9, warm_up: 0 }, &mut watch);
-    assert_eq!(result.expect("measure").expect("three rounds").sides[0].values.len(), 3);
+    assert_eq!(result.expect("measure").expect("three rounds").rates.sides[0].values.len(), 3);
     let mut watch = Fake { stop_after: Some(8), ..Fake::default() };
     assert!(run(Plan { runs: 9, warm_up: 0 }, &mut watch).1.expect("measure").is_none());
 }
@@ -90,6 +91,10 @@ fn latencies_of_all_rounds_are_one_distribution() {
         Ok(Sample { value: 1.0, latency: Some(histogram) })
     })];
     let measured = interleave(Plan { runs: 4, warm_up: 1 }, &mut contenders, &mut Fake::default());
-    let latency = measured.expect("measure").expect("rounds").sides[0].latency.expect("latency");
+    let measured = measured.expect("measure").expect("rounds");
+    let latency = measured.rates.sides[0].latency.expect("latency");
     assert_eq!((latency.count, latency.max), (8, 10));
+    // Each round asks twice: 3 and 4, 5 and 6, …
+    let medians = measured.medians.expect("medians");
+    assert_eq!(medians.sides[0].values, [0.0035, 0.0055, 0.0075, 0.0095]);
 }
