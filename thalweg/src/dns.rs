@@ -3,6 +3,7 @@
 mod files;
 mod follower;
 mod metrics;
+mod node;
 mod operation;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::{datapath, shutdown_signal};
 use files::Files;
 use follower::Follower;
+pub use node::{CorefileArgs, NodeDns};
 
 #[derive(clap::Args, Debug)]
 pub struct DnsArgs {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::backend::ProxyMode;
 use crate::datapath::DatapathArgs;
+use crate::dns::CorefileArgs;
 use crate::monitor;
 
 #[derive(clap::Args, Debug)]
@@ -57,6 +58,8 @@ pub struct AgentArgs {
     /// Seconds that clients may keep an answer.
     #[arg(long, default_value_t = 30)]
     pub dns_ttl: u32,
+    #[command(flatten)]
+    pub corefile: CorefileArgs,
     /// Address of /healthz and /livez; empty turns them off.
     #[arg(long, default_value = "0.0.0.0:10256", value_parser = monitor::address)]
     pub healthz_bind_address: monitor::Address,

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::addresses::NodeAddresses;
 use crate::backend::{self, AnyBackend};
+use crate::dns::NodeDns;
 use crate::handover::{self, Drain, Switch};
 use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
@@ -51,7 +52,7 @@ struct Agent {
     kernel: Kernel,
     /// To take over what iptables began.
     switch: Switch,
-    dns: Option<Arc<thalweg_dns::Server>>,
+    dns: Option<NodeDns>,
     network: PodNetwork,
     host_ports: Arc<HostPorts>,
     ports: ReservedPorts,
@@ -114,7 +115,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     watching.abort();
     agent.network.shutdown();
     if let Some(dns) = &agent.dns {
-        dns.shutdown();
+        dns.server().shutdown();
     }
     Ok(())
 }
@@ -163,7 +164,7 @@ impl Agent {
             figures.node_addresses = node.all();
             figures.socket_lb = Some(mode == "ebpf" && args.datapath.socket_lb);
         });
-        let socket = serve_figures(&args, &board, dns.clone())?;
+        let socket = serve_figures(&args, &board, dns.as_ref().map(NodeDns::server))?;
         let (for_metrics, for_services) = maps.unzip();
         let monitor = Monitor::start(monitor_options(&args, node, mode, for_metrics))?;
         let maps = match (for_services, &kernel) {
@@ -256,10 +257,7 @@ impl Agent {
         let taken = std::mem::take(&mut self.written);
         // Names after addresses: what a name answers must be reachable.
         if let Some(dns) = &self.dns {
-            dns.publish(&self.services.world, &taken.dirty);
-            if taken.first {
-                dns.mark_synced();
-            }
+            dns.publish(&self.services.world, &taken.dirty, taken.first);
         }
         self.services.follow(&taken.dirty);
         if !self.installed && !taken.dirty.nodes.is_empty() {
@@ -340,6 +338,9 @@ impl Agent {
     /// What is done from time to time.
     fn tend(&mut self) {
         self.services.tend();
+        if let Some(dns) = &mut self.dns {
+            dns.tend(&self.services.world);
+        }
         if let Kernel::Iptables { pods, drain, repaired } = &mut self.kernel {
             if repaired.elapsed() >= REPAIR {
                 *repaired = Instant::now();
@@ -413,7 +414,7 @@ fn open(args: &AgentArgs, node: NodeAddresses) -> Result<Opened> {
     Ok((backend, Kernel::Ebpf { attacher }, switch, Some(maps)))
 }
 
-fn start_dns(args: &AgentArgs, node: NodeAddresses) -> Result<Option<Arc<thalweg_dns::Server>>> {
+fn start_dns(args: &AgentArgs, node: NodeAddresses) -> Result<Option<NodeDns>> {
     if args.dns_port == 0 {
         return Ok(None);
     }
@@ -424,7 +425,7 @@ fn start_dns(args: &AgentArgs, node: NodeAddresses) -> Result<Option<Arc<thalweg
         upstreams: args.dns_upstream.clone(),
         workers: 1,
     };
-    Ok(Some(Arc::new(thalweg_dns::Server::start(options)?)))
+    NodeDns::start(&args.corefile, options).map(Some)
 }
 
 fn serve_figures(args: &AgentArgs, board: &Board, dns: Option<Arc<thalweg_dns::Server>>) -> Result<admin::Socket> {
