@@ -98,24 +98,29 @@ impl Run {
         fs::rename(&beside, path).with_context(|| format!("write {}", path.display()))
     }
 
-    /// The median distance of the same from the same; None when nothing was measured twice.
-    pub fn noise(&self) -> Option<f64> {
-        let distances: Vec<f64> =
-            self.measurements.iter().filter_map(|measured| Some(measured.noise?.distance_from_one())).collect();
-        Estimate::of(&distances).map(|estimate| estimate.median)
+    /// How far the same was from the same: the median over the cases, for each unit. Empty when nothing was measured twice.
+    pub fn noise(&self) -> BTreeMap<&str, f64> {
+        let mut distances: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for measured in &self.measurements {
+            if let Some(noise) = measured.noise {
+                distances.entry(&measured.unit).or_default().push(noise.distance_from_one());
+            }
+        }
+        let median = |(unit, distances): (_, Vec<f64>)| Some((unit, Estimate::of(&distances)?.median));
+        distances.into_iter().filter_map(median).collect()
     }
 
     /// One sentence on how far this run is to be trusted.
     pub fn verdict(&self) -> String {
-        match self.noise() {
-            None => "Nothing was measured twice: the noise of this machine is not known.".to_owned(),
-            Some(noise) if noise > NOISY => format!(
-                "Noisy: the same side differed from itself by {:.1} % (median over the cases); differences below that mean nothing.",
-                noise * 100.0
-            ),
-            Some(noise) => {
-                format!("Quiet: the same side differed from itself by {:.1} % (median over the cases).", noise * 100.0)
-            }
+        let noise = self.noise();
+        if noise.is_empty() {
+            return "Nothing was measured twice: the noise of this machine is not known.".to_owned();
+        }
+        let words: Vec<String> = noise.iter().map(|(unit, noise)| format!("{:.1} % ({unit})", noise * 100.0)).collect();
+        let words = words.join(", ");
+        match noise.values().any(|noise| *noise > NOISY) {
+            true => format!("Noisy: the same side differed from itself by {words}; differences below that mean nothing."),
+            false => format!("Quiet: the same side differed from itself by {words}."),
         }
     }
 }
