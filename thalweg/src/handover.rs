@@ -87,6 +87,16 @@ impl Switch {
         Ok(())
     }
 
+    /// Before the process ends: links that are half exchanged, and a kernel that was told to be liberal meanwhile, are brought
+    /// to their end. What fails then the next process finds.
+    pub async fn end(&mut self) {
+        if self.is_attaching()
+            && let Err(error) = self.step().await
+        {
+            tracing::warn!("{error:#}");
+        }
+    }
+
     /// Until a step is done, if one is under way. Nothing is lost when this is dropped before it is done.
     ///
     /// # Errors
@@ -208,15 +218,14 @@ fn import_flows(maps: &mut Maps, own: &HashSet<IpAddr>, known: Known) -> Result<
         match (flow.original.0, flow.original.1) {
             (SocketAddr::V4(_), SocketAddr::V4(_)) => {
                 let pair = entries(flow, &from, |addr| Be128::from(addr).v4());
-                // tc has begun it again, or had it before.
-                if maps.conntrack.get(&pair[0].0)?.is_none() {
+                if is_free(maps.conntrack.get(&pair[0].0)?) {
                     v4.extend(pair);
                     imported += 1;
                 }
             }
             _ => {
                 let pair = entries(flow, &from, Be128::from);
-                if maps.conntrack6.get(&pair[0].0)?.is_none() {
+                if is_free(maps.conntrack6.get(&pair[0].0)?) {
                     v6.extend(pair);
                     imported += 1;
                 }
@@ -226,6 +235,12 @@ fn import_flows(maps: &mut Maps, own: &HashSet<IpAddr>, known: Known) -> Result<
     maps.conntrack.update(&v4)?;
     maps.conntrack6.update(&v6)?;
     Ok(imported)
+}
+
+/// Whether the place of a flow's first direction is to be had. Otherwise tc has begun the flow again, or had it before; but if
+/// tc has met an answer only, it took that for the beginning of a flow that is no service's.
+fn is_free<A>(entry: Option<CtEntry<A>>) -> bool {
+    entry.is_none_or(|entry| entry.flags.0 & CtFlags::DIRECT != 0)
 }
 
 /// What is known of a flow besides its addresses.

@@ -33,7 +33,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use thalweg_abi::{FrontendFlags, Proto, Scope};
-use thalweg_cluster::Name;
+use thalweg_cluster::{Family, Name};
 use thalweg_loader::Injected;
 use thalweg_loader::probe::{Attached, attached};
 use thalweg_proxy::health::Dial;
@@ -142,6 +142,12 @@ impl Probe {
         let port = Arc::new(AtomicU16::new(PORTS.start));
         let way = Way::Packets { pins: pins.to_owned(), port, places: Arc::default() };
         Self { served: served.collect(), way }
+    }
+
+    /// Nothing translates what these families dial.
+    pub fn leave_out(&mut self, families: &[Family]) {
+        let has = |vip: &SocketAddr| families.contains(if vip.is_ipv4() { &Family::V4 } else { &Family::V6 });
+        self.served.retain(|(vip, _)| !has(vip));
     }
 
     /// What the kernel is to hold.
@@ -317,6 +323,14 @@ mod tests {
         assert!(frontend.vip == IpAddr::V4(VIP) && frontend.scope == Scope::INTERNAL);
         assert!(plan.sets[frontend.set].endpoints[0].ip().is_loopback());
         assert_eq!(Probe::of_packets(both(), Path::new("/nonexistent")).plan().frontends.len(), 2);
+    }
+
+    #[test]
+    fn a_family_without_rules_is_not_dialled() {
+        let mut probe = Probe::of_packets(both(), Path::new("/nonexistent"));
+        probe.leave_out(&[Family::V6]);
+        let [frontend] = &probe.plan().frontends[..] else { panic!("{:?}", probe.plan()) };
+        assert_eq!(frontend.vip, IpAddr::V4(VIP));
     }
 
     #[test]

@@ -150,6 +150,7 @@ async fn drive(mut lone: Lone, source: Source) -> Result<()> {
             _ = tend.tick() => lone.tend(),
         }
     }
+    lone.switch.end().await;
     // What is in the kernel stays: packets do not notice that the proxy is gone.
     tracing::info!("stopping; what is in the kernel stays");
     watching.abort();

@@ -206,15 +206,15 @@ impl Work {
             Order::SetServiceRanges(ranges) => self.backend.set_service_ranges(&ranges),
             Order::RetainOnlyKnown => self.backend.retain_only_known(),
             Order::Apply(ticket) => (self.asked, self.is_due) = (ticket, true),
-            Order::SetLenient(lenient) => {
-                self.backend.set_lenient(lenient);
-                self.is_due = true;
-            }
+            Order::SetLenient(lenient) => self.is_due |= self.backend.set_lenient(lenient),
             Order::Repair => self.repairs = true,
-            Order::Replace(backend) => self.backend = backend,
+            Order::Replace(mut backend) => {
+                backend.set_lenient(self.backend.is_lenient());
+                self.backend = backend;
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

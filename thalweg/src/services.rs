@@ -99,7 +99,14 @@ impl Services {
             return None;
         }
         self.mark_synced();
-        if let Some(probe) = self.probe.take() {
+        if let Some(mut probe) = self.probe.take() {
+            let missing = self.proxy.backend().rules().map(|figures| figures.missing).unwrap_or_default();
+            if !missing.is_empty() {
+                probe.leave_out(&missing);
+                let plan = probe.plan();
+                self.proxy.backend_mut().set(plan.clone());
+                self.probed = Some(plan);
+            }
             self.monitor.probe(probe.dial());
         }
         let took = self.listed.map(|listed| listed.elapsed()).unwrap_or_default();
@@ -184,8 +191,10 @@ impl Services {
                 stages.extend(next.stages);
                 all.add(next.taken);
             }
-            // A part of the first sync, of which nothing is in the kernel, has nothing to say.
-            if started.is_none() && !self.is_whole {
+            // A part of the first sync, of which nothing is in the kernel, has nothing to say; but that it has been made up for
+            // after a failure, has.
+            let is_part = !self.synced || !self.pending.is_empty();
+            if started.is_none() && !self.is_whole && is_part {
                 continue;
             }
             let result = result.map(|mut applied| {
@@ -364,3 +373,6 @@ pub async fn source_ended(watching: tokio::task::JoinHandle<Result<(), thalweg_c
     watching.await.context("the source of the cluster's state")??;
     anyhow::bail!("the source of the cluster's state ended");
 }
+
+#[cfg(test)]
+mod tests;

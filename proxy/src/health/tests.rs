@@ -220,6 +220,7 @@ async fn the_metrics_server_shows_what_happened() {
         tables: vec![table(Family::V4, "nat", 7), table(Family::V6, "filter", 3)],
         restore_failures: 2,
         partial_restore_failures: 1,
+        missing: Vec::new(),
     });
     let kernel = || Some(KernelFigures { drops: vec![("conntrack_full", 5)], events: vec![("lookup", 6)], adoptions: 1 });
     let config = KubeProxyConfiguration { cluster_cidr: "10.0.0.0/8".into(), ..KubeProxyConfiguration::defaults() };

@@ -117,6 +117,8 @@ pub struct Figures {
     pub restore_failures: u64,
     /// Those of them that were to write a change, not everything.
     pub partial_restore_failures: u64,
+    /// Families that this machine has no rules for.
+    pub missing: Vec<Family>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,11 +154,15 @@ impl IptablesBackend {
     }
 
     /// Whether packets of pods that fit no flow are let through, from the next sync on; they are not unless somebody says
-    /// so. For when the kernel has not seen both directions of all connections (see `drain`), or is told to be liberal.
-    pub fn set_lenient(&mut self, lenient: bool) {
-        for side in &mut self.sides {
-            side.set_lenient(lenient);
-        }
+    /// so. For when the kernel has not seen both directions of all connections (see `drain`), or is told to be liberal. True
+    /// when that is news, and a sync is due.
+    pub fn set_lenient(&mut self, lenient: bool) -> bool {
+        self.sides.iter_mut().fold(false, |is_news, side| side.set_lenient(lenient) || is_news)
+    }
+
+    /// As [`Self::set_lenient`] has been told.
+    pub fn is_lenient(&self) -> bool {
+        self.sides.iter().any(Side::is_lenient)
     }
 
     /// [`Backend::apply`] with this backend's own errors.
@@ -221,6 +227,7 @@ impl IptablesBackend {
             tables: self.sides.iter().flat_map(Side::figures).collect(),
             restore_failures: self.sides.iter().map(|side| side.failures.all).sum(),
             partial_restore_failures: self.sides.iter().map(|side| side.failures.partial).sum(),
+            missing: self.sides.iter().filter(|side| side.missing().is_some()).map(Side::family).collect(),
         }
     }
 

@@ -121,8 +121,16 @@ impl Side {
     }
 
     /// See [`super::IptablesBackend::set_lenient`].
-    pub fn set_lenient(&mut self, lenient: bool) {
-        self.ruleset.set_lenient(lenient);
+    pub fn set_lenient(&mut self, lenient: bool) -> bool {
+        self.ruleset.set_lenient(lenient)
+    }
+
+    pub fn is_lenient(&self) -> bool {
+        self.ruleset.is_lenient()
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// Why this family is left out, if it is.
@@ -187,7 +195,9 @@ impl Side {
 
     /// Nothing of ours is in the kernel any more, and nothing is known of it.
     pub fn forget_all(&mut self, options: Options) {
+        let lenient = self.is_lenient();
         *self = Self { failures: self.failures, ..Self::new(self.family, options) };
+        self.set_lenient(lenient);
     }
 
     /// The tell-tales: the jumps, and the few chains that every packet meets.

@@ -110,6 +110,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
             _ = tend.tick() => agent.tend(),
         }
     }
+    agent.switch.end().await;
     // Programs, links and maps stay: packets do not notice that the agent is gone.
     tracing::info!("stopping; the data path stays");
     watching.abort();

@@ -85,6 +85,11 @@ impl PodAttacher {
 
     /// Follows what pods say about socket load balancing.
     pub fn follow<'a>(&self, world: &World, pods: impl IntoIterator<Item = &'a Name>) {
+        let mut pods = pods.into_iter().peekable();
+        // Whoever goes live has the lock for a while.
+        if pods.peek().is_none() {
+            return;
+        }
         let mut inner = self.lock();
         for name in pods {
             let opts_out = world.pod(name).is_some_and(|pod| clients::opts_out(pod));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thalweg_abi::{FrontendFlags, Proto, Scope};
 use thalweg_cluster::{Family, Name};
-use thalweg_proxy::iptables::{Error, Executor, Filter, Flow, IptablesBackend, Options};
+use thalweg_proxy::iptables::{Error, Executor, Filter, Flow, Inside, IptablesBackend, Options};
 use thalweg_proxy::plan::{EndpointSet, PlannedFrontend};
 use tokio::time::timeout;
 
@@ -15,8 +15,9 @@ use super::*;
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Every script waits for a word, and is kept.
+/// Every script waits for a word, and is kept. The first look at what is there may find the lock taken.
 struct Slow {
+    is_locked: bool,
     begun: Sender<()>,
     go: Receiver<()>,
     scripts: Arc<Mutex<Vec<String>>>,
@@ -41,6 +42,9 @@ impl Executor for Slow {
     }
 
     fn save(&mut self, _: Family) -> Result<String, Error> {
+        if std::mem::take(&mut self.is_locked) {
+            return Err(Error::Locked { program: "iptables-save".into() });
+        }
         Ok(String::new())
     }
 
@@ -62,9 +66,18 @@ impl Executor for Slow {
 }
 
 fn start() -> (Rules, Hands) {
+    start_with(false)
+}
+
+/// Rules of which the first sync fails, and nothing else.
+pub fn locked_at_first() -> Rules {
+    start_with(true).0
+}
+
+fn start_with(is_locked: bool) -> (Rules, Hands) {
     let ((begun, seen), (go, waits)) = (channel(), channel());
     let scripts = Arc::<Mutex<Vec<String>>>::default();
-    let slow = Slow { begun, go: waits, scripts: Arc::clone(&scripts) };
+    let slow = Slow { is_locked, begun, go: waits, scripts: Arc::clone(&scripts) };
     let backend = IptablesBackend::new(slow, Options::default()).expect("options");
     let rules = Rules::start(backend, Stop::default()).expect("a thread");
     (rules, Hands { begun: seen, go, scripts })
@@ -116,15 +129,14 @@ async fn what_is_set_while_a_sync_runs_is_written_by_the_next_one() {
     let latest = apply(&mut rules);
     assert!(latest > first && hands.scripts.lock().expect("scripts").is_empty());
 
-    // A first sync is of two tables.
     drop(hands.go);
     let done = report(&mut rules).await;
     assert!(done.ticket == first && done.result.is_ok_and(|applied| applied.frontends_written == 1));
-    let before = hands.scripts.lock().expect("scripts").len();
     let done = report(&mut rules).await;
     assert!(done.ticket == latest && done.result.is_ok_and(|applied| applied.frontends_written == 2));
     let scripts = hands.scripts.lock().expect("scripts");
-    let [together] = &scripts[before..] else { panic!("{scripts:?}") };
+    // A first sync is of two tables.
+    let [_, _, together] = &scripts[..] else { panic!("{scripts:?}") };
     assert!(together.contains("10.96.0.2/32") && together.contains("10.96.0.4/32") && !together.contains("10.96.0.3/32"));
     assert!(rules.rules().is_some_and(|figures| figures.tables.iter().any(|table| table.rules > 0)));
 }
@@ -143,4 +155,37 @@ async fn who_ends_in_the_middle_of_a_sync_says_nothing_more() {
     drop(rules);
     let scripts = hands.scripts.lock().expect("scripts").concat();
     assert!(!scripts.contains("10.96.0.2/32"), "another sync was begun: {scripts}");
+}
+
+#[tokio::test]
+async fn whoever_is_lenient_stays_so_by_other_options_and_news_alone_are_written() {
+    let (mut rules, hands) = start();
+    drop(hands.go);
+    rules.set(plan("first", [10, 96, 0, 1]));
+    rules.retain_only_known();
+    rules.set_lenient(true);
+    apply(&mut rules);
+    report(&mut rules).await.result.expect("a sync");
+    let invalid = |from: usize| hands.scripts.lock().expect("scripts")[from..].concat().contains("-A TW-INVALID");
+    assert!(!invalid(0), "lenient");
+
+    let pods = Inside::Sources(vec!["10.244.0.0/16".parse().expect("a range")]);
+    let other = Options { inside: pods, ..Options::default() };
+    let slow = Slow { is_locked: false, begun: channel().0, go: channel().1, scripts: Arc::clone(&hands.scripts) };
+    rules.replace(IptablesBackend::new(slow, other).expect("options"));
+    rules.set(plan("first", [10, 96, 0, 1]));
+    rules.retain_only_known();
+    rules.set_lenient(true);
+    let ticket = apply(&mut rules);
+    let done = report(&mut rules).await;
+    assert!(done.ticket == ticket && done.result.is_ok_and(|applied| applied.changed()));
+    assert!(!invalid(0), "still lenient");
+
+    let before = hands.scripts.lock().expect("scripts").len();
+    rules.set_lenient(false);
+    report(&mut rules).await.result.expect("a sync");
+    assert!(invalid(before));
+    rules.set_lenient(false);
+    let ticket = apply(&mut rules);
+    assert_eq!(report(&mut rules).await.ticket, ticket, "the same again is no sync of its own");
 }
