@@ -99,8 +99,7 @@ pub struct Server {
 
 impl Shared {
     /// Whether a query may be answered at all; counts those that may not.
-    pub fn admit(&self, packet: &[u8], transport: Transport, client: IpAddr, traffic: &Traffic) -> Admission {
-        let gate = self.gate.load();
+    pub fn admit(&self, gate: &Gate, packet: &[u8], transport: Transport, client: IpAddr, traffic: &Traffic) -> Admission {
         if gate.is_open() {
             return Admission::Pass;
         }
@@ -114,8 +113,7 @@ impl Shared {
     }
 
     /// Logs a query that was answered, if that is wanted.
-    pub fn note(&self, packet: &[u8], reply: &[u8], transport: Transport, client: SocketAddr) {
-        let log = self.log.load();
+    pub fn note(&self, log: &QueryLog, packet: &[u8], reply: &[u8], transport: Transport, client: SocketAddr) {
         if !log.is_off() {
             log.note(packet, reply, transport, client, self.started.elapsed());
         }

@@ -19,7 +19,9 @@ use tokio::runtime::Handle;
 use crate::answer::{Outcome, respond, servfail};
 use crate::counters::Counters;
 use crate::forward::Pending;
-use crate::gate::{Admission, turn_away};
+use crate::gate::{Admission, Gate, turn_away};
+use crate::log::QueryLog;
+use crate::names::Names;
 use crate::query::{MAX_UDP, Query, Rotation, Transport};
 use crate::server::Shared;
 use crate::traffic::Traffic;
@@ -45,6 +47,15 @@ pub struct UdpWorker {
     pub traffic: Arc<Traffic>,
     /// For what takes longer.
     pub runtime: Handle,
+}
+
+/// What a batch is answered by, looked up once for all of it.
+#[derive(Clone, Copy)]
+struct Now<'a> {
+    zone: &'a Zone,
+    gate: &'a Gate,
+    names: &'a Names,
+    log: &'a QueryLog,
 }
 
 /// Replies of one batch. Buffers keep their capacity.
@@ -114,10 +125,12 @@ impl UdpWorker {
             self.counters.udp.fetch_add(received.count as u64, Ordering::Relaxed);
             let began = Instant::now();
             {
-                let zone = self.shared.zone.load();
+                let (zone, gate) = (self.shared.zone.load(), self.shared.gate.load());
+                let (names, log) = (self.shared.names.load(), self.shared.log.load());
+                let now = Now { zone: &zone, gate: &gate, names: &names, log: &log };
                 for (packet, message) in inbox.iter().zip(&received.messages[..received.count]) {
                     let Some((length, peer)) = *message else { continue };
-                    if self.answer(&packet[..length], peer, &zone, rotation.next(), outbox.next()) {
+                    if self.answer(&packet[..length], peer, now, rotation.next(), outbox.next()) {
                         outbox.push(peer);
                     }
                 }
@@ -130,13 +143,13 @@ impl UdpWorker {
     }
 
     /// Writes the answer; false: nothing is to be sent, now or at all.
-    fn answer(&self, packet: &[u8], peer: SocketAddr, zone: &Zone, rotation: u32, out: &mut Vec<u8>) -> bool {
+    fn answer(&self, packet: &[u8], peer: SocketAddr, now: Now<'_>, rotation: u32, out: &mut Vec<u8>) -> bool {
+        let Now { zone, gate, names, log } = now;
         self.traffic.request(packet, Transport::Udp, peer.ip());
-        let admission = self.shared.admit(packet, Transport::Udp, peer.ip(), &self.traffic);
+        let admission = self.shared.admit(gate, packet, Transport::Udp, peer.ip(), &self.traffic);
         if admission != Admission::Pass {
             return turn_away(admission, packet, Transport::Udp, out);
         }
-        let names = self.shared.names.load();
         if !names.is_empty()
             && let Ok(query) = Query::parse(packet, Transport::Udp)
         {
@@ -146,7 +159,7 @@ impl UdpWorker {
             }
             if names.answer(&query, out) {
                 self.counters.count(Outcome::Answer);
-                self.shared.note(packet, out, Transport::Udp, peer);
+                self.shared.note(log, packet, out, Transport::Udp, peer);
                 return true;
             }
         }
@@ -163,7 +176,7 @@ impl UdpWorker {
         self.counters.count(outcome);
         let answered = outcome != Outcome::Drop && !out.is_empty();
         if answered {
-            self.shared.note(packet, out, Transport::Udp, peer);
+            self.shared.note(log, packet, out, Transport::Udp, peer);
         }
         answered
     }
@@ -182,7 +195,7 @@ impl UdpWorker {
     /// Sends a reply that was waited for.
     fn finish(&self, packet: &[u8], reply: &[u8], peer: SocketAddr, began: Instant) {
         self.traffic.response(reply, began.elapsed());
-        self.shared.note(packet, reply, Transport::Udp, peer);
+        self.shared.note(&self.shared.log.load(), packet, reply, Transport::Udp, peer);
         if self.socket.send_to(reply, peer).is_err() {
             self.counters.send_errors.fetch_add(1, Ordering::Relaxed);
         }

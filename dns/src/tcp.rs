@@ -33,7 +33,8 @@ impl StreamHandler {
         let began = Instant::now();
         self.traffic.request(packet, Transport::Tcp, client.ip());
         self.counters.tcp.fetch_add(1, Ordering::Relaxed);
-        let bytes = match self.shared.admit(packet, Transport::Tcp, client.ip(), &self.traffic) {
+        let admission = { self.shared.admit(&self.shared.gate.load(), packet, Transport::Tcp, client.ip(), &self.traffic) };
+        let bytes = match admission {
             Admission::Pass => {
                 whole::answer(&self.shared, packet, Transport::Tcp, self.rotation.next(), &self.counters).await?
             }
@@ -43,7 +44,7 @@ impl StreamHandler {
             }
         };
         self.traffic.response(&bytes, began.elapsed());
-        self.shared.note(packet, &bytes, Transport::Tcp, client);
+        self.shared.note(&self.shared.log.load(), packet, &bytes, Transport::Tcp, client);
         Message::from_vec(&bytes).inspect_err(|error| tracing::debug!(%error, "no reply to a query over TCP")).ok()
     }
 }
