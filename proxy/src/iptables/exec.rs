@@ -353,9 +353,15 @@ mod tests {
         assert!(matches!(stopped, Err(Error::TimedOut { .. })) && started.elapsed() < Duration::from_secs(20));
         let stop = Stop::default();
         let programs = Programs::new(Variant::Default).stopped_by(stop.clone());
+        let begun = tempfile::tempdir().expect("a folder");
+        let begun = begun.path().join("begun");
+        let script = format!("touch {}; exec sleep 30", begun.display());
         let started = Instant::now();
         let killed = std::thread::scope(|scope| {
-            let runs = scope.spawn(|| programs.run(Path::new("sleep"), &["30"], "unread"));
+            let runs = scope.spawn(|| programs.run(Path::new("sh"), &["-c", &script], "unread"));
+            while !begun.exists() && started.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             stop.stop();
             runs.join().expect("no panic")
         });

@@ -157,7 +157,9 @@ impl IptablesBackend {
     /// so. For when the kernel has not seen both directions of all connections (see `drain`), or is told to be liberal. True
     /// when that is news, and a sync is due.
     pub fn set_lenient(&mut self, lenient: bool) -> bool {
-        self.sides.iter_mut().fold(false, |is_news, side| side.set_lenient(lenient) || is_news)
+        let is_news = self.is_lenient() != lenient;
+        self.sides.iter_mut().for_each(|side| side.set_lenient(lenient));
+        is_news
     }
 
     /// As [`Self::set_lenient`] has been told.

@@ -95,14 +95,12 @@ impl Ruleset {
         }
     }
 
-    /// Whether packets that fit no flow are let through; true when that is news.
-    pub fn set_lenient(&mut self, lenient: bool) -> bool {
-        let is_news = self.lenient != lenient;
-        if is_news {
+    /// Whether packets that fit no flow are let through.
+    pub fn set_lenient(&mut self, lenient: bool) {
+        if self.lenient != lenient {
             self.lenient = lenient;
             self.touched.insert(ChainId::Fixed(Fixed::Invalid));
         }
-        is_news
     }
 
     pub fn is_lenient(&self) -> bool {

@@ -121,8 +121,8 @@ impl Side {
     }
 
     /// See [`super::IptablesBackend::set_lenient`].
-    pub fn set_lenient(&mut self, lenient: bool) -> bool {
-        self.ruleset.set_lenient(lenient)
+    pub fn set_lenient(&mut self, lenient: bool) {
+        self.ruleset.set_lenient(lenient);
     }
 
     pub fn is_lenient(&self) -> bool {
