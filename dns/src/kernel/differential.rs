@@ -46,14 +46,7 @@ impl Kernel {
         let pins = Pins(PathBuf::from("/run").join(name));
         // What a killed run left.
         thalweg_loader::cleanup(&pins.0)?;
-        let options = Options {
-            pin_root: pins.0.clone(),
-            cgroup: PathBuf::new(),
-            node_addr: None,
-            node_addr6: None,
-            sizes: Sizes::uniform(1_024),
-            socket_lb: false,
-        };
+        let options = options(&pins, 1_024);
         let datapath = netns.enter(|| Datapath::open(&options))??;
         let mut kernel = Self { maps: datapath.maps()?, datapath, netns, _pins: pins };
         // The pod's link is the only one that there is.
@@ -83,6 +76,18 @@ impl Kernel {
         }
         assert_frame("let through", &out.packet, query);
         Ok(None)
+    }
+}
+
+/// With maps of so many entries.
+fn options(pins: &Pins, entries: u32) -> Options {
+    Options {
+        pin_root: pins.0.clone(),
+        cgroup: PathBuf::new(),
+        node_addr: None,
+        node_addr6: None,
+        sizes: Sizes::uniform(entries),
+        socket_lb: false,
     }
 }
 
@@ -212,6 +217,29 @@ fn the_kernel_answers_no_odd_message_otherwise_than_user_space() -> Result<()> {
     let seen = outcomes(&kernel)?;
     for outcome in DnsOutcome::ALL.iter().filter(|outcome| **outcome != DnsOutcome::PassedStale) {
         assert!(seen[outcome.name()] > 0, "{seen:?}");
+    }
+    Ok(())
+}
+
+/// Before the next agent knows anything, and also when it makes larger maps.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_next_agents_kernel_answers_what_the_last_one_knew() -> Result<()> {
+    let zone = Arc::new(sample_with(&config()).publish());
+    let Kernel { datapath, maps, netns, _pins: pins } = Kernel::new("tw-dns-next", &zone)?;
+    drop(maps);
+    let mut last = Some(datapath);
+    for (entries, start) in [(1_024, "Adopted"), (2_048, "Resized")] {
+        drop(last.take());
+        let options = options(&pins, entries);
+        let datapath = netns.enter(|| Datapath::open(&options))??;
+        assert!(format!("{:?}", datapath.start()).starts_with(start), "{:?}", datapath.start());
+        for name in ["web.default.svc.cluster.local", "nothing.default.svc.cluster.local"] {
+            let query = Packet::udp("10.244.9.2:4321".parse()?, "10.96.0.10:53".parse()?, &packet(name, "A", None));
+            let input = Injected { packet: &query.bytes(), ifindex: 1, ..Injected::default() };
+            assert_eq!(netns.enter(|| datapath.test_run("tc_from_pod", &input))??.verdict, REDIRECT, "{name} {start}");
+        }
+        last = Some(datapath);
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::Maps;
 /// Entries that each map can hold.
 ///
 /// What each costs: a map of configuration takes 16 bytes for an entry that it could hold, and 100 to 200 more for one that
-/// it does hold. CONNTRACK takes 128 bytes (CONNTRACK6 176) for every entry that it could hold, and SLOTS, BACKENDS
+/// it does hold (DNS_NAMES 340). CONNTRACK takes 128 bytes (CONNTRACK6 176) for every entry that it could hold, and SLOTS, BACKENDS
 /// and SERVICE_STATS 32, 32 and 16, from the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
