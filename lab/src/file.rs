@@ -343,6 +343,7 @@ impl FileLab {
             ("--node", net.name.clone()),
             ("--source", format!("file:{}", self.manifests.display())),
             ("--node-address", addresses),
+            ("--node-port-addresses", "172.30.0.0/24,fd00:30::/64".into()),
             ("--uplink", UPLINK.into()),
             ("--bpffs", path(&dir.join("bpf"))),
             ("--cgroup", path(cgroup)),

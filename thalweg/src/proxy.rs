@@ -27,7 +27,7 @@ use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
 use crate::rights::Rights;
-use crate::services::{Services, Settled, Taken, source_ended, until};
+use crate::services::{Services, Settled, Taken, source_ended, ticks, until};
 use crate::{datapath, end_in_time, kernel_table, probe, shutdown_signal, views};
 pub use args::ProxyArgs;
 use links::Links;
@@ -127,11 +127,7 @@ async fn drive(mut lone: Lone, source: Source) -> Result<()> {
     end_in_time(&shutdown);
     let (sink, mut batches) = mpsc::channel(64);
     let watching = tokio::spawn(source.run(sink));
-    let [mut tend, mut look] = [TEND, LOOK].map(|period| {
-        let mut interval = tokio::time::interval(period);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        interval
-    });
+    let [mut tend, mut look] = [TEND, LOOK].map(ticks);
     loop {
         let deadline = lone.services.next_deadline();
         tokio::select! {

@@ -356,6 +356,13 @@ impl Taken {
     }
 }
 
+/// Comes round every `period`; one that is late moves the next ones.
+pub fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
+
 /// Sleeps until `deadline`; for ever without one.
 pub async fn until(deadline: Option<Instant>) {
     match deadline {

@@ -103,6 +103,28 @@ impl Drop for Given {
     }
 }
 
+pub fn a_node_port_follows_the_nodes_addresses(ctx: &mut Ctx<'_>) -> Result<()> {
+    let (address, spelled, flags): (IpAddr, _, _) = match ctx.family {
+        Family::V4 => (Ipv4Addr::new(172, 30, 0, 79).into(), "172.30.0.79/24", ""),
+        Family::V6 => (Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 0x79).into(), "fd00:30::79/64", "nodad"),
+    };
+    let port = ctx.node_port();
+    let web = Manifest::new(&format!("followed-{}", ctx.family_name()), ctx.vip()).node_port("TCP", 80, 8080, port);
+    let web = web.endpoints(ctx.endpoints(&BOTH));
+    ctx.apply(&[&web])?;
+    ctx.answered_by(From::Outside, at(ctx.node_address(0), port), &BOTH)?;
+    let target = at(address, port);
+    let given = Given::new(ctx.node_netns(0), spelled, flags)?;
+    ctx.until("the new address is served", || Ok(ctx.connect(From::Outside, target)?.outcome == "connected"))?;
+    for from in [From::Outside, From::Pod(Pod::AAsks)] {
+        ctx.answered_by(from, target, &BOTH)?;
+    }
+    drop(given);
+    let asks = From::Pod(Pod::AAsks);
+    ctx.until("the address is not served any more", || Ok(ctx.connect(asks, target)?.outcome != "connected"))?;
+    ctx.answered_by(asks, at(ctx.node_address(0), port), &BOTH)
+}
+
 /// One number at two addresses of a node is two pods'; at all addresses it is nobody else's then.
 pub fn host_ports_of_one_number_differ_by_address(ctx: &mut Ctx<'_>) -> Result<()> {
     let (port, own) = (ctx.host_port(), ctx.node_address(0));

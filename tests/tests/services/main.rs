@@ -77,6 +77,7 @@ const BEHAVIOURS: &[Behaviour] = behaviours![
     (EVERYWHERE, BOTH) refusal::a_service_that_goes_is_gone_and_may_come_back,
     (EVERYWHERE, BOTH) external::a_node_port_leads_to_pods_of_any_node,
     (EVERYWHERE, BOTH) external::a_node_port_serves_udp,
+    (EVERYWHERE, BOTH) external::a_node_port_follows_the_nodes_addresses,
     (EVERYWHERE, BOTH) external::load_balancer_and_external_addresses_are_served,
     (EVERYWHERE, BOTH) external::a_load_balancer_in_proxy_mode_is_not_intercepted,
     (BY_NODE, V4) external::a_node_port_is_served_on_localhost,

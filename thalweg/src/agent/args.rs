@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
+
 use crate::backend::ProxyMode;
 use crate::datapath::DatapathArgs;
 use crate::dns::CorefileArgs;
@@ -23,6 +25,9 @@ pub struct AgentArgs {
     /// This node's addresses, one or one of each family: NodePorts are served on them, and DNS listens on them.
     #[arg(long, value_delimiter = ',', required = true)]
     pub node_address: Vec<IpAddr>,
+    /// Ranges of further addresses that serve NodePorts while this node has them: addresses that come and go are followed.
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    pub node_port_addresses: Vec<IpNetwork>,
     /// Interface that reaches the other nodes.
     #[arg(long)]
     pub uplink: String,

@@ -6,7 +6,7 @@ mod host_ports;
 mod plain;
 mod pods;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use thalweg_cluster::source::ServiceScope;
 use thalweg_cluster::{Batch, Name};
 use thalweg_loader::Maps;
 use thalweg_network::{PodDatapath, PodNetwork};
-use thalweg_proxy::config::KubeProxyConfiguration;
+use thalweg_proxy::config::{KubeProxyConfiguration, NodePortAddresses};
 use thalweg_proxy::iptables::{self, Inside};
 use thalweg_proxy::{NodeView, Proxy, Redirect};
 use tokio::sync::mpsc;
@@ -28,8 +28,8 @@ use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
 use crate::rights::Rights;
-use crate::services::{Services, Settled, Taken, source_ended, until};
-use crate::{datapath, end_in_time, probe, shutdown_signal};
+use crate::services::{Services, Settled, Taken, source_ended, ticks, until};
+use crate::{datapath, end_in_time, interfaces, probe, shutdown_signal};
 use admin::Board;
 pub use args::AgentArgs;
 use host_ports::HostPorts;
@@ -42,12 +42,15 @@ const QUARANTINE: Duration = Duration::from_secs(30);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often what waits or drains is looked after.
 const TEND: Duration = Duration::from_secs(5);
+/// How often the node's addresses are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often rules are looked after, as with kube-proxy's defaults.
 const REPAIR: Duration = Duration::from_secs(30);
 
 /// Everything that one batch of changes is handed to.
 struct Agent {
     args: AgentArgs,
+    node: NodeAddresses,
     services: Services,
     kernel: Kernel,
     /// To take over what iptables began.
@@ -90,8 +93,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
 
     let (sink, mut batches) = mpsc::channel(64);
     let watching = tokio::spawn(source.run(sink));
-    let mut tend = tokio::time::interval(TEND);
-    tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let [mut tend, mut look] = [TEND, LOOK].map(ticks);
     loop {
         let deadline = agent.services.next_deadline();
         tokio::select! {
@@ -107,6 +109,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
                 agent.follow_switch()?;
             }
             () = host_ports.changed() => agent.follow_host_ports()?,
+            _ = look.tick() => agent.look()?,
             _ = tend.tick() => agent.tend(),
         }
     }
@@ -132,7 +135,7 @@ impl Agent {
         });
         let view = NodeView {
             node: args.node.as_str().into(),
-            addresses: node.all(),
+            addresses: node_port_addresses(&args, node)?,
             zone: None,
             redirect,
             localhost_node_ports: true,
@@ -184,6 +187,7 @@ impl Agent {
         let ports = ReservedPorts::open(&args.run, matches!(kernel, Kernel::Ebpf { .. }));
         let agent = Self {
             args,
+            node,
             services,
             kernel,
             switch,
@@ -337,6 +341,25 @@ impl Agent {
     }
 
     /// What is done from time to time.
+    /// NodePorts are served at the addresses that the node has now.
+    fn look(&mut self) -> Result<()> {
+        if self.args.node_port_addresses.is_empty() {
+            return Ok(());
+        }
+        let addresses = match node_port_addresses(&self.args, self.node) {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                return Ok(());
+            }
+        };
+        if self.services.set_view(NodeView { addresses, ..self.services.view().clone() }) {
+            tracing::info!(addresses = ?self.services.view().addresses, "the node's addresses changed");
+            self.apply(Taken::default())?;
+        }
+        Ok(())
+    }
+
     fn tend(&mut self) {
         self.services.tend();
         if let Some(dns) = &mut self.dns {
@@ -358,6 +381,21 @@ impl Agent {
         let pods = self.network.pods().len();
         self.board.update(|figures| figures.pods = pods);
     }
+}
+
+/// Where NodePorts are served: at the addresses that were said, and at those in the ranges that were, as far as they are there.
+///
+/// # Errors
+/// When the kernel does not list the node's addresses.
+fn node_port_addresses(args: &AgentArgs, node: NodeAddresses) -> Result<Vec<IpAddr>> {
+    let mut addresses = node.all();
+    if !args.node_port_addresses.is_empty() {
+        let wanted = NodePortAddresses::Ranges(args.node_port_addresses.clone());
+        addresses.extend(interfaces::node_port_addresses(&wanted, &interfaces::look()?));
+        addresses.sort_unstable();
+        addresses.dedup();
+    }
+    Ok(addresses)
 }
 
 // === impl Kernel ===
