@@ -91,13 +91,16 @@ impl Group {
         name::is_within(name, &self.options.from) && !self.options.except.iter().any(|zone| name::is_within(name, zone))
     }
 
-    /// An answer, or REFUSED when too much is under way, or SERVFAIL when nobody answers. Within [`WHOLE`].
-    pub async fn ask(self: &Arc<Self>, question: &Question) -> Box<Reply> {
+    /// What an upstream says, within [`WHOLE`].
+    ///
+    /// # Errors
+    /// What the client is told when none says anything, which is nothing that may be remembered: REFUSED when too much is
+    /// under way, SERVFAIL when nobody answers.
+    pub async fn ask(self: &Arc<Self>, question: &Question) -> Result<Box<Reply>, Rcode> {
         let Ok(_permit) = self.permits.try_acquire() else {
             self.counters.rejected.fetch_add(1, Ordering::Relaxed);
-            return Box::new(Reply::bare(Rcode::Refused as u8, question));
+            return Err(Rcode::Refused);
         };
-        let servfail = || Box::new(Reply::bare(Rcode::ServFail as u8, question));
         let mut waiting = self.attempts().into_iter();
         let mut running = FuturesUnordered::new();
         let mut last = None;
@@ -117,8 +120,8 @@ impl Group {
             let more = waiting.len() > 0;
             tokio::select! {
                 finished = running.next() => match finished {
-                    None => return last.unwrap_or_else(servfail),
-                    Some(Ok(Some(reply))) if !self.options.failover.contains(&reply.rcode()) => return reply,
+                    None => return last.ok_or(Rcode::ServFail),
+                    Some(Ok(Some(reply))) if !self.options.failover.contains(&reply.rcode()) => return Ok(reply),
                     Some(reply) => {
                         last = reply.ok().flatten().or(last);
                         // Nobody is waited for while another can be asked.
@@ -126,7 +129,7 @@ impl Group {
                     }
                 },
                 () = sleep_until(hedge), if more => {}
-                () = sleep_until(deadline) => return last.unwrap_or_else(servfail),
+                () = sleep_until(deadline) => return last.ok_or(Rcode::ServFail),
             }
         }
     }

@@ -184,17 +184,29 @@ impl Forwarder {
             self.runtime.spawn(async move {
                 // Lands in any case, also when asking panics: others wait.
                 let landing = forwarder.flights.landing(&question);
-                let reply = Arc::<Reply>::from(group.ask(&question).await);
+                let asked = group.ask(&question).await.map(Arc::<Reply>::from);
                 if let Some(cache) = cache {
-                    if reply.kind() == Kind::Failure {
-                        cache.failed(&question, forwarder.now());
-                    }
-                    cache.put(&question, &reply, forwarder.now());
+                    forwarder.remember(&cache, &question, &asked);
                 }
-                landing.with(&reply);
+                landing.with(&asked.unwrap_or_else(|rcode| Arc::new(Reply::bare(rcode as u8, &question))));
             });
         }
         answer
+    }
+
+    /// Keeps what an upstream said. That none said anything is true of this moment only; what is stale then stays good for
+    /// a while, unless none was asked at all.
+    fn remember(&self, cache: &Cache, question: &Question, asked: &Result<Arc<Reply>, Rcode>) {
+        let failed = match asked {
+            Ok(reply) => reply.kind() == Kind::Failure,
+            Err(rcode) => *rcode == Rcode::ServFail,
+        };
+        if failed {
+            cache.failed(question, self.now());
+        }
+        if let Ok(reply) = asked {
+            cache.put(question, reply, self.now());
+        }
     }
 
     /// Asks again, for whoever comes next.

@@ -239,13 +239,26 @@ fn equal_questions_are_asked_once() {
 #[test]
 fn no_more_questions_at_once_than_allowed() {
     let silent = Script::new(|asked| if asked.lower_name() == "fast.example.org." { asked.says(1) } else { Vec::new() });
-    let server = server(&forward(&[silent.address], "max_concurrent 1\nmax_connect_attempts 1\nmax_fails 0"));
-    let waiting = client(&server);
-    waiting.send(&packet("slow.example.org", "A", None)).expect("sent");
-    wait_for("it is asked", || !silent.asked().is_empty());
-    assert_eq!(ask(&server, "fast.example.org"), "Refused ra");
-    assert_eq!(words(&receive(&waiting)), SERVFAIL);
-    assert_eq!(ask(&server, "fast.example.org"), says(1), "the place is free again");
+    let lines = forward(&[silent.address], "max_concurrent 1\nmax_connect_attempts 1\nmax_fails 0");
+    for (round, cache) in ["", "cache"].into_iter().enumerate() {
+        let server = server(&format!("{lines}\n{cache}"));
+        let waiting = client(&server);
+        waiting.send(&packet("slow.example.org", "A", None)).expect("sent");
+        wait_for("it is asked", || {
+            silent.asked().iter().filter(|asked| asked.lower_name().starts_with("slow")).count() > round
+        });
+        assert_eq!(ask(&server, "fast.example.org"), "Refused ra");
+        assert_eq!(words(&receive(&waiting)), SERVFAIL);
+        assert_eq!(ask(&server, "fast.example.org"), says(1), "the place is free again, and {cache:?} does not say otherwise");
+    }
+}
+
+#[test]
+fn that_nobody_answered_is_not_remembered() {
+    let once = Script::new(|asked| if asked.number == 0 { Vec::new() } else { asked.says(1) });
+    let server = server(&format!("{}\ncache", forward(&[once.address], "max_connect_attempts 1\nmax_fails 0")));
+    assert_eq!(ask(&server, "a.example.org"), SERVFAIL);
+    assert_eq!(ask(&server, "a.example.org"), says(1));
 }
 
 #[test]
