@@ -28,7 +28,8 @@ pub struct Block {
 // === impl Plan ===
 
 impl Plan {
-    /// `resolve` gives the addresses behind a target. Caches of `before` whose options are the same go on.
+    /// `resolve` gives the addresses behind a target. A cache of `before` goes on when its options are the same and so are
+    /// those who are asked: what others said is nothing that these would say.
     ///
     /// # Errors
     /// Whatever `resolve` says.
@@ -50,10 +51,11 @@ impl Plan {
                 }
                 Ok(Arc::new(Group::new(forward.clone(), addresses)))
             };
-            let groups = server.forwards.iter().map(group).collect::<Result<_, E>>()?;
+            let groups = server.forwards.iter().map(group).collect::<Result<Vec<_>, E>>()?;
             let cache = server.cache.as_ref().map(|options| {
                 let zone = server.keys.first().map(|key| &key.zone);
                 let old = before.and_then(|before| before.blocks.iter().find(|(held, _)| Some(held) == zone));
+                let old = old.filter(|(_, block)| same_sources(&block.groups, &groups));
                 let old = old.and_then(|(_, block)| block.cache.clone()).filter(|cache| cache.options() == options);
                 old.unwrap_or_else(|| Arc::new(Cache::new(options.clone())))
             });
@@ -90,6 +92,16 @@ impl Plan {
     pub fn detects_loops(&self, group: &Arc<Group>) -> bool {
         self.blocks().any(|(_, block)| block.detect_loops && block.groups.iter().any(|held| Arc::ptr_eq(held, group)))
     }
+}
+
+/// Whether every name is asked of the same servers.
+fn same_sources(one: &[Arc<Group>], other: &[Arc<Group>]) -> bool {
+    let same = |(one, other): (&Arc<Group>, &Arc<Group>)| {
+        one.options.from == other.options.from
+            && one.options.except == other.options.except
+            && one.upstreams.iter().map(|upstream| upstream.address).eq(other.upstreams.iter().map(|upstream| upstream.address))
+    };
+    one.len() == other.len() && one.iter().zip(other).all(same)
 }
 
 // === impl Block ===

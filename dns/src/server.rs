@@ -208,7 +208,8 @@ impl Server {
     }
 
     /// Takes another configuration, all of it or, on an error, nothing. No query is lost: those under way see the old one
-    /// or the new one. What upstreams said is kept where the cache is configured as before; addresses to listen on stay.
+    /// or the new one. What upstreams said is kept where they and the cache are configured as before; addresses to listen on
+    /// stay.
     ///
     /// # Errors
     /// When the zone cannot be, or a file that lists upstreams cannot be read.

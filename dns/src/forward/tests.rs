@@ -74,6 +74,11 @@ fn forward(upstreams: &[SocketAddr], options: &str) -> String {
     format!("forward . {} {{\npolicy sequential\n{options}\n}}", to.join(" "))
 }
 
+/// A Corefile that asks this one and keeps what it says.
+fn remembering(upstream: &Script) -> String {
+    format!(".:53 {{\n{}\ncache 300\n}}", forward(&[upstream.address], ""))
+}
+
 #[test]
 fn an_upstream_that_is_not_there_is_passed_over() {
     let good = Script::new(|asked| asked.says(1));
@@ -363,11 +368,13 @@ fn an_upstream_that_fails_is_left_out_until_it_is_back() {
 }
 
 #[test]
-fn a_reload_loses_no_query_and_keeps_what_is_known() {
+fn a_reload_loses_no_query_and_keeps_what_the_same_upstreams_said() {
     let [old, new] = [1, 2].map(|last| Script::new(move |asked| asked.says(last)));
-    let lines = |upstream: &Script| format!(".:53 {{\n{}\ncache 300\n}}", forward(&[upstream.address], ""));
-    let server = serve(&lines(&old));
+    let server = serve(&remembering(&old));
     assert_eq!(ask(&server, "known.example.org"), says(1));
+    server.reload(&config(&remembering(&old).replace("policy", "max_fails 7\npolicy")), &World::default()).expect("reloaded");
+    assert!(ask(&server, "known.example.org").ends_with("A 192.0.2.1]"));
+    assert_eq!(old.asked().len(), 1, "the cache went on");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
@@ -381,16 +388,34 @@ fn a_reload_loses_no_query_and_keeps_what_is_known() {
         });
         for round in 0..20 {
             let upstream = if round % 2 == 0 { &new } else { &old };
-            server.reload(&config(&lines(upstream)), &World::default()).expect("reloaded");
+            server.reload(&config(&remembering(upstream)), &World::default()).expect("reloaded");
             std::thread::sleep(Duration::from_millis(5));
         }
-        server.reload(&config(&lines(&new)), &World::default()).expect("reloaded");
+        server.reload(&config(&remembering(&new)), &World::default()).expect("reloaded");
         done.store(true, Ordering::Relaxed);
         assert!(asking.join().expect("every query was answered") > 0);
     });
     assert_eq!(ask(&server, "other.example.org"), says(2));
-    assert!(ask(&server, "known.example.org").ends_with("A 192.0.2.1]"));
-    assert!(new.asked().iter().all(|asked| asked.lower_name() != "known.example.org."), "the cache went on");
+    assert_eq!(ask(&server, "known.example.org"), says(2), "who is not configured any more has no say");
+}
+
+#[test]
+fn what_an_upstream_of_before_says_late_is_not_remembered() {
+    let gate = Arc::new(AtomicBool::new(false));
+    let open = gate.clone();
+    let old = Script::new(move |asked| {
+        wait_for("the gate", || open.load(Ordering::Relaxed));
+        asked.says(1)
+    });
+    let new = Script::new(|asked| asked.says(2));
+    let server = serve(&remembering(&old));
+    let waiting = client(&server);
+    waiting.send(&packet("a.example.org", "A", None)).expect("sent");
+    wait_for("it is asked", || !old.asked().is_empty());
+    server.reload(&config(&remembering(&new)), &World::default()).expect("reloaded");
+    gate.store(true, Ordering::Relaxed);
+    assert_eq!(words(&receive(&waiting)), says(1), "who asked before is answered");
+    assert_eq!(ask(&server, "a.example.org"), says(2));
 }
 
 #[test]
