@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::{datapath, shutdown_signal};
 use files::Files;
-use follower::Follower;
+use follower::{Check, Follower};
 pub use node::{CorefileArgs, NodeDns};
 
 #[derive(clap::Args, Debug)]
@@ -51,12 +51,13 @@ pub async fn run(args: DnsArgs) -> Result<()> {
     let shutdown = shutdown_signal()?;
     let files = Files { corefile: args.corefile.clone(), stub_domains: args.stub_domains.clone() };
     let listen = |config: &Config| listen_addresses(&args.listen, config);
-    let mut dns = Follower::start(files, args.client_rate, args.workers, listen)?;
+    let check: Check = if args.source.is_some() { accept } else { by_services };
+    let mut dns = Follower::start(files, check, args.client_rate, args.workers, listen)?;
 
     // This end of the channel stays open: without a zone there is nothing to watch, and nothing ever comes.
     let (sink, mut batches) = mpsc::channel(64);
     let mut watching = match &dns.config().zone {
-        Some(_) => tokio::spawn(source(&args, dns.config())?.run(sink.clone())),
+        Some(_) => tokio::spawn(source(&args)?.run(sink.clone())),
         None => tokio::spawn(std::future::pending()),
     };
     let mut world = World::default();
@@ -95,15 +96,25 @@ fn take(first: Batch, waiting: &mut mpsc::Receiver<Batch>, world: &mut World, dn
     }
 }
 
-fn source(args: &DnsArgs, config: &Config) -> Result<Source> {
+fn source(args: &DnsArgs) -> Result<Source> {
     if let Some(text) = &args.source {
         return datapath::source(Some(text), None, "", ServiceScope::All);
     }
+    let kubeconfig = args.kubeconfig.clone();
+    Ok(Source::Kube(KubeOptions { kubeconfig, node: String::new(), pods: false, services: ServiceScope::All }))
+}
+
+/// A file may tell of everything.
+fn accept(_: &Config) -> Result<()> {
+    Ok(())
+}
+
+/// Refuses what the API server's services and EndpointSlices do not suffice for.
+fn by_services(config: &Config) -> Result<()> {
     if config.zone.as_ref().is_some_and(|zone| zone.pods == PodMode::Verified) {
         bail!("`pods verified` needs every pod of the cluster, which is not watched: write `pods insecure`");
     }
-    let kubeconfig = args.kubeconfig.clone();
-    Ok(Source::Kube(KubeOptions { kubeconfig, node: String::new(), pods: false, services: ServiceScope::All }))
+    Ok(())
 }
 
 /// Where to serve: as the flags say, else as the Corefile says, else everywhere.

@@ -16,8 +16,12 @@ use super::operation::Servers;
 /// How often the files are looked at when the Corefile does not say `reload`: never.
 const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
+/// What refuses a configuration that this process cannot serve, at the start and whenever the files change.
+pub type Check = fn(&Config) -> Result<()>;
+
 pub struct Follower {
     files: Files,
+    check: Check,
     client_rate: u32,
     config: Config,
     /// Fingerprint of the files when they were last read.
@@ -34,20 +38,22 @@ impl Follower {
     /// Reads the files and serves where `listen` says. Call it inside the runtime.
     ///
     /// # Errors
-    /// When the files say nothing that can be done, or an address cannot be bound.
+    /// When the files say nothing that can be done, `check` refuses it, or an address cannot be bound.
     pub fn start(
         files: Files,
+        check: Check,
         client_rate: u32,
         workers: usize,
         listen: impl FnOnce(&Config) -> Result<Vec<SocketAddr>>,
     ) -> Result<Self> {
         let (config, seen) = files.read(client_rate)?;
+        check(&config)?;
         let server = Arc::new(Server::serve(&listen(&config)?, workers, &config)?);
         let programming = Arc::new(Programming::default());
         let mut pages = Servers::new(server.clone(), programming.clone());
         pages.follow(&config.operation);
         let look = Instant::now() + interval(&config);
-        Ok(Self { files, client_rate, config, seen, look, server, programming, pages })
+        Ok(Self { files, check, client_rate, config, seen, look, server, programming, pages })
     }
 
     pub fn server(&self) -> &Arc<Server> {
@@ -97,6 +103,7 @@ impl Follower {
 
     fn reload(&mut self, world: &World) -> Result<()> {
         let (fresh, seen) = self.files.read(self.client_rate)?;
+        (self.check)(&fresh)?;
         if fresh.zone.is_some() != self.config.zone.is_some() {
             bail!("`kubernetes` came or went: restart the process");
         }

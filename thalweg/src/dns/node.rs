@@ -1,6 +1,5 @@
 //! DNS in a node's agent: by flags, or by CoreDNS's configuration file, which is followed.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -43,7 +42,7 @@ impl NodeDns {
         };
         let files = Files { corefile, stub_domains: args.dns_stub_domains.clone() };
         // Pods are sent to the node's addresses by the service proxy, whatever the Corefile binds.
-        let follower = Follower::start(files, 0, options.workers, |config| listen(config, options.listen))?;
+        let follower = Follower::start(files, can_serve, 0, options.workers, |_| Ok(options.listen))?;
         Ok(Self { server: follower.server().clone(), follower: Some(follower) })
     }
 
@@ -69,7 +68,8 @@ impl NodeDns {
     }
 }
 
-fn listen(config: &Config, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>> {
+/// Refuses what an agent cannot serve by what it watches.
+fn can_serve(config: &Config) -> Result<()> {
     match &config.zone {
         None => bail!("the Corefile has no `kubernetes`: name the cluster's zone, such as `kubernetes cluster.local`"),
         Some(zone) if zone.pods == PodMode::Verified => {
@@ -77,17 +77,23 @@ fn listen(config: &Config, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>
                 "`pods verified` needs every pod of the cluster, and an agent watches those of its node: write `pods insecure`"
             )
         }
-        Some(_) => Ok(addresses),
+        Some(_) => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn start(corefile: &str) -> Result<NodeDns> {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("Corefile");
+        start_in(folder.path(), corefile)
+    }
+
+    fn start_in(folder: &Path, corefile: &str) -> Result<NodeDns> {
+        let path = folder.join("Corefile");
         std::fs::write(&path, corefile).expect("written");
         let args = CorefileArgs { dns_corefile: Some(path), dns_stub_domains: None };
         let listen = vec!["127.0.0.1:0".parse().expect("an address")];
@@ -113,6 +119,21 @@ mod tests {
         ] {
             let error = start(corefile).err().map(|error| format!("{error:#}")).unwrap_or_default();
             assert!(error.contains(words), "{corefile}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_cannot_serve_is_refused_at_a_change_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut dns = start_in(folder.path(), ". {\nkubernetes a.test\nreload 2s\n}").expect("a server");
+        let follower = dns.follower.as_mut().expect("a Corefile");
+        for (corefile, pods) in [
+            (". {\nkubernetes a.test {\npods verified\n}\nreload 2s\n}", PodMode::Disabled),
+            (". {\nkubernetes a.test {\npods insecure\n}\nreload 2s\n}", PodMode::Insecure),
+        ] {
+            std::fs::write(folder.path().join("Corefile"), corefile).expect("written");
+            follower.look(&World::default());
+            assert_eq!(follower.config().zone.as_ref().expect("a zone").pods, pods);
         }
     }
 }

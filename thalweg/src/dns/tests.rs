@@ -70,6 +70,13 @@ fn where_to_serve() {
     assert!(listen_addresses(&[], &config(". {\nbind nolink0\n}")).is_err());
 }
 
+#[test]
+fn pods_are_verified_only_where_all_of_them_are_known() {
+    let verified = config(". {\nkubernetes a.test {\npods verified\n}\n}");
+    assert!(accept(&verified).is_ok() && by_services(&verified).is_err());
+    assert!(by_services(&config(". {\nkubernetes a.test {\npods insecure\n}\n}")).is_ok());
+}
+
 fn get(address: SocketAddr, path: &str) -> (StatusCode, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).expect("connected");
