@@ -32,10 +32,11 @@ impl QueryLog {
     pub fn new(servers: &[ServerBlock]) -> Self {
         let mut rules = Vec::new();
         for server in servers {
-            let Some(log) = &server.log else { continue };
-            let own = server.keys.iter().map(|key| &key.zone);
-            let zones: Vec<WireName> = if log.zones.is_empty() { own.cloned().collect() } else { log.zones.clone() };
-            rules.extend(zones.into_iter().map(|zone| (zone, log.classes.clone())));
+            let own: Vec<WireName> = server.keys.iter().map(|key| key.zone.clone()).collect();
+            for log in &server.log {
+                let zones = if log.zones.is_empty() { &own } else { &log.zones };
+                rules.extend(zones.iter().map(|zone| (zone.clone(), log.classes.clone())));
+            }
         }
         Self { rules, budget: Mutex::default() }
     }
@@ -118,6 +119,14 @@ mod tests {
         assert!(wants(&some, "a.org", 3, 0) && wants(&some, "a.org", 0, 0) && wants(&some, "a.org", 5, 0));
         assert!(!wants(&some, "a.org", 0, 1) && !wants(&some, "b.org", 3, 0));
         assert!(wants(&log(". {\nlog {\nclass all\n}\n}"), "b.org", 0, 1));
+    }
+
+    #[test]
+    fn each_line_is_for_its_own_zones_and_classes() {
+        let log = log("org {\nlog a.org {\nclass denial\n}\nlog b.org\nlog {\nclass error\n}\n}");
+        assert!(wants(&log, "a.org", 3, 0) && !wants(&log, "a.org", 0, 1));
+        assert!(wants(&log, "b.org", 3, 0) && wants(&log, "b.org", 0, 1));
+        assert!(wants(&log, "c.org", 2, 0) && !wants(&log, "c.org", 3, 0) && !wants(&log, "c.net", 2, 0));
     }
 
     #[test]

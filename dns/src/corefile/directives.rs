@@ -66,12 +66,7 @@ fn read(directive: &Directive, server: &mut ServerBlock) -> Result<()> {
             errors(directive)?;
             server.errors = true;
         }
-        "log" => {
-            let more = log(directive)?;
-            let log = server.log.get_or_insert_default();
-            log.zones.extend(more.zones);
-            log.classes.extend(more.classes);
-        }
+        "log" => server.log.push(log(directive)?),
         "health" => server.health = Some(health(directive)?),
         "ready" => {
             directive.arguments_between(0, 1, "ready [ADDRESS]")?;

@@ -28,7 +28,8 @@ pub struct ServerBlock {
     pub keys: Vec<Key>,
     /// Log what fails.
     pub errors: bool,
-    pub log: Option<Log>,
+    /// Each line for itself.
+    pub log: Vec<Log>,
     pub health: Option<Health>,
     /// Where `/ready` is answered.
     pub ready: Option<SocketAddr>,
