@@ -46,6 +46,8 @@ pub enum Error {
     Differs { line: usize, what: &'static str },
     #[error("Corefile line {line}: `{zone}` is no zone of addresses; name reverse zones such as in-addr.arpa")]
     Reverse { line: usize, zone: String },
+    #[error("stub domain `{0}` is the cluster's own zone; remove it, or take the zone out of `kubernetes`")]
+    Stub(String),
     #[error("Corefile line {line}: {what} is not supported yet; remove it")]
     NotYet { line: usize, what: &'static str },
 }
@@ -99,6 +101,7 @@ impl Config {
                 config.zone = Some(zone_config(server, kubernetes)?);
             }
         }
+        config.share_zones(stubs)?;
         config.add_stubs(stubs);
         Ok(config)
     }
@@ -120,26 +123,59 @@ impl Config {
         self.servers.first()?.keys.first().map(|key| key.port)
     }
 
-    /// Stub domains go before what the block of the root says of other names.
-    fn add_stubs(&mut self, stubs: &StubDomains) {
-        let forwards = stubs.forwards();
-        if forwards.is_empty() {
-            return;
+    /// Says which names in the cluster's zones are somebody else's: those that meet a block without `kubernetes` first, as
+    /// in CoreDNS, and those of stub domains in a zone, as in kube-dns.
+    fn share_zones(&mut self, stubs: &StubDomains) -> Result<(), Error> {
+        let Some(server) = self.servers.iter().find(|server| server.kubernetes.is_some()) else { return Ok(()) };
+        let zones: Vec<&WireName> =
+            server.kubernetes.iter().flat_map(|kubernetes| kubernetes.zones.iter().chain(&kubernetes.reverse)).collect();
+        let blocks = self.servers.iter().flat_map(|server| {
+            let ours = server.kubernetes.is_some();
+            server.keys.iter().map(move |key| (key.zone.clone(), ours))
+        });
+        let mut shares: Vec<(WireName, bool)> = blocks.collect();
+        for (stub, _) in &stubs.stubs {
+            if zones.contains(&stub) {
+                return Err(Error::Stub(name::display(stub)));
+            }
+            if zones.iter().any(|zone| name::is_within(stub, zone)) {
+                shares.push((stub.clone(), false));
+            }
         }
-        let root = root();
-        let server = self.servers.iter_mut().find(|server| server.keys.iter().any(|key| key.zone == root));
-        match server {
-            Some(server) => {
-                // Upstreams of the ConfigMap replace those of the Corefile, as kube-dns's replaced the node's.
-                let replaced = |forward: &Forward| forwards.iter().any(|stub| stub.from == forward.from);
-                server.forwards.retain(|forward| !replaced(forward));
-                server.forwards.splice(0..0, forwards);
+        let block = |zone: &WireName| longest(shares.iter().map(|(domain, ours)| (domain, *ours)), zone);
+        let is_all_ours = |zone: &&WireName| {
+            let others_within = shares.iter().any(|(domain, ours)| !ours && name::is_within(domain, zone));
+            !others_within && block(zone) != Some(false)
+        };
+        if !zones.iter().all(is_all_ours)
+            && let Some(zone) = &mut self.zone
+        {
+            zone.shares = shares;
+        }
+        Ok(())
+    }
+
+    /// Stub domains go before what the block that they are in says of other names.
+    fn add_stubs(&mut self, stubs: &StubDomains) {
+        let mut homeless = Vec::new();
+        // Each goes to the front, so that longer ones, which come first, end up there.
+        for stub in stubs.forwards().into_iter().rev() {
+            let keys =
+                self.servers.iter().enumerate().flat_map(|(at, server)| server.keys.iter().map(move |key| (&key.zone, at)));
+            match longest(keys, &stub.from) {
+                Some(at) => {
+                    let forwards = &mut self.servers[at].forwards;
+                    // Upstreams of the ConfigMap replace those of the Corefile, as kube-dns's replaced the node's.
+                    forwards.retain(|forward| forward.from != stub.from);
+                    forwards.insert(0, stub);
+                }
+                None => homeless.insert(0, stub),
             }
-            None => {
-                let keys = vec![Key { zone: root, port: self.port().unwrap_or(0) }];
-                let cache = Some(Cache::default());
-                self.servers.push(ServerBlock { keys, forwards, cache, errors: true, ..ServerBlock::default() });
-            }
+        }
+        if !homeless.is_empty() {
+            let keys = vec![Key { zone: root(), port: self.port().unwrap_or(0) }];
+            let cache = Some(Cache::default());
+            self.servers.push(ServerBlock { keys, forwards: homeless, cache, errors: true, ..ServerBlock::default() });
         }
     }
 }
@@ -200,6 +236,11 @@ fn zone_config(server: &ServerBlock, kubernetes: &crate::corefile::Kubernetes) -
         ignore_empty_service: kubernetes.ignore_empty_service,
         ..ZoneConfig::default()
     })
+}
+
+/// What goes with the longest domain that a name is in.
+fn longest<'a, T>(domains: impl Iterator<Item = (&'a WireName, T)>, name: &[u8]) -> Option<T> {
+    domains.filter(|(domain, _)| name::is_within(name, domain)).max_by_key(|(domain, _)| domain.len()).map(|(_, what)| what)
 }
 
 fn root() -> WireName {

@@ -64,6 +64,46 @@ fn stub_domains_come_before_the_rest() {
 }
 
 #[test]
+fn a_more_specific_block_or_stub_domain_takes_its_names() {
+    const ONE: &str = ". {\nkubernetes cluster.local in-addr.arpa\nforward . 1.1.1.1\n}\n";
+    const TWO: &str = "cluster.local {\nkubernetes cluster.local in-addr.arpa\n}\n. {\nforward . 1.1.1.1\n}\n";
+    let corp = "corp.cluster.local {\nforward . 10.0.0.9\n}";
+    let stub = r#"{"corp.cluster.local": ["10.0.0.9"], "10.in-addr.arpa": ["10.0.0.9"], "acme.local": ["10.0.0.9"]}"#;
+    for (corefile, stubs, name, ours) in [
+        (ONE.to_owned(), "", "x.corp.cluster.local", true),
+        (ONE.to_owned() + corp, "", "x.corp.cluster.local", false),
+        (ONE.to_owned() + corp, "", "corp.cluster.local", false),
+        (ONE.to_owned() + corp, "", "xcorp.cluster.local", true),
+        (ONE.to_owned() + corp, "", "1.2.0.10.in-addr.arpa", true),
+        (ONE.to_owned(), stub, "x.corp.cluster.local", false),
+        (ONE.to_owned(), stub, "web.default.svc.cluster.local", true),
+        (ONE.to_owned(), stub, "1.2.0.10.in-addr.arpa", false),
+        (ONE.to_owned(), stub, "1.2.0.192.in-addr.arpa", true),
+        (TWO.to_owned() + corp, "", "x.corp.cluster.local", false),
+        (TWO.to_owned() + corp, "", "web.default.svc.cluster.local", true),
+        (TWO.to_owned(), "", "1.2.0.10.in-addr.arpa", false),
+        (ONE.to_owned() + "cluster.local {\nforward . 10.0.0.9\n}", "", "web.default.svc.cluster.local", false),
+    ] {
+        let config = read(&corefile, stubs, "").expect("a configuration");
+        let zone = zone::ZoneBuilder::new(config.zone.as_ref().expect("a zone")).expect("a zone").snapshot();
+        let realm = zone.realm(&name::encode(name).expect("a name"));
+        assert_eq!(realm != zone::Realm::Outside, ours, "{name} by {corefile} and {stubs}");
+    }
+    let config = read(ONE, "", "").expect("a configuration");
+    assert!(config.zone.expect("a zone").shares.is_empty(), "nothing is looked at where nothing is shared");
+    let error = read(ONE, r#"{"cluster.local": ["10.0.0.9"]}"#, "").expect_err("the cluster's zone").to_string();
+    assert!(error.contains("`cluster.local.` is the cluster's own zone"), "{error}");
+}
+
+#[test]
+fn a_stub_domain_is_asked_in_the_block_that_it_is_in() {
+    let corefile = "cluster.local {\nkubernetes\n}\n. {\nforward . 1.1.1.1\n}";
+    let config = read(corefile, r#"{"a.cluster.local": ["10.0.0.1"], "acme.local": ["10.0.0.2"]}"#, "").expect("valid");
+    let of = |at: usize| config.servers[at].forwards.iter().map(|forward| name::display(&forward.from)).collect::<Vec<_>>();
+    assert_eq!((of(0), of(1)), (vec!["a.cluster.local.".to_owned()], vec!["acme.local.".to_owned(), ".".to_owned()]));
+}
+
+#[test]
 fn blocks_that_contradict_each_other() {
     for (text, words) in [
         ("a.org {\n}\nb.org:54 {\n}", "line 3: this block is for port 54"),

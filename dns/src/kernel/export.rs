@@ -81,10 +81,12 @@ pub fn is_exported(zone: &Zone) -> bool {
     zone.synced && zone.apex.origins.len() <= MAX_DNS_ZONES as usize
 }
 
-/// A name of one zone. `None` when it is too long for the kernel, or in another zone that is inside of this one.
+/// A name of one zone. `None` when it is too long for the kernel, or in another zone that is inside of this one, or
+/// somebody else's.
 fn name(zone: &Zone, at: usize, before: &[u8], origin: &[u8]) -> Option<DnsName> {
     let wire = [before, origin].concat();
-    let is_its_own = zone.apex.origins.len() == 1 || matches!(zone.realm(&wire), Realm::Cluster { zone, .. } if zone == at);
+    let is_alone = zone.apex.origins.len() == 1 && !zone.apex.is_shared();
+    let is_its_own = is_alone || matches!(zone.realm(&wire), Realm::Cluster { zone, .. } if zone == at);
     DnsName::new(&wire).filter(|_| is_its_own)
 }
 

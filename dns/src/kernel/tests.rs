@@ -143,6 +143,19 @@ fn zones_inside_of_zones_keep_their_names_to_themselves() {
 }
 
 #[test]
+fn names_that_somebody_else_answers_are_neither_shown_nor_denied() {
+    let shares = vec![(name::encode("a.svc.cluster.local").expect("a name"), false)];
+    let mut cluster = Cluster::with(&ZoneConfig { shares, ..config() });
+    cluster.service(service("a/b", &["10.0.0.1"], &[])).service(service("c/d", &["10.0.0.2"], &[]));
+    let zone = cluster.synced();
+    let names = exported(&zone);
+    for (name, shown) in [("b.a.svc.cluster.local", false), ("a.svc.cluster.local", false), ("d.c.svc.cluster.local", true)] {
+        assert_eq!(names.contains_key(&key(name)), shown, "{name}");
+    }
+    assert!(!export::zones(&zone, 1232, true, 7)[0].flags.has(DnsZoneFlags::COMPLETE));
+}
+
+#[test]
 fn nothing_is_shown_before_all_is_known() {
     let mut cluster = Cluster::new(false);
     cluster.service(service("a/b", &["10.0.0.1"], &[]));

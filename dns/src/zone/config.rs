@@ -47,6 +47,9 @@ pub struct ZoneConfig {
     /// Somebody else is asked for names that are not ours; otherwise they are refused.
     pub recursion: bool,
     pub fallthrough: Fallthrough,
+    /// Domains in or around our zones, and whether their names are ours after all: the longest that a name is in decides.
+    /// Names in none of them are ours if they are in one of our zones.
+    pub shares: Vec<(WireName, bool)>,
     /// Only services and pods of these namespaces have names; `None`: those of all.
     pub namespaces: Option<Vec<String>>,
     /// An endpoint without a hostname is called by the name of its pod, not by its address.
@@ -79,6 +82,8 @@ pub struct Apex {
     pub recursion: bool,
     /// Names in these domains are passed on when they do not exist.
     fallthrough: Box<[WireName]>,
+    /// As configured, longest first.
+    shares: Box<[(WireName, bool)]>,
     pub namespaces: Option<Box<[Box<str>]>>,
     pub endpoint_pod_names: bool,
     pub ignore_empty_service: bool,
@@ -97,6 +102,7 @@ impl Default for ZoneConfig {
             nameservers: Vec::new(),
             recursion: false,
             fallthrough: Fallthrough::Below(vec!["in-addr.arpa".into(), "ip6.arpa".into()]),
+            shares: Vec::new(),
             namespaces: None,
             endpoint_pod_names: false,
             ignore_empty_service: false,
@@ -121,6 +127,8 @@ impl Apex {
             Fallthrough::Always => &[".".into()],
             Fallthrough::Below(domains) => domains,
         };
+        let mut shares = config.shares.clone();
+        shares.sort_by_key(|(domain, _)| std::cmp::Reverse(domain.len()));
         let encode = |domain: &String| name::encode(domain).ok_or_else(|| ZoneError::Fallthrough(domain.clone()));
         Ok(Self {
             origins,
@@ -129,6 +137,7 @@ impl Apex {
             pods: config.pods,
             recursion: config.recursion,
             fallthrough: domains.iter().map(encode).collect::<Result<_, _>>()?,
+            shares: shares.into(),
             namespaces: config.namespaces.as_ref().map(|names| names.iter().map(|name| name.as_str().into()).collect()),
             endpoint_pod_names: config.endpoint_pod_names,
             ignore_empty_service: config.ignore_empty_service,
@@ -146,10 +155,21 @@ impl Apex {
         self.recursion && self.fallthrough.iter().any(|domain| name::is_within(name, domain))
     }
 
-    /// Whether somebody else is asked for any name in this domain when it does not exist here.
+    /// Whether somebody else answers for this name although it is in one of our zones.
+    pub fn is_elsewhere(&self, name: &[u8]) -> bool {
+        self.shares.iter().find(|(domain, _)| name::is_within(name, domain)).is_some_and(|(_, ours)| !ours)
+    }
+
+    /// Whether somebody else answers for some names in our zones.
+    pub fn is_shared(&self) -> bool {
+        !self.shares.is_empty()
+    }
+
+    /// Whether somebody else may be asked for any name in this domain that does not exist here.
     pub fn passes_on_in(&self, domain: &[u8]) -> bool {
         let meets = |other: &WireName| name::is_within(other, domain) || name::is_within(domain, other);
-        self.recursion && self.fallthrough.iter().any(meets)
+        let others = self.shares.iter().filter(|(_, ours)| !ours);
+        self.recursion && self.fallthrough.iter().any(meets) || others.map(|(other, _)| other).any(meets)
     }
 
     /// Whether objects of a namespace have names.

@@ -89,6 +89,9 @@ impl<'z> Found<'z> {
 impl Zone {
     /// Whose name a lower-cased wire name is.
     pub fn realm(&self, name: &[u8]) -> Realm {
+        if self.apex.is_elsewhere(name) {
+            return Realm::Outside;
+        }
         // A zone may be inside of another: the longer one is meant.
         let origins = self.apex.origins.iter().enumerate();
         let ours = origins.filter_map(|(zone, origin)| name::offset_of(name, origin).map(|offset| (offset, zone)));
