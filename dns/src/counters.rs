@@ -24,6 +24,8 @@ pub struct Stats {
     pub badvers: u64,
     /// Handed to the upstreams.
     pub forwarded: u64,
+    /// Told SERVFAIL, or an alias alone, since too many waited for upstreams.
+    pub shed: u64,
     /// Not answered: no query at all.
     pub dropped: u64,
     /// Replies that the kernel did not take.

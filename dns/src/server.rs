@@ -15,10 +15,10 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;
 
 use crate::cache::Stats as CacheStats;
-use crate::config::Config;
+use crate::config::{Config, max_udp};
 use crate::corefile::Target;
 use crate::counters::{Counters, Stats};
-use crate::forward::{Forwarder, GroupReport, resolv_conf};
+use crate::forward::{Forwarder, GroupReport, Waiting, resolv_conf};
 use crate::gate::{Admission, Gate};
 use crate::log::QueryLog;
 use crate::name;
@@ -75,6 +75,8 @@ pub struct Shared {
     pub zone: ArcSwap<Zone>,
     /// `None` as long as nobody is to be asked about other names.
     pub forwarder: ArcSwapOption<Forwarder>,
+    /// Those who wait for upstreams.
+    pub waiting: Arc<Waiting>,
     pub gate: ArcSwap<Gate>,
     pub names: ArcSwap<Names>,
     pub log: ArcSwap<QueryLog>,
@@ -144,6 +146,7 @@ impl Server {
         let shared = Arc::new(Shared {
             zone: ArcSwap::from_pointee(builder.snapshot()),
             forwarder: ArcSwapOption::empty(),
+            waiting: Arc::default(),
             gate: ArcSwap::from_pointee(Gate::new(&config.servers, config.client_rate)),
             names: ArcSwap::from_pointee(names(config)),
             log: ArcSwap::from_pointee(QueryLog::new(&config.servers)),
@@ -251,7 +254,8 @@ impl Server {
     /// Counters since the start.
     pub fn stats(&self) -> Stats {
         let zone = self.shared.zone.load();
-        let mut stats = Stats { names: zone.names() as u64, serial: zone.serial, ..Stats::default() };
+        let shed = self.shared.waiting.shed();
+        let mut stats = Stats { names: zone.names() as u64, serial: zone.serial, shed, ..Stats::default() };
         self.counters.iter().for_each(|counters| counters.add_to(&mut stats));
         stats
     }
@@ -388,6 +392,7 @@ fn zone_builder(config: &Config, listen: &[SocketAddr]) -> Result<ZoneBuilder> {
     if zone.nameservers.is_empty() {
         zone.nameservers = listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
     }
+    zone.max_udp = max_udp(&config.servers);
     zone.recursion = config.servers.iter().any(|server| !server.forwards.is_empty());
     let mut builder = ZoneBuilder::new(&zone)?;
     if config.zone.is_none() {

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::answer::{Outcome, respond, servfail};
 use crate::counters::Counters;
-use crate::forward::Pending;
+use crate::forward::{Pending, Place};
 use crate::gate::{Admission, Gate, turn_away};
 use crate::log::QueryLog;
 use crate::names::Names;
@@ -154,8 +154,13 @@ impl UdpWorker {
             && let Ok(query) = Query::parse(packet, Transport::Udp)
         {
             if names.rewrite(&query).is_some() {
-                self.answer_later(packet, peer, rotation);
-                return false;
+                if let Some(place) = self.shared.waiting.enter() {
+                    self.answer_later(packet, peer, rotation, place);
+                    return false;
+                }
+                self.counters.count(servfail(&query, zone, out));
+                self.shared.note(log, packet, out, Transport::Udp, peer);
+                return true;
             }
             if names.answer(&query, out) {
                 self.counters.count(Outcome::Answer);
@@ -182,11 +187,11 @@ impl UdpWorker {
     }
 
     /// Hands a query over that rules rewrite: their way back takes more than this thread has time for.
-    fn answer_later(&self, packet: &[u8], peer: SocketAddr, rotation: u32) {
+    fn answer_later(&self, packet: &[u8], peer: SocketAddr, rotation: u32, place: Place) {
         let (worker, packet, began) = (self.clone(), packet.to_vec(), Instant::now());
         self.runtime.spawn(async move {
-            let reply = whole::answer(&worker.shared, &packet, Transport::Udp, rotation, &worker.counters).await;
-            if let Some(reply) = reply {
+            let begun = whole::begin(&worker.shared, &packet, Transport::Udp, rotation, &worker.counters);
+            if let Some(reply) = begun.finish(place).await {
                 worker.finish(&packet, &reply, peer, began);
             }
         });
@@ -221,20 +226,24 @@ impl UdpWorker {
     fn forward(&self, packet: &[u8], outcome: Outcome, out: &mut Vec<u8>, peer: SocketAddr, zone: &Zone) -> Option<Outcome> {
         let Ok(query) = Query::parse(packet, Transport::Udp) else { return Some(Outcome::Drop) };
         let forwarder = self.shared.forwarder.load();
-        let Some(forwarder) = forwarder.as_ref() else {
+        if let Some(forwarder) = forwarder.as_ref()
+            && outcome == Outcome::Forward
+            && forwarder.answer_at_once(&query, out)
+        {
+            return Some(Outcome::Forward);
+        }
+        // Nobody is to be asked any more, or too many wait.
+        let Some((forwarder, place)) = forwarder.as_ref().and_then(|it| Some((it, self.shared.waiting.enter()?))) else {
             return Some(match outcome {
                 // The alias alone is an answer.
                 Outcome::ForwardTarget => Outcome::Answer,
                 _ => servfail(&query, zone, out),
             });
         };
-        if outcome == Outcome::Forward && forwarder.answer_at_once(&query, out) {
-            return Some(Outcome::Forward);
-        }
         let partial = (outcome == Outcome::ForwardTarget).then(|| out.clone());
         let pending = Pending { packet: packet.to_vec(), partial, transport: Transport::Udp };
         let (worker, began) = (self.clone(), Instant::now());
-        forwarder.submit(pending, move |packet, reply| worker.finish(packet, reply, peer, began));
+        forwarder.submit(pending, place, move |packet, reply| worker.finish(packet, reply, peer, began));
         None
     }
 

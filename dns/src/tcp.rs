@@ -15,7 +15,7 @@ use crate::gate::{Admission, turn_away};
 use crate::query::{Rotation, Transport};
 use crate::server::Shared;
 use crate::traffic::Traffic;
-use crate::whole;
+use crate::whole::{self, Begun};
 
 /// Answers what hickory-server has read.
 pub struct StreamHandler {
@@ -35,9 +35,13 @@ impl StreamHandler {
         self.counters.tcp.fetch_add(1, Ordering::Relaxed);
         let admission = { self.shared.admit(&self.shared.gate.load(), packet, Transport::Tcp, client.ip(), &self.traffic) };
         let bytes = match admission {
-            Admission::Pass => {
-                whole::answer(&self.shared, packet, Transport::Tcp, self.rotation.next(), &self.counters).await?
-            }
+            Admission::Pass => match whole::begin(&self.shared, packet, Transport::Tcp, self.rotation.next(), &self.counters) {
+                Begun::Done(reply) => reply?,
+                Begun::Forward(forwarded) => match self.shared.waiting.enter() {
+                    Some(place) => forwarded.finish(place).await?,
+                    None => forwarded.give_up(&self.shared.zone.load())?,
+                },
+            },
             other => {
                 let mut bytes = Vec::new();
                 turn_away(other, packet, Transport::Tcp, &mut bytes).then_some(bytes)?

@@ -1,8 +1,9 @@
 //! Names that are not ours go to the upstreams, off the path of those that are.
 //!
 //! A worker looks into the cache itself; what is not there it hands over and goes on. Equal questions that are under way
-//! at once are asked once. A bounded number of clients waits: beyond it, whoever waits longest is told SERVFAIL, since that
-//! client is the first to have given up.
+//! at once are asked once. A bounded number of clients waits, each with a place from before it is handed over: beyond it,
+//! whoever waits longest is told SERVFAIL, since that client is the first to have given up. Whoever comes when too many are
+//! still to be told so is told SERVFAIL at once.
 //!
 //! - [`question`], [`reply`], [`ask`]: pure. What is asked, what comes back, and whether to believe it.
 //! - [`exchange`], [`upstream`], [`group`]: one question to one server; what is known of the server; which one is asked.
@@ -35,7 +36,7 @@ pub use group::{Group, GroupReport};
 pub use question::Question;
 pub use reply::{Kind, Reply};
 pub use upstream::UpstreamReport;
-use waiting::Waiting;
+pub use waiting::{Place, Waiting};
 
 /// How long a client waits for the upstreams when there is a stale answer (RFC 8767 section 5).
 const STALE_PATIENCE: Duration = Duration::from_millis(1800);
@@ -43,7 +44,6 @@ const STALE_PATIENCE: Duration = Duration::from_millis(1800);
 pub struct Forwarder {
     plan: Plan,
     flights: Flights,
-    waiting: Waiting,
     probe: probe::Probe,
     runtime: Handle,
     /// Times of the cache count from here.
@@ -70,25 +70,13 @@ impl Forwarder {
     /// Begins to look for loops, where that is asked for; sends nothing else yet. Caches that an earlier plan began go on
     /// in `plan` if they are there; their times count from `started`.
     pub fn new(plan: Plan, runtime: Handle, started: Instant) -> Arc<Self> {
-        let forwarder = Arc::new(Self {
-            plan,
-            flights: Flights::default(),
-            waiting: Waiting::default(),
-            probe: probe::Probe::default(),
-            runtime,
-            started,
-        });
+        let forwarder = Arc::new(Self { plan, flights: Flights::default(), probe: probe::Probe::default(), runtime, started });
         probe::send(&forwarder);
         forwarder
     }
 
     pub fn plan(&self) -> &Plan {
         &self.plan
-    }
-
-    /// Clients that were told SERVFAIL since too many waited.
-    pub fn shed(&self) -> u64 {
-        self.waiting.shed()
     }
 
     /// Writes the answer if nobody needs to be asked for it; false: it must be submitted.
@@ -110,18 +98,18 @@ impl Forwarder {
     }
 
     /// Looks up in the background and calls `reply` with the query and the whole answer.
-    pub fn submit(self: &Arc<Self>, pending: Pending, reply: impl FnOnce(&[u8], &[u8]) + Send + 'static) {
+    pub fn submit(self: &Arc<Self>, pending: Pending, place: Place, reply: impl FnOnce(&[u8], &[u8]) + Send + 'static) {
         let forwarder = self.clone();
         self.runtime.spawn(async move {
-            if let Some(bytes) = forwarder.complete(&pending).await {
+            if let Some(bytes) = forwarder.complete(&pending, place).await {
                 reply(&pending.packet, &bytes);
             }
         });
     }
 
     /// The answer to a query; `None` when the packet is none.
-    pub async fn complete(self: &Arc<Self>, pending: &Pending) -> Option<Vec<u8>> {
-        let query = Query::parse(&pending.packet, pending.transport).ok()?;
+    pub async fn complete(self: &Arc<Self>, pending: &Pending, place: Place) -> Option<Vec<u8>> {
+        let query = Query::parse(&pending.packet, pending.transport).ok()?.bounded(self.plan.bufsize);
         let mut question = Question::of(&query);
         if self.probe.is_ours(&query, &self.plan) {
             let mut out = Vec::new();
@@ -131,7 +119,7 @@ impl Forwarder {
         if let Some(target) = pending.partial.as_deref().and_then(|partial| last_target(partial, &query)) {
             question = question.about(&target);
         }
-        let answered = self.waiting.until_shed(self.look_up(&question)).await;
+        let answered = place.until_shed(self.look_up(&question)).await;
         let answered = answered.unwrap_or_else(|| Answered::failure(Rcode::ServFail, &question));
         match &pending.partial {
             Some(partial) => completed(partial, &query, &answered),
@@ -268,7 +256,7 @@ fn completed(partial: &[u8], query: &Query<'_>, answered: &Answered) -> Option<V
     }
     if let Some(edns) = query.edns {
         let mut ours = Edns::new();
-        ours.set_max_payload(MAX_UDP as u16).set_dnssec_ok(edns.dnssec_ok);
+        ours.set_max_payload(query.max_udp as u16).set_dnssec_ok(edns.dnssec_ok);
         message.set_edns(ours);
     }
     let bytes = message.to_vec().ok()?;

@@ -8,7 +8,7 @@ use hickory_proto::op::{Message, OpCode, Query as WireQuestion};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::question::Question;
-use crate::query::{HEADER, MAX_UDP, Query, rtype, skip_name};
+use crate::query::{HEADER, PLAIN_UDP, Query, rtype, skip_name};
 
 /// Aliases that are followed in an answer.
 const MAX_ALIASES: usize = 16;
@@ -169,7 +169,7 @@ impl Reply {
             }
         }
         if let Some(edns) = query.edns {
-            let [high, low] = (MAX_UDP as u16).to_be_bytes();
+            let [high, low] = (query.max_udp.min(most.max(PLAIN_UDP)) as u16).to_be_bytes();
             let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
             out.extend_from_slice(&[0, 0, rtype::OPT as u8, high, low, 0, 0, dnssec_ok, 0, 0, 0]);
             counts[2] += 1;
@@ -225,7 +225,6 @@ impl Reply {
 }
 
 /// Without EDNS every client takes as much.
-const PLAIN_UDP: usize = 512;
 
 /// The records that answer the question, in their order, and the name at which the chain of aliases ends.
 fn along_the_chain(records: Vec<Record>, asked: &Name, question: &Question) -> (Vec<Record>, Name) {

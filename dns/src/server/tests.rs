@@ -372,3 +372,34 @@ fn a_reload_changes_the_zone_at_once() {
     assert!(server.reload(&bad, &cluster.world).is_err());
     assert_eq!(words(&udp(address, &packet("web.default.svc.k8s.test", "A", None))), "NoError aa an[@ 9 A 10.96.0.20]");
 }
+
+#[test]
+fn who_finds_no_place_to_wait_is_told_so_at_once() {
+    let upstream = upstream();
+    let lines = format!("rewrite name docs.test docs.example.svc.upstream.test\nforward . {}", upstream.addresses()[0]);
+    let server = by_corefile(&format!(". {{\nkubernetes cluster.local\n{lines}\n}}"), 0);
+    let address = server.addresses()[0];
+    let [plain, rewritten] = ["docs.example.svc.upstream.test", "docs.test"].map(|name| packet(name, "A", None));
+    let places: Vec<_> = std::iter::from_fn(|| server.shared.waiting.enter()).collect();
+    assert_eq!(words(&tcp(address, &plain)), "ServFail ra");
+    // The runtime is held up: the worker itself has to tell them.
+    let (held, release) = (Arc::new(std::sync::Barrier::new(2)), Arc::new(std::sync::Barrier::new(2)));
+    let (holds, released) = (held.clone(), release.clone());
+    let runtime = server.runtime.lock().expect("lock").as_ref().expect("a runtime").handle().clone();
+    runtime.spawn(async move {
+        holds.wait();
+        released.wait();
+    });
+    held.wait();
+    let shed = server.stats().shed;
+    assert_eq!(words(&udp(address, &plain)), "ServFail ra");
+    assert_eq!(words(&udp(address, &rewritten)), "ServFail ra");
+    assert_eq!(words(&udp(address, &packet("web.default.svc.~", "A", None))), "NoError aa ra an[@ 5 A 10.96.0.20]");
+    assert_eq!(server.stats().shed, shed + 2);
+    release.wait();
+    drop(places);
+    for asked in [&plain, &rewritten] {
+        assert_eq!(words(&udp(address, asked)), "NoError ra an[@ 5 A 192.0.2.80]");
+        assert_eq!(words(&tcp(address, asked)), "NoError ra an[@ 5 A 192.0.2.80]");
+    }
+}
