@@ -53,6 +53,8 @@ struct Reply<'a, 'p> {
     out: &'a mut Vec<u8>,
     /// `out` may grow to this, the OPT record not counted.
     limit: usize,
+    /// What the OPT record says that we take and send, in octets.
+    max_udp: usize,
     counts: [u16; 3],
     authoritative: bool,
     truncated: bool,
@@ -153,8 +155,10 @@ impl<'a, 'p> Reply<'a, 'p> {
         out.clear();
         out.extend_from_slice(&query.packet()[..HEADER]);
         out.extend_from_slice(query.question());
-        let limit = query.limit().saturating_sub(if query.edns.is_some() { OPT_SIZE } else { 0 });
-        Self { query, zone, out, limit, counts: [0; 3], authoritative: false, truncated: false }
+        let max_udp = query.max_udp.min(zone.apex.max_udp);
+        let most = if query.transport == Transport::Udp { max_udp } else { usize::MAX };
+        let limit = query.limit().min(most).saturating_sub(if query.edns.is_some() { OPT_SIZE } else { 0 });
+        Self { query, zone, out, limit, max_udp, counts: [0; 3], authoritative: false, truncated: false }
     }
 
     /// A name of ours.
@@ -279,7 +283,7 @@ impl<'a, 'p> Reply<'a, 'p> {
     /// Writes the OPT record and the header.
     fn end(mut self, rcode: Rcode, outcome: Outcome) -> Outcome {
         if let Some(edns) = self.query.edns {
-            let [high, low] = (self.query.max_udp.min(usize::from(u16::MAX)) as u16).to_be_bytes();
+            let [high, low] = (self.max_udp.min(usize::from(u16::MAX)) as u16).to_be_bytes();
             let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
             self.out.extend_from_slice(&[0, 0, rtype::OPT as u8, high, low, rcode as u8 >> 4, 0, dnssec_ok, 0, 0, 0]);
             self.counts[Section::Additional as usize] += 1;

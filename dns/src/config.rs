@@ -7,6 +7,7 @@ use crate::corefile::{
     Bind, Cache, CacheClass, Corefile, Fallthrough, Forward, Health, Key, Pods, Reload, ServerBlock, Target,
 };
 use crate::name::{self, WireName};
+use crate::query::{MAX_UDP, PLAIN_UDP};
 use crate::stub_domains::StubDomains;
 use crate::zone::{self, PodMode, ZoneConfig};
 
@@ -236,6 +237,11 @@ fn zone_config(server: &ServerBlock, kubernetes: &crate::corefile::Kubernetes) -
         ignore_empty_service: kubernetes.ignore_empty_service,
         ..ZoneConfig::default()
     })
+}
+
+/// The largest reply over UDP, in octets: by the smallest `bufsize` of all blocks, and [`MAX_UDP`] at most.
+pub fn max_udp(servers: &[ServerBlock]) -> usize {
+    servers.iter().filter_map(|server| server.bufsize).map(usize::from).min().unwrap_or(MAX_UDP).clamp(PLAIN_UDP, MAX_UDP)
 }
 
 /// What goes with the longest domain that a name is in.

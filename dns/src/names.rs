@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::config::max_udp;
 use crate::corefile::ServerBlock;
 use crate::name::{self, WireName};
 use crate::query::Query;
@@ -18,6 +19,8 @@ use rewrite::Rules;
 #[derive(Default)]
 pub struct Names {
     blocks: Vec<(WireName, std::sync::Arc<Block>)>,
+    /// The largest reply over UDP, in octets.
+    max_udp: usize,
 }
 
 struct Block {
@@ -41,7 +44,7 @@ impl Names {
             blocks.clear();
         }
         blocks.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.len()));
-        Self { blocks }
+        Self { blocks, max_udp: max_udp(servers) }
     }
 
     /// Whether no name meets anything here.
@@ -52,13 +55,14 @@ impl Names {
     /// The query under the name that it is to be asked, with what is needed to answer the client under its own; `None`
     /// when no rule is for it.
     pub fn rewrite(&self, query: &Query<'_>) -> Option<Rewritten> {
-        self.block(query.name.wire())?.rules.apply(query)
+        self.block(query.name.wire())?.rules.apply(query, self.max_udp)
     }
 
     /// Writes what the tables say; false: they say nothing, and others are to be asked.
     pub fn answer(&self, query: &Query<'_>, out: &mut Vec<u8>) -> bool {
-        let block = self.block(query.name.wire());
-        block.is_some_and(|block| block.tables.iter().any(|table| table.answer(query, out)))
+        let Some(block) = self.block(query.name.wire()).filter(|block| !block.tables.is_empty()) else { return false };
+        let query = query.clone().bounded(self.max_udp);
+        block.tables.iter().any(|table| table.answer(&query, out))
     }
 
     fn block(&self, name: &[u8]) -> Option<&Block> {

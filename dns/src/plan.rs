@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::cache::Cache;
+use crate::config::max_udp;
 use crate::corefile::{Forward, ServerBlock, Target};
 use crate::forward::Group;
 use crate::name::{self, WireName};
-use crate::query::MAX_UDP;
 
 /// All blocks; a query meets the one with the longest zone that its name is in.
 #[derive(Default)]
@@ -38,7 +38,7 @@ impl Plan {
         before: Option<&Self>,
         resolve: &dyn Fn(&Target) -> Result<Vec<SocketAddr>, E>,
     ) -> Result<Self, E> {
-        let mut plan = Self { blocks: Vec::new(), bufsize: MAX_UDP };
+        let mut plan = Self { blocks: Vec::new(), bufsize: max_udp(servers) };
         for server in servers {
             let group = |forward: &Forward| {
                 let mut addresses: Vec<SocketAddr> = Vec::new();
@@ -61,7 +61,6 @@ impl Plan {
             });
             let block = Arc::new(Block { cache, groups, detect_loops: server.detect_loops });
             plan.blocks.extend(server.keys.iter().map(|key| (key.zone.clone(), block.clone())));
-            plan.bufsize = plan.bufsize.min(server.bufsize.map_or(MAX_UDP, usize::from));
         }
         plan.blocks.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.len()));
         Ok(plan)

@@ -10,7 +10,7 @@ use crate::name::MAX_NAME;
 /// The largest UDP reply, whatever the client offers: it passes every link without fragments.
 pub const MAX_UDP: usize = 1232;
 /// Without EDNS (RFC 1035 section 4.2.1).
-const PLAIN_UDP: usize = 512;
+pub const PLAIN_UDP: usize = 512;
 const MAX_TCP: usize = u16::MAX as usize;
 
 pub const HEADER: usize = 12;
@@ -193,6 +193,11 @@ impl<'p> Query<'p> {
     /// Name, type and class with the client's own casing.
     pub fn question(&self) -> &'p [u8] {
         &self.packet[HEADER..self.question_end]
+    }
+
+    /// The same with replies over UDP of at most so many octets; between 512 and [`MAX_UDP`], whatever is asked for.
+    pub fn bounded(self, max_udp: usize) -> Self {
+        Self { max_udp: max_udp.clamp(PLAIN_UDP, MAX_UDP), ..self }
     }
 
     /// The largest reply that this client takes, in octets.

@@ -104,6 +104,14 @@ fn a_stub_domain_is_asked_in_the_block_that_it_is_in() {
 }
 
 #[test]
+fn the_smallest_bufsize_counts() {
+    let size = |text: &str| max_udp(&read(text, "", "").expect("valid").servers);
+    assert_eq!(size(". {\n}"), 1232);
+    assert_eq!(size(". {\nbufsize 4096\n}"), 1232);
+    assert_eq!(size("a.org {\nbufsize 700\n}\nb.org {\nbufsize 600\n}\nc.org {\n}"), 600);
+}
+
+#[test]
 fn blocks_that_contradict_each_other() {
     for (text, words) in [
         ("a.org {\n}\nb.org:54 {\n}", "line 3: this block is for port 54"),

@@ -46,7 +46,8 @@ pub struct ServerBlock {
     pub rewrites: Vec<Rewrite>,
     /// Addresses or names of interfaces; none: all addresses.
     pub bind: Vec<Bind>,
-    /// Largest UDP payload that is offered and answered, in octets.
+    /// Largest UDP payload that is offered and answered, in octets: 512 to 4096, of which no more than 1232 are used. The
+    /// smallest of all blocks counts for all.
     pub bufsize: Option<u16>,
     /// Each has its say, until one does not allow.
     pub acl: Vec<Acl>,

@@ -224,8 +224,6 @@ impl Reply {
     }
 }
 
-/// Without EDNS every client takes as much.
-
 /// The records that answer the question, in their order, and the name at which the chain of aliases ends.
 fn along_the_chain(records: Vec<Record>, asked: &Name, question: &Question) -> (Vec<Record>, Name) {
     let mut chain = vec![asked.clone()];

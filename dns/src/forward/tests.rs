@@ -12,7 +12,7 @@ use super::*;
 use crate::corefile;
 use crate::server::Server;
 use crate::stub_domains::StubDomains;
-use crate::testkit::{packet, words};
+use crate::testkit::{packet, sample, words};
 use thalweg_cluster::World;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -264,6 +264,28 @@ fn that_nobody_answered_is_not_remembered() {
     let server = server(&format!("{}\ncache", forward(&[once.address], "max_connect_attempts 1\nmax_fails 0")));
     assert_eq!(ask(&server, "a.example.org"), SERVFAIL);
     assert_eq!(ask(&server, "a.example.org"), says(1));
+}
+
+#[test]
+fn no_answer_is_larger_than_the_operator_allows() {
+    let addresses: Vec<[u8; 4]> = (0..60).map(|last| [192, 0, 2, last]).collect();
+    let upstream = Script::new(move |asked| vec![bytes(&asked.reply(ResponseCode::NoError, 60, &addresses))]);
+    let hosts: String = (0..60).map(|last| format!("10.0.0.{last} many.example.net\n")).collect();
+    let server = server(&format!(
+        "bufsize 600\nkubernetes cluster.local\nhosts {{\n{hosts}fallthrough\n}}\n{}\ncache",
+        forward(&[upstream.address], "")
+    ));
+    let cluster = sample(true);
+    server.publish(&cluster.world, &cluster.dirty);
+    server.mark_synced();
+    // Of the zone, of the hosts, of an upstream and of the cache, and of an alias with both.
+    for name in ["many.lots.svc.~", "many.example.net", "www.example.org", "www.example.org", "docs.ext.svc.~"] {
+        let reply = ask_with(&server, &packet(name, "A", Some(4096)));
+        let message = Message::from_vec(&reply).expect("a reply");
+        let edns = message.edns.as_ref().expect("EDNS");
+        assert!(message.metadata.truncation && reply.len() <= 600, "{name}: {} octets", reply.len());
+        assert_eq!(edns.max_payload(), 600, "{name}");
+    }
 }
 
 #[test]

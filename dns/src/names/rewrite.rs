@@ -21,6 +21,8 @@ pub struct Rewritten {
     /// The client's.
     original: Vec<u8>,
     transport: Transport,
+    /// The largest reply over UDP, in octets.
+    max_udp: usize,
     /// Owners of records: what they are called here, and what the client is told.
     owners: Vec<(Regex, String)>,
     ttl: Option<(u32, u32)>,
@@ -37,7 +39,7 @@ impl Rules {
         self.0.is_empty()
     }
 
-    pub fn apply(&self, query: &Query<'_>) -> Option<Rewritten> {
+    pub fn apply(&self, query: &Query<'_>, max_udp: usize) -> Option<Rewritten> {
         let mut text = name::display(query.name.wire());
         let (mut owners, mut ttl, mut applied) = (Vec::new(), None, false);
         for rule in &self.0 {
@@ -70,7 +72,7 @@ impl Rules {
         let original = query.packet();
         let end = HEADER + query.name.wire().len();
         let packet = [&original[..HEADER], &wire, &original[end..]].concat();
-        Some(Rewritten { packet, original: original.to_vec(), transport: query.transport, owners, ttl })
+        Some(Rewritten { packet, original: original.to_vec(), transport: query.transport, max_udp, owners, ttl })
     }
 }
 
@@ -79,7 +81,7 @@ impl Rules {
 impl Rewritten {
     /// The answer under the client's own name; `None` when the reply is none.
     pub fn restore(&self, reply: &[u8]) -> Option<Vec<u8>> {
-        let query = Query::parse(&self.original, self.transport).ok()?;
+        let query = Query::parse(&self.original, self.transport).ok()?.bounded(self.max_udp);
         let mut message = Message::from_vec(reply).ok()?;
         let asked = message.queries.first()?.name().clone();
         // With the client's casing.

@@ -50,6 +50,15 @@ fn the_size_that_a_client_offers() {
 }
 
 #[test]
+fn the_size_that_the_operator_allows() {
+    let opt = packet(&[&head([1, 0, 0, 1]), QUESTION, b"\0\0\x29\x10\0\0\0\0\0\0\0"]);
+    for (allowed, limit) in [(0, 512), (512, 512), (700, 700), (1232, 1232), (4096, 1232)] {
+        let read = |transport| Query::parse(&opt, transport).expect("a query").bounded(allowed);
+        assert_eq!((read(Transport::Udp).limit(), read(Transport::Tcp).limit()), (limit, 65535), "{allowed}");
+    }
+}
+
+#[test]
 fn records_before_the_opt_are_stepped_over() {
     let other = b"\xc0\x0c\x00\x10\x00\x01\x00\x00\x00\x00\x00\x02\x01x";
     let opt = b"\0\0\x29\x04\xd0\0\x01\0\0\0\0";

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::name::{self, WireName};
+use crate::query::MAX_UDP;
 
 /// The longest TTL that may be configured, in seconds.
 pub const MAX_TTL: u32 = 3600;
@@ -56,6 +57,8 @@ pub struct ZoneConfig {
     pub endpoint_pod_names: bool,
     /// A service with a cluster IP does not exist as long as no endpoint is ready.
     pub ignore_empty_service: bool,
+    /// The largest reply over UDP, in octets.
+    pub max_udp: usize,
 }
 
 /// Why a zone cannot be served as configured.
@@ -87,6 +90,8 @@ pub struct Apex {
     pub namespaces: Option<Box<[Box<str>]>>,
     pub endpoint_pod_names: bool,
     pub ignore_empty_service: bool,
+    /// The largest reply over UDP, in octets.
+    pub max_udp: usize,
 }
 
 // === impl ZoneConfig ===
@@ -106,6 +111,7 @@ impl Default for ZoneConfig {
             namespaces: None,
             endpoint_pod_names: false,
             ignore_empty_service: false,
+            max_udp: MAX_UDP,
         }
     }
 }
@@ -141,6 +147,7 @@ impl Apex {
             namespaces: config.namespaces.as_ref().map(|names| names.iter().map(|name| name.as_str().into()).collect()),
             endpoint_pod_names: config.endpoint_pod_names,
             ignore_empty_service: config.ignore_empty_service,
+            max_udp: config.max_udp,
         })
     }
 
