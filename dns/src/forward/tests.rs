@@ -95,6 +95,7 @@ fn an_upstream_that_is_silent_is_not_waited_for() {
     let server = server(&forward(&[silent.address, good.address], "max_fails 0"));
     assert_eq!(ask(&server, "a.example.org"), says(1));
     assert_eq!((silent.asked().len(), good.asked().len()), (1, 1));
+    assert_eq!(server.upstreams()[0].hedges, 1, "the other was asked while the first might still have answered");
 }
 
 #[test]
