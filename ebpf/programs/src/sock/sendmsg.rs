@@ -43,6 +43,8 @@ fn send<C: Call>(ctx: &SockAddrContext) -> i32 {
     let Some(nat) = memory::find_or_make::<C::Addr>(ctx) else { return ALLOW };
     let place = memory::by_dialled(nat, dialled);
     let to = match place.map(|at| memory::at(nat, at)) {
+        // Whether the service still has it is not asked: to look for it in the range, in each of the places that the socket
+        // remembers, takes more steps than the verifier walks.
         Some(known) if policy::is_alive(known.backend, known.generation) => {
             Destination { addr: known.backend_addr, port: known.backend_port }
         }
