@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use thalweg_cluster::{Dirty, World};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use crate::cache::Stats as CacheStats;
 use crate::config::{Config, max_udp};
@@ -26,14 +27,9 @@ use crate::names::Names;
 use crate::plan::Plan;
 use crate::query::{Rotation, Transport};
 use crate::sockets::{UdpWorker, bind_tcp, bind_udp};
-use crate::tcp::StreamHandler;
+use crate::tcp::{CONNECTIONS, Streams};
 use crate::traffic::{Totals, Traffic};
 use crate::zone::{Zone, ZoneBuilder, ZoneConfig, ZoneError};
-
-/// A connection that asks nothing for so long is closed.
-const TCP_IDLE: Duration = Duration::from_secs(10);
-/// Replies that may wait for one slow TCP client.
-const TCP_REPLIES: usize = 256;
 
 /// What the operator chooses.
 #[derive(Clone, Debug)]
@@ -94,7 +90,9 @@ pub struct Server {
     listening: Vec<SocketAddr>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     runtime: Mutex<Option<Runtime>>,
-    stop_streams: Arc<Notify>,
+    /// The tasks that accept connections.
+    accepting: Vec<AbortHandle>,
+    connections: Arc<Semaphore>,
 }
 
 // === impl Shared ===
@@ -188,7 +186,8 @@ impl Server {
             listening,
             workers: Mutex::default(),
             runtime: Mutex::new(Some(runtime)),
-            stop_streams: Arc::default(),
+            accepting: Vec::new(),
+            connections: Arc::new(Semaphore::new(CONNECTIONS)),
         };
         server.shared.forwarder.store(server.new_forwarder(config, &handle)?);
         server.start_streams(&handle, streams)?;
@@ -303,7 +302,7 @@ impl Server {
     /// Answers what has arrived and stops, within a fraction of a second. Calling it again does nothing.
     pub fn shutdown(&self) {
         self.shared.stopping.store(true, Ordering::Release);
-        self.stop_streams.notify_one();
+        self.accepting.iter().for_each(AbortHandle::abort);
         let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
         for worker in workers {
             // Panics are caught and counted where they happen.
@@ -344,24 +343,17 @@ impl Server {
 
     fn start_streams(&mut self, runtime: &Handle, streams: Vec<std::net::TcpListener>) -> Result<()> {
         let _inside = runtime.enter();
-        let handler = StreamHandler {
+        let serving = Arc::new(Streams {
             shared: self.shared.clone(),
             counters: self.new_counters(),
             traffic: self.new_traffic(),
             rotation: Rotation::default(),
-        };
-        let mut server = hickory_server::Server::new(handler);
+            connections: self.connections.clone(),
+        });
         for stream in streams {
             let listener = tokio::net::TcpListener::from_std(stream).map_err(Error::Threads)?;
-            server.register_listener(listener, TCP_IDLE, TCP_REPLIES);
+            self.accepting.push(runtime.spawn(serving.clone().accept(listener)).abort_handle());
         }
-        let stop = self.stop_streams.clone();
-        runtime.spawn(async move {
-            stop.notified().await;
-            if let Err(error) = server.shutdown_gracefully().await {
-                tracing::debug!(%error, "DNS over TCP did not stop cleanly");
-            }
-        });
         Ok(())
     }
 

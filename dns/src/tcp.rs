@@ -1,80 +1,171 @@
-//! TCP (and later DoT): hickory-server reads the streams and asks the same zone.
+//! TCP (and later DoT): a task for each connection, which answers what is known at once and the rest when it is there.
+//!
+//! Replies come in whatever order they are ready (RFC 7766 section 6.2.1.1): a name that upstreams are slow about holds up
+//! no name of the cluster. Connections are bounded, and so are the questions of each that wait for upstreams; what comes
+//! beyond that stays in the kernel's queues until there is room.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
 
-use hickory_proto::op::{Header, HeaderCounts, Message, Metadata, ResponseCode};
-use hickory_server::net::runtime::Time;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponseBuilder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::WriteHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::counters::Counters;
 use crate::gate::{Admission, turn_away};
-use crate::query::{Rotation, Transport};
+use crate::query::{HEADER, Rotation, Transport};
 use crate::server::Shared;
 use crate::traffic::Traffic;
 use crate::whole::{self, Begun};
 
-/// Answers what hickory-server has read.
-pub struct StreamHandler {
+/// Connections at once, on all addresses together.
+pub const CONNECTIONS: usize = 1024;
+/// Questions of one connection that wait for upstreams at once.
+const LATER: usize = 16;
+/// A connection that asks nothing for so long, or takes no reply, is closed.
+const IDLE: Duration = Duration::from_secs(10);
+/// When connections cannot be accepted, which is said again at once as long as it is so.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What all connections share.
+pub struct Streams {
     pub shared: Arc<Shared>,
     pub counters: Arc<Counters>,
     pub traffic: Arc<Traffic>,
     pub rotation: Rotation,
+    /// As many as there may be at once.
+    pub connections: Arc<Semaphore>,
 }
 
-// === impl StreamHandler ===
+/// A query that is answered now or later.
+struct Asked {
+    packet: Vec<u8>,
+    began: std::time::Instant,
+}
 
-impl StreamHandler {
-    /// The reply to a packet; `None` when there is none.
-    async fn reply(&self, packet: &[u8], client: SocketAddr) -> Option<Message> {
-        let began = Instant::now();
+// === impl Streams ===
+
+impl Streams {
+    /// Serves whoever connects, for ever. Connections that are open live on when this is dropped.
+    pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let mut failing = false;
+        while let Ok(place) = self.connections.clone().acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, client)) => {
+                    failing = false;
+                    let streams = self.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = streams.serve(stream, client).await {
+                            tracing::debug!(%client, %error, "DNS over TCP");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "cannot accept DNS over TCP; trying again");
+                    }
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Answers what a client asks until it is done or idle.
+    async fn serve(&self, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+        // No reply waits for the client to have acknowledged the one before.
+        stream.set_nodelay(true)?;
+        let (mut reader, mut writer) = stream.split();
+        let mut inbox = Vec::with_capacity(512);
+        let mut later: JoinSet<(Asked, Option<Vec<u8>>)> = JoinSet::new();
+        let (mut open, mut idle) = (true, Instant::now() + IDLE);
+        while open || !later.is_empty() {
+            tokio::select! {
+                read = reader.read_buf(&mut inbox), if open && later.len() < LATER => open = read? > 0,
+                Some(answered) = later.join_next() => {
+                    // An error: it panicked, which costs this one reply.
+                    if let Ok((asked, Some(reply))) = answered {
+                        self.send(&mut writer, &asked, &reply, client).await?;
+                    }
+                    idle = Instant::now() + IDLE;
+                }
+                () = sleep_until(idle), if later.is_empty() => return Ok(()),
+            }
+            while later.len() < LATER
+                && let Some(packet) = take(&mut inbox)
+            {
+                if packet.len() < HEADER {
+                    return Ok(());
+                }
+                idle = Instant::now() + IDLE;
+                let asked = Asked { packet, began: std::time::Instant::now() };
+                match self.begin(&asked.packet, client) {
+                    Begun::Done(Some(reply)) => self.send(&mut writer, &asked, &reply, client).await?,
+                    Begun::Done(None) => {}
+                    Begun::Forward(forwarded) => match self.shared.waiting.enter() {
+                        Some(place) => {
+                            later.spawn(async move { (asked, forwarded.finish(place).await) });
+                        }
+                        None => {
+                            if let Some(reply) = forwarded.give_up(&self.shared.zone.load_full()) {
+                                self.send(&mut writer, &asked, &reply, client).await?;
+                            }
+                        }
+                    },
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&self, packet: &[u8], client: SocketAddr) -> Begun {
         self.traffic.request(packet, Transport::Tcp, client.ip());
         self.counters.tcp.fetch_add(1, Ordering::Relaxed);
-        let admission = { self.shared.admit(&self.shared.gate.load(), packet, Transport::Tcp, client.ip(), &self.traffic) };
-        let bytes = match admission {
-            Admission::Pass => match whole::begin(&self.shared, packet, Transport::Tcp, self.rotation.next(), &self.counters) {
-                Begun::Done(reply) => reply?,
-                Begun::Forward(forwarded) => match self.shared.waiting.enter() {
-                    Some(place) => forwarded.finish(place).await?,
-                    None => forwarded.give_up(&self.shared.zone.load())?,
-                },
-            },
+        match self.shared.admit(&self.shared.gate.load(), packet, Transport::Tcp, client.ip(), &self.traffic) {
+            Admission::Pass => whole::begin(&self.shared, packet, Transport::Tcp, self.rotation.next(), &self.counters),
             other => {
                 let mut bytes = Vec::new();
-                turn_away(other, packet, Transport::Tcp, &mut bytes).then_some(bytes)?
-            }
-        };
-        self.traffic.response(&bytes, began.elapsed());
-        self.shared.note(&self.shared.log.load(), packet, &bytes, Transport::Tcp, client);
-        Message::from_vec(&bytes).inspect_err(|error| tracing::debug!(%error, "no reply to a query over TCP")).ok()
-    }
-}
-
-#[async_trait::async_trait]
-impl RequestHandler for StreamHandler {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut responses: R) -> ResponseInfo {
-        let Some(reply) = self.reply(request.as_slice(), request.src()).await else { return failed(request) };
-        let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &reply.edns {
-            builder.edns(edns);
-        }
-        let response = builder.build(reply.metadata, &reply.answers, &reply.authorities, None::<&_>, &reply.additionals);
-        match responses.send_response(response).await {
-            Ok(info) => info,
-            Err(error) => {
-                tracing::debug!(%error, "a reply over TCP was not sent");
-                failed(request)
+                Begun::Done(turn_away(other, packet, Transport::Tcp, &mut bytes).then_some(bytes))
             }
         }
     }
+
+    async fn send(&self, writer: &mut WriteHalf<'_>, asked: &Asked, reply: &[u8], client: SocketAddr) -> io::Result<()> {
+        let length = u16::try_from(reply.len()).map_err(|_| io::Error::other("a reply that is too long for DNS"))?;
+        let message = [&length.to_be_bytes()[..], reply].concat();
+        timeout(IDLE, writer.write_all(&message)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        self.traffic.response(reply, asked.began.elapsed());
+        self.shared.note(&self.shared.log.load(), &asked.packet, reply, Transport::Tcp, client);
+        Ok(())
+    }
 }
 
-/// What hickory-server wants to know of a request that got no reply.
-fn failed(request: &Request) -> ResponseInfo {
-    let mut metadata = Metadata::response_from_request(&request.metadata);
-    metadata.response_code = ResponseCode::ServFail;
-    Header { metadata, counts: HeaderCounts::default() }.into()
+/// The first message of what has arrived, if it is there to its end, without the length before it.
+fn take(inbox: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let length = usize::from(u16::from_be_bytes([*inbox.first()?, *inbox.get(1)?]));
+    let packet = inbox.get(2..2 + length)?.to_vec();
+    inbox.drain(..2 + length);
+    Some(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_taken_when_they_are_whole() {
+        let mut inbox = b"\0\x02ab\0\0\0\x03cd".to_vec();
+        assert_eq!(take(&mut inbox).as_deref(), Some(&b"ab"[..]));
+        assert_eq!(take(&mut inbox).as_deref(), Some(&b""[..]));
+        assert_eq!(take(&mut inbox), None);
+        inbox.push(b'e');
+        assert_eq!(take(&mut inbox).as_deref(), Some(&b"cde"[..]));
+        assert_eq!((take(&mut inbox), inbox.len()), (None, 0));
+    }
 }

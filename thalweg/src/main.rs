@@ -135,7 +135,7 @@ fn run(verb: Verb) -> Result<()> {
 
 /// Runs a long-lived subcommand: logging to standard error by `RUST_LOG`, TLS by ring, a runtime of two threads.
 fn daemon(work: impl Future<Output = Result<()>>) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,hickory_server=warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     thalweg_loader::heap::keep_small();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     // An error means that a provider is installed already, which is as good.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
 
@@ -402,4 +403,43 @@ fn who_finds_no_place_to_wait_is_told_so_at_once() {
         assert_eq!(words(&udp(address, asked)), "NoError ra an[@ 5 A 192.0.2.80]");
         assert_eq!(words(&tcp(address, asked)), "NoError ra an[@ 5 A 192.0.2.80]");
     }
+}
+
+#[test]
+fn a_slow_name_over_tcp_holds_up_no_name_of_the_cluster() {
+    let silent = client();
+    let server = server(vec![silent.local_addr().expect("an address")]);
+    let mut stream = tcp_connect(server.addresses()[0]);
+    tcp_send(&mut stream, &packet("www.example.com", "A", None));
+    let mut packet = packet("web.default.svc.~", "A", None);
+    packet[0] ^= 0xff;
+    tcp_send(&mut stream, &packet);
+    stream.shutdown(std::net::Shutdown::Write).expect("no more questions");
+    let first = tcp_receive(&mut stream);
+    assert_eq!((&first[..2], words(&first).as_str()), (&packet[..2], "NoError aa ra an[@ 5 A 10.96.0.20]"));
+    assert_eq!(words(&tcp_receive(&mut stream)), "ServFail ra");
+    assert_eq!(stream.read(&mut [0]).expect("the end"), 0, "closed after the last reply");
+}
+
+#[test]
+fn connections_are_bounded_and_those_beyond_wait() {
+    let server = server(Vec::new());
+    let (address, asked) = (server.addresses()[0], packet("web.default.svc.~", "A", None));
+    // One is left, for which the server waits.
+    let begin = Instant::now();
+    let mut held = Vec::new();
+    while held.len() < CONNECTIONS - 1 {
+        assert!(begin.elapsed() < PATIENCE, "the server waits for a connection");
+        held.extend(server.connections.try_acquire());
+    }
+    let mut first = tcp_connect(address);
+    tcp_send(&mut first, &asked);
+    assert_eq!(words(&tcp_receive(&mut first)), "NoError aa an[@ 5 A 10.96.0.20]");
+    let mut second = tcp_connect(address);
+    tcp_send(&mut second, &asked);
+    second.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+    assert!(second.read(&mut [0]).is_err(), "not as long as the first is there");
+    second.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    drop(first);
+    assert_eq!(words(&tcp_receive(&mut second)), "NoError aa an[@ 5 A 10.96.0.20]");
 }
