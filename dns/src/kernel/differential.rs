@@ -60,7 +60,7 @@ impl Kernel {
             }
         }
         let Maps { dns_names, dns_zones, .. } = kernel.datapath.maps()?;
-        let settings = Settings { udp_size: 1232, may_deny: true, lease: FOREVER };
+        let settings = Settings { udp_size: 1232, may_answer: true, may_deny: true, lease: FOREVER };
         Follower::new(dns_names, dns_zones, settings).follow(zone, 0)?;
         Ok(kernel)
     }

@@ -8,6 +8,9 @@ use thalweg_abi::{DnsName, DnsNode, DnsZone, MAX_DNS_ZONES};
 use thalweg_loader::{Error, Table};
 
 use super::export;
+use crate::config::{Config, max_udp};
+use crate::corefile::{Log, LogClass, ServerBlock};
+use crate::name::{self, WireName};
 use crate::zone::Zone;
 
 /// What the server is set to, as far as the kernel must know.
@@ -15,8 +18,10 @@ use crate::zone::Zone;
 pub struct Settings {
     /// The largest message over UDP that the server takes and sends, in octets; at least 512.
     pub udp_size: u16,
-    /// Names that are not there may be denied. Not when something is done for them here: they are completed from search
-    /// paths, rewritten, logged.
+    /// The kernel may answer at all. Not when something is done here with queries for names of the cluster that it would
+    /// not do; see [`Settings::new`].
+    pub may_answer: bool,
+    /// Names that are not there may be denied. Not when they are completed here from search paths.
     pub may_deny: bool,
     /// The kernel stops answering when nothing has been heard of the agent for so long.
     pub lease: Duration,
@@ -41,6 +46,34 @@ struct Changes {
     deletes: Vec<DnsName>,
 }
 
+// === impl Settings ===
+
+impl Settings {
+    /// For a server of this configuration. Nothing is left to the kernel when names that may be in the cluster's zones have
+    /// access lists, hosts or rules that rewrite them, when their answers are logged, or when clients have a rate.
+    pub fn new(config: &Config, lease: Duration) -> Self {
+        let may_answer = config.client_rate == 0 && !config.servers.iter().any(|server| meets_zone(server, config));
+        let may_deny = config.servers.iter().all(|server| server.autopath.is_none());
+        Self { udp_size: max_udp(&config.servers) as u16, may_answer, may_deny, lease }
+    }
+}
+
+/// Whether a block does something with names that may be in the cluster's zones, other than to look them up.
+fn meets_zone(server: &ServerBlock, config: &Config) -> bool {
+    let origins = config.zone.iter().flat_map(|zone| &zone.origins);
+    let origins: Vec<WireName> = origins.filter_map(|origin| name::encode(origin)).collect();
+    let meets = |zone: &WireName| origins.iter().any(|origin| name::is_within(zone, origin) || name::is_within(origin, zone));
+    let block = server.keys.iter().any(|key| meets(&key.zone));
+    // Without zones of its own, a line is for those of its block.
+    let concerned = |zones: &[WireName]| if zones.is_empty() { block } else { zones.iter().any(meets) };
+    // The kernel answers with no failure, so that there is none to log.
+    let is_logged = |log: &Log| log.classes.is_empty() || log.classes.iter().any(|class| *class != LogClass::Error);
+    block && !server.rewrites.is_empty()
+        || server.acl.iter().any(|list| concerned(&list.zones))
+        || server.hosts.iter().any(|hosts| concerned(&hosts.zones))
+        || server.log.iter().any(|log| concerned(&log.zones) && is_logged(log))
+}
+
 // === impl Follower ===
 
 impl<N: Table<DnsName, DnsNode>, Z: Table<u32, DnsZone>> Follower<N, Z> {
@@ -49,12 +82,16 @@ impl<N: Table<DnsName, DnsNode>, Z: Table<u32, DnsZone>> Follower<N, Z> {
         Self { names, zones, settings, shown: None, overflows: false }
     }
 
-    /// Shows this snapshot. As long as it is not synced, what was shown before stays. `now`: nanoseconds of CLOCK_MONOTONIC.
+    /// Shows this snapshot, or nothing when the kernel may not answer. As long as it is not synced, what was shown before
+    /// stays. `now`: nanoseconds of CLOCK_MONOTONIC.
     ///
     /// # Errors
     /// The kernel's refusal to read or write a table; the kernel then answers nothing until a later call succeeds. A table
     /// without room is no error: what is not in it is left to user space.
     pub fn follow(&mut self, zone: &Arc<Zone>, now: u64) -> Result<(), Error> {
+        if !self.settings.may_answer {
+            return self.withdraw();
+        }
         if !zone.synced {
             return Ok(());
         }
@@ -72,6 +109,7 @@ impl<N: Table<DnsName, DnsNode>, Z: Table<u32, DnsZone>> Follower<N, Z> {
     /// As [`Follower::follow`].
     pub fn renew(&mut self, now: u64) -> Result<(), Error> {
         match self.shown.clone() {
+            Some(_) if !self.settings.may_answer => self.withdraw(),
             Some(zone) => self.write_zones(&zone, now),
             None => Ok(()),
         }
@@ -165,7 +203,7 @@ impl<N: Table<DnsName, DnsNode>, Z: Table<u32, DnsZone>> Follower<N, Z> {
     }
 
     fn write_zones(&mut self, zone: &Zone, now: u64) -> Result<(), Error> {
-        let Settings { udp_size, may_deny, lease } = self.settings;
+        let Settings { udp_size, may_deny, lease, .. } = self.settings;
         let valid_until = now.saturating_add(u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX));
         let mut zones = export::zones(zone, udp_size, may_deny && !self.overflows, valid_until);
         zones.resize(MAX_DNS_ZONES as usize, DnsZone::default());

@@ -9,11 +9,13 @@ use thalweg_cluster::Change;
 use thalweg_loader::{MemoryTable, Table};
 
 use super::{Follower, Settings, export};
+use crate::config::Config;
+use crate::corefile;
 use crate::name;
 use crate::testkit::{Cluster, config, external, sample, service, service_name};
 use crate::zone::{Fallthrough, PodMode, Zone, ZoneConfig};
 
-const SETTINGS: Settings = Settings { udp_size: 1232, may_deny: true, lease: Duration::from_nanos(100) };
+const SETTINGS: Settings = Settings { udp_size: 1232, may_answer: true, may_deny: true, lease: Duration::from_nanos(100) };
 
 type Memory = Follower<MemoryTable<DnsName, DnsNode>, MemoryTable<u32, DnsZone>>;
 
@@ -178,6 +180,65 @@ fn nothing_is_shown_before_all_is_known() {
     assert_eq!(follower.zone(0), DnsZone::default());
     follower.renew(100).expect("in memory");
     assert_eq!(follower.zone(0), DnsZone::default(), "not shown, so not renewed");
+}
+
+#[test]
+fn nothing_is_left_to_the_kernel_that_it_would_answer_otherwise() {
+    let settings = |lines: &str, block: &str| {
+        let text = format!(". {{\nkubernetes cluster.local\n{lines}\n}}\n{block}");
+        let parsed = corefile::parse(&text, &|_| None).unwrap_or_else(|error| panic!("{error}"));
+        let config = Config::from_corefile(&parsed, &Default::default()).expect("a configuration");
+        (Settings::new(&config, SETTINGS.lease), config)
+    };
+    let rewrite = "rewrite name a.test b.test";
+    let blocks = |zone: &str| format!("{zone} {{\n{rewrite}\n}}");
+    for (lines, block, may_answer) in [
+        ("errors\nbufsize 700", "", true),
+        ("log", "", false),
+        ("log {\nclass error\n}", "", true),
+        ("log {\nclass denial\n}", "", false),
+        ("log example.org", "", true),
+        ("log local", "", false),
+        ("hosts {\n10.0.0.1 a.test\n}", "", false),
+        ("hosts /etc/hosts example.org", "", true),
+        ("acl {\nblock type A\n}", "", false),
+        ("acl a.svc.cluster.local {\nblock\n}", "", false),
+        (rewrite, "", false),
+        ("", &blocks("example.org"), true),
+        ("", &blocks("a.svc.cluster.local"), false),
+    ] {
+        let (settings, config) = settings(lines, block);
+        assert_eq!(settings.may_answer, may_answer, "{lines} {block}");
+        assert!(!Settings::new(&Config { client_rate: 1, ..config }, SETTINGS.lease).may_answer);
+    }
+    assert_eq!(settings("bufsize 700", "").0, Settings { udp_size: 700, ..SETTINGS });
+}
+
+#[test]
+fn what_was_shown_is_withdrawn_when_the_kernel_may_not_answer_any_more() {
+    let mut cluster = sample(false);
+    let silent = Settings { may_answer: false, ..SETTINGS };
+    let shown = || {
+        let mut follower = follower(1_000);
+        follower.show(&mut sample(false), 0);
+        assert_ne!(follower.zone(0), DnsZone::default());
+        follower.set(silent);
+        follower
+    };
+    let mut renewed = shown();
+    renewed.renew(1).expect("in memory");
+    assert_eq!(renewed.zone(0), DnsZone::default());
+    let mut followed = shown();
+    followed.show(&mut cluster, 1);
+    assert_eq!(followed.zone(0), DnsZone::default());
+    // Also what an earlier agent has left, before anything is known.
+    let before = shown();
+    let mut next = Follower::new(before.names, before.zones, silent);
+    next.show(&mut Cluster::new(false), 1);
+    assert_eq!(next.zone(0), DnsZone::default());
+    next.set(SETTINGS);
+    next.show(&mut cluster, 2);
+    assert_eq!(next.held(), exported(&cluster.publish()));
 }
 
 #[test]
