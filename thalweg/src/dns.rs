@@ -6,7 +6,7 @@ mod metrics;
 mod node;
 mod operation;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +17,7 @@ use thalweg_dns::corefile::DNS_PORT;
 use thalweg_dns::zone::PodMode;
 use tokio::sync::mpsc;
 
+use crate::interfaces::{self, Local};
 use crate::{datapath, shutdown_signal};
 use files::Files;
 use follower::{Check, Follower};
@@ -36,7 +37,8 @@ pub struct DnsArgs {
     /// Read the cluster's state from a YAML file or directory instead: `file:PATH`.
     #[arg(long, conflicts_with = "kubeconfig", value_name = "file:PATH")]
     source: Option<String>,
-    /// Addresses to serve (default: those that the Corefile binds, else all of this machine).
+    /// Addresses to serve (default: those that the Corefile binds, else all of this machine). 0.0.0.0 and :: stand for all
+    /// of their family. Those that come later are served after a restart.
     #[arg(long, value_delimiter = ',')]
     listen: Vec<SocketAddr>,
     /// Threads for each address; 0 for one per processor.
@@ -50,7 +52,7 @@ pub struct DnsArgs {
 pub async fn run(args: DnsArgs) -> Result<()> {
     let shutdown = shutdown_signal()?;
     let files = Files { corefile: args.corefile.clone(), stub_domains: args.stub_domains.clone() };
-    let listen = |config: &Config| listen_addresses(&args.listen, config);
+    let listen = |config: &Config| listen_addresses(&args.listen, config, &interfaces::look()?);
     let check: Check = if args.source.is_some() { accept } else { by_services };
     let mut dns = Follower::start(files, check, args.client_rate, args.workers, listen)?;
 
@@ -117,38 +119,36 @@ fn by_services(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Where to serve: as the flags say, else as the Corefile says, else everywhere.
-fn listen_addresses(flags: &[SocketAddr], config: &Config) -> Result<Vec<SocketAddr>> {
-    if !flags.is_empty() {
-        return Ok(flags.to_vec());
-    }
-    let port = config.port().unwrap_or(DNS_PORT);
-    let (mut addresses, interfaces) = config.binds();
-    for name in interfaces {
-        let found = addresses_of(name)?;
-        if found.is_empty() {
-            bail!("the Corefile binds {name}, which is no interface with an address: check `ip address show`");
+/// Where to serve: as the flags say, else as the Corefile says, else everywhere. Each address by itself: what leaves a
+/// socket that is bound to all of them may come from another than was asked, and no client believes that.
+fn listen_addresses(flags: &[SocketAddr], config: &Config, local: &Local) -> Result<Vec<SocketAddr>> {
+    let mut wanted = flags.to_vec();
+    if wanted.is_empty() {
+        let port = config.port().unwrap_or(DNS_PORT);
+        let (mut addresses, interfaces) = config.binds();
+        for name in interfaces {
+            let before = addresses.len();
+            addresses.extend(local.bindable(Some(name)));
+            if addresses.len() == before {
+                bail!("the Corefile binds {name}, which is no interface with an address: check `ip address show`");
+            }
         }
-        addresses.extend(found);
+        if addresses.is_empty() {
+            addresses.extend([IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]);
+        }
+        wanted.extend(addresses.into_iter().map(|address| SocketAddr::new(address, port)));
     }
-    if addresses.is_empty() {
-        addresses.push(Ipv4Addr::UNSPECIFIED.into());
-        // A machine without IPv6 refuses.
-        if UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() {
-            addresses.push(Ipv6Addr::UNSPECIFIED.into());
+    let mut listen: Vec<SocketAddr> = Vec::new();
+    for address in wanted {
+        let all = local.bindable(None).filter(|other| address.ip().is_unspecified() && other.is_ipv4() == address.is_ipv4());
+        let one = Some(address).filter(|address| !address.ip().is_unspecified());
+        for address in one.into_iter().chain(all.map(|ip| SocketAddr::new(ip, address.port()))) {
+            if !listen.contains(&address) {
+                listen.push(address);
+            }
         }
     }
-    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
-}
-
-fn addresses_of(interface: &str) -> Result<Vec<IpAddr>> {
-    let all = nix::ifaddrs::getifaddrs().context("list the interfaces")?;
-    let address = |of: nix::ifaddrs::InterfaceAddress| {
-        let address = of.address.filter(|_| of.interface_name == interface)?;
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-    };
-    Ok(all.filter_map(address).collect())
+    Ok(listen)
 }
 
 #[cfg(test)]

@@ -131,6 +131,17 @@ fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
+// === impl Local ===
+
+impl Local {
+    /// The addresses of one interface, or of all of them, that a socket can be bound to by themselves: link-local ones of
+    /// IPv6 mean nothing without their interface.
+    pub fn bindable<'a>(&'a self, interface: Option<&'a str>) -> impl Iterator<Item = IpAddr> + 'a {
+        let wanted = move |local: &&LocalAddress| interface.is_none_or(|name| local.interface == name);
+        self.addresses.iter().filter(wanted).map(|local| local.address).filter(|address| !is_link_local(*address))
+    }
+}
+
 // === impl Routes ===
 
 impl Routes {
@@ -232,6 +243,14 @@ fd010000000000000000000000000000 40 00000000000000000000000000000000 00 00000000
         check(&["eth*"], None, &["eth0", "eth1"]);
         check(&["eth0"], Some("cni0"), &["cni0", "eth0"]);
         check(&["wlan0"], None, &[]);
+    }
+
+    #[test]
+    fn addresses_that_can_be_bound() {
+        let of = |interface| local().bindable(interface).map(|address| address.to_string()).collect::<Vec<_>>();
+        assert_eq!(of(Some("eth0")), ["172.30.0.11", "fd00::11"]);
+        assert_eq!(of(Some("cali1")), [""; 0]);
+        assert_eq!(of(None), ["127.0.0.1", "10.244.0.1", "172.30.0.11", "192.168.1.5", "::1", "fd01::1", "fd00::11"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use http::StatusCode;
 
 use super::*;
+use crate::interfaces::LocalAddress;
 use operation::Servers;
 use std::sync::Arc;
 use thalweg_dns::{Config, Server};
@@ -58,16 +59,28 @@ fn a_change_of_any_file_shows_in_the_fingerprint() {
 
 #[test]
 fn where_to_serve() {
+    let there = |interface: &str, address: &str| LocalAddress {
+        interface: interface.into(),
+        address: address.parse().expect("an address"),
+    };
+    let addresses = [("lo", "127.0.0.1"), ("lo", "::1"), ("eth0", "192.0.2.7"), ("eth0", "fe80::7"), ("eth1", "fe80::8")];
+    let local = Local { addresses: addresses.map(|(interface, address)| there(interface, address)).into(), ..Local::default() };
     let by = |flags: &[&str], corefile: &str| -> Vec<String> {
         let flags: Vec<SocketAddr> = flags.iter().map(|text| text.parse().expect("an address")).collect();
-        let addresses = listen_addresses(&flags, &config(corefile)).expect("addresses");
+        let addresses = listen_addresses(&flags, &config(corefile), &local).expect("addresses");
         addresses.iter().map(ToString::to_string).collect()
     };
     assert_eq!(by(&["192.0.2.1:5353"], ".:1053 {\nbind 192.0.2.9\n}"), ["192.0.2.1:5353"]);
     assert_eq!(by(&[], ".:1053 {\nbind 192.0.2.9 ::1\n}"), ["192.0.2.9:1053", "[::1]:1053"]);
-    assert!(by(&[], ".:1053 {\nbind lo\n}").contains(&"127.0.0.1:1053".to_owned()));
-    assert_eq!(by(&[], ".:1053 {\n}")[0], "0.0.0.0:1053");
-    assert!(listen_addresses(&[], &config(". {\nbind nolink0\n}")).is_err());
+    assert_eq!(by(&[], ".:1053 {\nbind lo\n}"), ["127.0.0.1:1053", "[::1]:1053"]);
+    // Never all at once: replies would leave from whichever address the route prefers.
+    let all = ["127.0.0.1:1053", "192.0.2.7:1053", "[::1]:1053"];
+    assert_eq!(by(&[], ".:1053 {\n}"), all);
+    assert_eq!(by(&[], ".:1053 {\nbind 0.0.0.0 :: lo\n}"), all);
+    assert_eq!(by(&["[::]:5353"], ".:1053 {\n}"), ["[::1]:5353"]);
+    for nothing in ["nolink0", "eth1"] {
+        assert!(listen_addresses(&[], &config(&format!(". {{\nbind {nothing}\n}}")), &local).is_err());
+    }
 }
 
 #[test]
