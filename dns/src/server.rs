@@ -26,7 +26,7 @@ use crate::name;
 use crate::names::Names;
 use crate::plan::Plan;
 use crate::query::{Rotation, Transport};
-use crate::sockets::{UdpWorker, bind_tcp, bind_udp};
+use crate::sockets::{UdpWorker, bind_tcp, bind_udp, raise_open_files};
 use crate::tcp::{CONNECTIONS, Streams};
 use crate::traffic::{Totals, Traffic};
 use crate::zone::{Zone, ZoneBuilder, ZoneConfig, ZoneError};
@@ -133,7 +133,8 @@ impl Server {
     }
 
     /// Binds every address and starts to answer: SERVFAIL for names of the cluster until [`Server::mark_synced`].
-    /// `workers` are threads for each address; 0 for one per processor.
+    /// `workers` are threads for each address; 0 for one per processor. Raises the process's limit of open files to what
+    /// it may be at most.
     ///
     /// Another server of the same user that also shares its port may still be running: both are then asked.
     ///
@@ -158,6 +159,7 @@ impl Server {
         if listen.is_empty() {
             return Err(Error::NoAddress);
         }
+        raise_open_files();
         // Everything is bound before anything is started, so that an address that is taken leaves no trace.
         let (mut datagrams, mut streams, mut listening) = (Vec::new(), Vec::new(), Vec::new());
         for &address in listen {
@@ -241,6 +243,11 @@ impl Server {
         self.shared.names.store(Arc::new(names(config)));
         self.shared.log.store(Arc::new(QueryLog::new(&config.servers)));
         Ok(())
+    }
+
+    /// Reads the hosts files again that the configuration names, which is the one in use.
+    pub fn reload_hosts(&self, config: &Config) {
+        self.shared.names.store(Arc::new(names(config)));
     }
 
     /// The cluster has been listed completely and published: from now on a name that is not there does not exist.

@@ -16,6 +16,7 @@ use thalweg_dns::Config;
 use thalweg_dns::corefile::DNS_PORT;
 use thalweg_dns::zone::PodMode;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::interfaces::{self, Local};
 use crate::{datapath, shutdown_signal};
@@ -71,7 +72,7 @@ pub async fn run(args: DnsArgs) -> Result<()> {
                 None => bail!("the source of the cluster's state ended"),
             },
             ended = &mut watching => return ended?.context("the source of the cluster's state"),
-            () = tokio::time::sleep_until(dns.next_look()) => dns.look(&world),
+            () = tokio::time::sleep_until(dns.next_look()) => dns.look(&world, Instant::now()),
         }
     }
     dns.end().await;

@@ -4,6 +4,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use thalweg_dns::Config;
@@ -42,7 +43,7 @@ impl Files {
         Ok((config, mark))
     }
 
-    /// Of what they hold now, and of the files that they name. A file that cannot be read has one as well.
+    /// Of what they hold now, and of the files with upstreams that they name. A file that cannot be read has one as well.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let text = std::fs::read_to_string(&self.corefile).ok();
@@ -56,8 +57,7 @@ impl Files {
                 Target::ResolvConf(path) => Some(path),
                 Target::Address(_) => None,
             });
-            let hosts = server.hosts.iter().filter_map(|hosts| hosts.file.as_ref());
-            upstreams.chain(hosts).for_each(|path| std::fs::read(path).ok().hash(&mut hasher));
+            upstreams.for_each(|path| std::fs::read(path).ok().hash(&mut hasher));
         }
         hasher.finish()
     }
@@ -65,6 +65,23 @@ impl Files {
     fn stub_file(&self, name: &str) -> Option<PathBuf> {
         self.stub_domains.as_ref().map(|folder| folder.join(name))
     }
+}
+
+/// Of the hosts files that a configuration wants looked at again.
+pub fn hosts_fingerprint(config: &Config) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    watched_hosts(config).for_each(|(path, _)| std::fs::read(path).ok().hash(&mut hasher));
+    hasher.finish()
+}
+
+/// How often a configuration wants its hosts files looked at; `None`: never again.
+pub fn hosts_interval(config: &Config) -> Option<Duration> {
+    watched_hosts(config).map(|(_, interval)| interval).min()
+}
+
+fn watched_hosts(config: &Config) -> impl Iterator<Item = (&Path, Duration)> {
+    let hosts = config.servers.iter().flat_map(|server| &server.hosts);
+    hosts.filter(|hosts| !hosts.reload.is_zero()).filter_map(|hosts| Some((hosts.file.as_deref()?, hosts.reload)))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>> {

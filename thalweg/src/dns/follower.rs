@@ -9,11 +9,11 @@ use thalweg_cluster::{Family, World};
 use thalweg_dns::{Config, Server};
 use tokio::time::Instant;
 
-use super::files::Files;
+use super::files::{Files, hosts_fingerprint, hosts_interval};
 use super::metrics::Programming;
 use super::operation::Servers;
 
-/// How often the files are looked at when the Corefile does not say `reload`: never.
+/// How often files are looked at that need not be.
 const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// What refuses a configuration that this process cannot serve, at the start and whenever the files change.
@@ -27,6 +27,9 @@ pub struct Follower {
     /// Fingerprint of the files when they were last read.
     seen: u64,
     look: Instant,
+    /// The same of hosts files, which are looked at by themselves.
+    hosts_seen: u64,
+    hosts_look: Instant,
     server: Arc<Server>,
     programming: Arc<Programming>,
     pages: Servers,
@@ -48,12 +51,13 @@ impl Follower {
     ) -> Result<Self> {
         let (config, seen) = files.read(client_rate)?;
         check(&config)?;
+        let hosts_seen = hosts_fingerprint(&config);
         let server = Arc::new(Server::serve(&listen(&config)?, workers, &config)?);
         let programming = Arc::new(Programming::default());
         let mut pages = Servers::new(server.clone(), programming.clone());
         pages.follow(&config.operation);
-        let look = Instant::now() + interval(&config);
-        Ok(Self { files, check, client_rate, config, seen, look, server, programming, pages })
+        let (look, hosts_look) = next_looks(&config, Instant::now());
+        Ok(Self { files, check, client_rate, config, seen, look, hosts_seen, hosts_look, server, programming, pages })
     }
 
     pub fn server(&self) -> &Arc<Server> {
@@ -66,16 +70,36 @@ impl Follower {
 
     /// When [`Follower::look`] wants to be called.
     pub fn next_look(&self) -> Instant {
-        self.look
+        self.look.min(self.hosts_look)
     }
 
-    /// Takes the files into use if they have changed. What cannot be used is logged and changes nothing.
-    pub fn look(&mut self, world: &World) {
-        self.look = Instant::now() + interval(&self.config);
+    /// Takes those files into use that it is time for, `now`, and that have changed. What cannot be used is logged and
+    /// changes nothing.
+    pub fn look(&mut self, world: &World, now: Instant) {
+        let (look, hosts_look) = next_looks(&self.config, now);
+        if self.hosts_look <= now {
+            self.hosts_look = hosts_look;
+            self.look_at_hosts();
+        }
+        if self.look <= now {
+            self.look = look;
+            self.look_at_configuration(world, now);
+        }
+    }
+
+    fn look_at_hosts(&mut self) {
+        let seen = hosts_fingerprint(&self.config);
+        if std::mem::replace(&mut self.hosts_seen, seen) != seen {
+            self.server.reload_hosts(&self.config);
+            tracing::info!("a hosts file has changed and is in use");
+        }
+    }
+
+    fn look_at_configuration(&mut self, world: &World, now: Instant) {
         if self.files.fingerprint() == self.seen {
             return;
         }
-        let result = self.reload(world);
+        let result = self.reload(world, now);
         self.pages.reloaded(result.is_ok());
         match result {
             Ok(()) => tracing::info!("the configuration has changed and is in use"),
@@ -101,20 +125,23 @@ impl Follower {
         self.server.shutdown();
     }
 
-    fn reload(&mut self, world: &World) -> Result<()> {
+    fn reload(&mut self, world: &World, now: Instant) -> Result<()> {
         let (fresh, seen) = self.files.read(self.client_rate)?;
         (self.check)(&fresh)?;
         if fresh.zone.is_some() != self.config.zone.is_some() {
             bail!("`kubernetes` came or went: restart the process");
         }
+        let hosts_seen = hosts_fingerprint(&fresh);
         self.server.reload(&fresh, world)?;
         self.pages.follow(&fresh.operation);
-        (self.config, self.seen) = (fresh, seen);
-        self.look = Instant::now() + interval(&self.config);
+        (self.config, self.seen, self.hosts_seen) = (fresh, seen, hosts_seen);
+        (self.look, self.hosts_look) = next_looks(&self.config, now);
         Ok(())
     }
 }
 
-fn interval(config: &Config) -> Duration {
-    config.operation.reload.map_or(NEVER, |reload| reload.interval)
+/// When the configuration, and the hosts files that it names, are to be looked at again.
+fn next_looks(config: &Config, now: Instant) -> (Instant, Instant) {
+    let reload = config.operation.reload.map(|reload| reload.interval);
+    (now + reload.unwrap_or(NEVER), now + hosts_interval(config).unwrap_or(NEVER))
 }

@@ -62,8 +62,8 @@ impl NodeDns {
 
     /// Looks after the files when it is time to.
     pub fn tend(&mut self, world: &World) {
-        if let Some(follower) = self.follower.as_mut().filter(|follower| follower.next_look() <= Instant::now()) {
-            follower.look(world);
+        if let Some(follower) = &mut self.follower {
+            follower.look(world, Instant::now());
         }
     }
 }
@@ -132,7 +132,7 @@ mod tests {
             (". {\nkubernetes a.test {\npods insecure\n}\nreload 2s\n}", PodMode::Insecure),
         ] {
             std::fs::write(folder.path().join("Corefile"), corefile).expect("written");
-            follower.look(&World::default());
+            follower.look(&World::default(), follower.next_look());
             assert_eq!(follower.config().zone.as_ref().expect("a zone").pods, pods);
         }
     }

@@ -36,13 +36,10 @@ fn a_change_of_any_file_shows_in_the_fingerprint() {
     let folder = tempfile::tempdir().expect("a folder");
     let resolv = folder.path().join("resolv.conf");
     fs::write(&resolv, "nameserver 192.0.2.1\n").expect("written");
-    let hosts = folder.path().join("hosts");
-    let (stubs, files) = files(&format!(". {{\nforward . {}\nhosts {}\n}}", resolv.display(), hosts.display()));
+    let (stubs, files) = files(&format!(". {{\nforward . {}\n}}", resolv.display()));
     let mut seen = vec![files.fingerprint()];
     assert_eq!(files.fingerprint(), seen[0]);
     fs::write(&resolv, "nameserver 192.0.2.2\n").expect("written");
-    seen.push(files.fingerprint());
-    fs::write(&hosts, "192.0.2.9 a.org\n").expect("written");
     seen.push(files.fingerprint());
     fs::write(stubs.path().join("stubDomains"), r#"{"acme.local": ["192.0.2.3"]}"#).expect("written");
     seen.push(files.fingerprint());
@@ -55,6 +52,40 @@ fn a_change_of_any_file_shows_in_the_fingerprint() {
     different.sort_unstable();
     different.dedup();
     assert_eq!(different.len(), seen.len());
+}
+
+/// What a client is told of a.test; `None`: that there is no address.
+fn address_of_a_test(server: SocketAddr) -> Option<[u8; 4]> {
+    const QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\x01";
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a time-out");
+    socket.send_to(QUERY, server).expect("sent");
+    let mut reply = [0; 512];
+    let length = socket.recv(&mut reply).expect("a reply");
+    reply[QUERY.len()..length].last_chunk().copied()
+}
+
+#[tokio::test]
+async fn a_hosts_file_is_looked_at_as_it_says_and_the_corefile_only_with_reload() {
+    for (reload, is_seen) in [("", true), ("reload 1m", true), ("reload 0s", false)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let hosts = folder.path().join("hosts");
+        fs::write(&hosts, "192.0.2.1 a.test\n").expect("written");
+        let (folder, files) = files(&format!(".:1053 {{\nhosts {} {{\n{reload}\n}}\n}}", hosts.display()));
+        let listen = |_: &Config| Ok(vec!["127.0.0.1:0".parse().expect("an address")]);
+        let mut follower = Follower::start(files, accept, 0, 1, listen).expect("a server");
+        let server = follower.server().addresses()[0];
+        let world = World::default();
+        assert_eq!(address_of_a_test(server), Some([192, 0, 2, 1]));
+        follower.look(&world, follower.next_look());
+        fs::write(&hosts, "192.0.2.2 a.test\n").expect("written");
+        fs::write(folder.path().join("Corefile"), ".:1053 {\n}\n").expect("written");
+        follower.look(&world, Instant::now());
+        assert_eq!(address_of_a_test(server), Some([192, 0, 2, 1]), "it is not time yet");
+        let year = std::time::Duration::from_secs(365 * 24 * 3600);
+        follower.look(&world, follower.next_look().min(Instant::now() + year));
+        assert_eq!(address_of_a_test(server), Some([192, 0, 2, if is_seen { 2 } else { 1 }]), "{reload}");
+    }
 }
 
 #[test]
