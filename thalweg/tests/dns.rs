@@ -24,12 +24,21 @@ impl Drop for Process {
     }
 }
 
-fn corefile(dns: SocketAddr, health: SocketAddr, ready: SocketAddr, ttl: u32) -> String {
+/// Where a process serves.
+struct Ports {
+    dns: SocketAddr,
+    health: SocketAddr,
+    ready: SocketAddr,
+    metrics: SocketAddr,
+}
+
+fn corefile(ports: &Ports, ttl: u32) -> String {
+    let Ports { dns, health, ready, metrics } = ports;
     format!(
         ".:{} {{
     errors
     health {health} {{
-       lameduck 2s
+       lameduck 5s
     }}
     ready {ready}
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
@@ -37,6 +46,7 @@ fn corefile(dns: SocketAddr, health: SocketAddr, ready: SocketAddr, ttl: u32) ->
        fallthrough in-addr.arpa ip6.arpa
        ttl {ttl}
     }}
+    prometheus {metrics}
     forward . 192.0.2.1
     cache 30
     reload 2s
@@ -72,13 +82,18 @@ fn ttl_of_web(server: SocketAddr) -> Option<u32> {
     is_address.then(|| u32::from_be_bytes([answer[6], answer[7], answer[8], answer[9]]))
 }
 
-/// Status of a page; `None` when nobody answers.
-fn status(server: SocketAddr, path: &str) -> Option<u16> {
+/// A page with its head; `None` when nobody answers.
+fn page(server: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(server).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
-    text.split(' ').nth(1)?.parse().ok()
+    Some(text)
+}
+
+/// Status of a page; `None` when nobody answers.
+fn status(server: SocketAddr, path: &str) -> Option<u16> {
+    page(server, path)?.split(' ').nth(1)?.parse().ok()
 }
 
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
@@ -99,8 +114,9 @@ fn start(folder: &Path) -> Process {
 #[test]
 fn serves_reloads_and_ends_as_a_kubeadm_cluster_has_it() {
     let folder = tempfile::tempdir().expect("a folder");
-    let [dns, health, ready] = [free(), free(), free()];
-    let write = |ttl| std::fs::write(folder.path().join("Corefile"), corefile(dns, health, ready, ttl)).expect("written");
+    let ports = Ports { dns: free(), health: free(), ready: free(), metrics: free() };
+    let Ports { dns, health, ready, metrics } = ports;
+    let write = |ttl| std::fs::write(folder.path().join("Corefile"), corefile(&ports, ttl)).expect("written");
     write(30);
     std::fs::write(folder.path().join("cluster.yaml"), CLUSTER).expect("written");
     let mut process = start(folder.path());
@@ -116,15 +132,14 @@ fn serves_reloads_and_ends_as_a_kubeadm_cluster_has_it() {
     });
     // What cannot be used changes nothing.
     std::fs::write(folder.path().join("Corefile"), ". {\n frobnicate\n}\n").expect("written");
-    std::thread::sleep(Duration::from_secs(3));
+    let is_refused = |page: String| page.lines().any(|line| line == "coredns_reload_failed_total 1");
+    wait_for("the bad file is looked at", || page(metrics, "/metrics").is_some_and(is_refused));
     assert_eq!(ttl_of_web(dns), Some(17));
 
     let pid = i32::try_from(process.0.id()).expect("an id");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).expect("told to end");
-    wait_for("it is unhealthy", || status(health, "/health") != Some(200));
-    if process.0.try_wait().expect("asked").is_none() {
-        assert_eq!(ttl_of_web(dns), Some(17), "it answers while it is a lame duck");
-    }
+    // A process that ended at once would never say so, and answer nothing.
+    wait_for("it answers while it is a lame duck", || status(health, "/health") == Some(503) && ttl_of_web(dns) == Some(17));
     assert!(process.0.wait().expect("ended").success());
 }
 
