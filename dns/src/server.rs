@@ -390,6 +390,10 @@ fn zone_builder(config: &Config, listen: &[SocketAddr]) -> Result<ZoneBuilder> {
     let mut zone = config.zone.clone().unwrap_or_else(nothing);
     if zone.nameservers.is_empty() {
         zone.nameservers = listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
+        // Nobody else can ask there.
+        if zone.nameservers.iter().any(|ip| !ip.is_loopback()) {
+            zone.nameservers.retain(|ip| !ip.is_loopback());
+        }
     }
     zone.max_udp = max_udp(&config.servers);
     zone.recursion = config.servers.iter().any(|server| !server.forwards.is_empty());

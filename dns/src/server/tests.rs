@@ -362,6 +362,18 @@ fn a_client_beyond_its_rate_is_sent_to_tcp() {
 }
 
 #[test]
+fn name_servers_of_the_zone_are_those_that_others_can_ask() {
+    let config = Config::simple(ZoneConfig::default(), &[]);
+    let servers = |listen: &[&str]| -> Vec<String> {
+        let listen: Vec<SocketAddr> = listen.iter().map(|text| text.parse().expect("an address")).collect();
+        let zone = zone_builder(&config, &listen).expect("a zone").snapshot();
+        zone.nameservers().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(servers(&["127.0.0.1:53", "192.0.2.7:53", "[::1]:53", "0.0.0.0:53"]), ["192.0.2.7"]);
+    assert_eq!(servers(&["127.0.0.1:53"]), ["127.0.0.1"]);
+}
+
+#[test]
 fn a_reload_changes_the_zone_at_once() {
     let server = by_corefile(". {\nkubernetes cluster.local {\nttl 7\n}\n}", 0);
     let address = server.addresses()[0];
