@@ -4,8 +4,9 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use nix::libc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 
 use super::ask::{RANDOM, Verdict, judge, write_query};
@@ -34,6 +35,9 @@ pub enum Failure {
     Timeout,
     #[error(transparent)]
     Network(#[from] io::Error),
+    /// The upstream was not asked, and nothing is known of it.
+    #[error("no socket to ask from: {0}")]
+    Local(#[source] io::Error),
     #[error("an answer that cannot be read")]
     Malformed,
     #[error("an error without a question, code {0}")]
@@ -45,6 +49,23 @@ pub enum Failure {
 pub struct Exchange {
     pub result: Result<Box<Reply>, Failure>,
     pub forgeries: u32,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// Whether it may be the upstream's fault that it was not heard of.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Timeout | Self::Network(_))
+    }
+
+    /// That no port or no memory is left is as local as that there is no socket.
+    fn of_connect(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Self::Local(error),
+            _ => Self::Network(error),
+        }
+    }
 }
 
 pub async fn exchange(upstream: SocketAddr, question: &Question, manner: Manner) -> Exchange {
@@ -68,14 +89,14 @@ pub async fn exchange(upstream: SocketAddr, question: &Question, manner: Manner)
 }
 
 /// [`Verdict::Ignore`] when too many packets came that were not the answer.
-async fn over_udp(upstream: SocketAddr, question: &Question, packet: &[u8], forgeries: &mut u32) -> io::Result<Verdict> {
+async fn over_udp(upstream: SocketAddr, question: &Question, packet: &[u8], forgeries: &mut u32) -> Result<Verdict, Failure> {
     // Port 0: the kernel takes one at random, and once connected lets in what comes from the upstream alone.
     let any: SocketAddr = match upstream {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(upstream).await?;
+    let socket = UdpSocket::bind(any).await.map_err(Failure::Local)?;
+    socket.connect(upstream).await.map_err(Failure::of_connect)?;
     socket.send(packet).await?;
     let mut received = [0; MAX_PACKET];
     while *forgeries < MAX_FORGERIES {
@@ -89,7 +110,8 @@ async fn over_udp(upstream: SocketAddr, question: &Question, packet: &[u8], forg
 }
 
 async fn over_tcp(upstream: SocketAddr, question: &Question, packet: &[u8]) -> Result<Box<Reply>, Failure> {
-    let mut stream = TcpStream::connect(upstream).await?;
+    let socket = if upstream.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let mut stream = socket.map_err(Failure::Local)?.connect(upstream).await.map_err(Failure::of_connect)?;
     let message = [&(packet.len() as u16).to_be_bytes()[..], packet].concat();
     stream.write_all(&message).await?;
     let length = stream.read_u16().await?;

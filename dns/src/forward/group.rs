@@ -45,6 +45,8 @@ pub struct Counters {
     pub rejected: AtomicU64,
     /// A second upstream was asked since the first took long.
     pub hedges: AtomicU64,
+    /// An upstream was not asked since this machine had no socket for it.
+    pub unsent: AtomicU64,
 }
 
 /// What a group and its upstreams did since it was made.
@@ -55,6 +57,8 @@ pub struct GroupReport {
     pub broken: u64,
     pub rejected: u64,
     pub hedges: u64,
+    /// Questions that were not sent to an upstream since this machine had no descriptor or port left for them.
+    pub unsent: u64,
     pub upstreams: Vec<UpstreamReport>,
 }
 
@@ -82,6 +86,7 @@ impl Group {
             broken: read(&self.counters.broken),
             rejected: read(&self.counters.rejected),
             hedges: read(&self.counters.hedges),
+            unsent: read(&self.counters.unsent),
             upstreams: self.upstreams.iter().map(|upstream| upstream.report(self.options.max_fails)).collect(),
         }
     }
@@ -165,6 +170,11 @@ impl Group {
             if upstream.record(&exchange, before.elapsed()) {
                 group.check(&upstream);
             }
+            if let Err(Failure::Local(error)) = &exchange.result
+                && group.counters.unsent.fetch_add(1, Ordering::Relaxed) == 0
+            {
+                tracing::warn!(%error, "upstreams cannot be asked: raise the limit of open files, if that is what it says");
+            }
             exchange
                 .result
                 .inspect_err(|error| tracing::debug!(upstream = %upstream.address, ?question, %error, "upstream"))
@@ -191,9 +201,9 @@ async fn check(group: Weak<Group>, upstream: Arc<Upstream>, interval: Duration) 
         let manner = Manner { tcp: options.force_tcp, recursion_desired, patience: CHECK };
         let answer = exchange(upstream.address, &question, manner).await;
         let was_up = upstream.is_up(options.max_fails);
-        // Whatever it says, it is there.
-        let well = !matches!(answer.result, Err(Failure::Timeout | Failure::Network(_)));
-        if upstream.checked(well) {
+        // Whatever it says, it is there; and when it could not be asked, nothing is known.
+        let asked = !matches!(answer.result, Err(Failure::Local(_)));
+        if asked && upstream.checked(!answer.result.as_ref().is_err_and(Failure::is_silence)) {
             upstream.end_checks();
             return;
         }

@@ -148,11 +148,12 @@ impl Upstream {
         }
     }
 
-    /// Takes in what came of a question. True when the upstream should be checked.
+    /// Takes in what came of a question, if it was asked. True when the upstream should be checked.
     pub fn record(&self, exchange: &Exchange, took: Duration) -> bool {
         let counters = &self.counters;
         counters.forgeries.fetch_add(exchange.forgeries.into(), Ordering::Relaxed);
         let counter = match &exchange.result {
+            Err(Failure::Local(_)) => return false,
             Ok(reply) => {
                 counters.duration.observe(took);
                 self.smooth(took);
@@ -164,7 +165,7 @@ impl Upstream {
             Err(Failure::Malformed) => &counters.malformed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        matches!(exchange.result, Err(Failure::Timeout | Failure::Network(_)))
+        exchange.result.as_ref().is_err_and(Failure::is_silence)
     }
 
     fn smooth(&self, took: Duration) {
