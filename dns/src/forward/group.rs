@@ -201,9 +201,7 @@ async fn check(group: Weak<Group>, upstream: Arc<Upstream>, interval: Duration) 
         let manner = Manner { tcp: options.force_tcp, recursion_desired, patience: CHECK };
         let answer = exchange(upstream.address, &question, manner).await;
         let was_up = upstream.is_up(options.max_fails);
-        // Whatever it says, it is there; and when it could not be asked, nothing is known.
-        let asked = !matches!(answer.result, Err(Failure::Local(_)));
-        if asked && upstream.checked(!answer.result.as_ref().is_err_and(Failure::is_silence)) {
+        if upstream.checked(&answer) {
             upstream.end_checks();
             return;
         }

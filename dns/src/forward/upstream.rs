@@ -128,16 +128,22 @@ impl Upstream {
         self.checking.store(false, Ordering::Release);
     }
 
-    /// Takes in what came of a health check. True when it is well.
-    pub fn checked(&self, well: bool) -> bool {
-        if well {
-            self.fails.store(0, Ordering::Relaxed);
-        } else {
-            // One writer at a time: whoever checks.
-            self.fails.store(self.fails.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
-            self.counters.failed_checks.fetch_add(1, Ordering::Relaxed);
+    /// Takes in what came of a health check. True when it is well: whatever it says, it is there. When it could not be
+    /// asked, nothing is known.
+    pub fn checked(&self, exchange: &Exchange) -> bool {
+        match &exchange.result {
+            Err(Failure::Local(_)) => false,
+            Err(failure) if failure.is_silence() => {
+                // One writer at a time: whoever checks.
+                self.fails.store(self.fails.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+                self.counters.failed_checks.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+            Ok(_) | Err(_) => {
+                self.fails.store(0, Ordering::Relaxed);
+                true
+            }
         }
-        well
     }
 
     /// After how long a second upstream is asked as well.
@@ -174,5 +180,32 @@ impl Upstream {
         let new = if old == 0 { sample } else { (u64::from(old) * 7 + u64::from(sample)).div_ceil(8) as u32 };
         // A lost update is as good as a sample that was not taken.
         self.round_trip.store(new, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    fn failed(failure: Failure) -> Exchange {
+        Exchange { result: Err(failure), forgeries: 0 }
+    }
+
+    #[test]
+    fn only_silence_counts_against_an_upstream() {
+        let upstream = Upstream::new(([127, 0, 0, 1], 53).into());
+        let silence = || [Failure::Timeout, Failure::Network(ErrorKind::ConnectionRefused.into())].map(failed);
+        let rest = || [Failure::Local(ErrorKind::AddrInUse.into()), Failure::Malformed, Failure::Refused(1)].map(failed);
+        assert!(silence().iter().all(|exchange| upstream.record(exchange, Duration::ZERO)), "to be checked");
+        assert!(rest().iter().all(|exchange| !upstream.record(exchange, Duration::ZERO)));
+        assert_eq!(upstream.report(2).asked(), 4, "what was not sent is not counted");
+        assert_eq!(silence().map(|exchange| upstream.checked(&exchange)), [false; 2]);
+        assert_eq!((upstream.is_up(2), upstream.is_up(3)), (false, true));
+        let [local, malformed, _] = rest();
+        assert!(!upstream.checked(&local) && !upstream.is_up(2) && upstream.is_up(3), "nothing is known");
+        assert!(upstream.checked(&malformed) && upstream.is_up(1), "it is there");
+        assert_eq!(upstream.report(2).failed_checks, 2);
     }
 }
