@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::config::max_udp;
 use crate::corefile::{Acl, AclAction, AclRule, ServerBlock};
 use crate::forward::{Question, Reply};
 use crate::name::{self, WireName};
-use crate::query::{MAX_UDP, Query, Rcode, Transport};
+use crate::query::{Query, Rcode, Transport};
 
 mod limiter;
 
@@ -27,11 +28,12 @@ pub enum Admission {
     Drop,
 }
 
-#[derive(Default)]
 pub struct Gate {
     /// Lists of each block, longest zones first.
     lists: Vec<(WireName, Vec<Acl>)>,
     limiter: Option<Limiter>,
+    /// The largest reply over UDP, in octets.
+    max_udp: usize,
 }
 
 // === impl Gate ===
@@ -45,7 +47,7 @@ impl Gate {
         if lists.iter().all(|(_, lists)| lists.is_empty()) {
             lists.clear();
         }
-        Self { lists, limiter: (rate > 0).then(|| Limiter::new(rate)) }
+        Self { lists, limiter: (rate > 0).then(|| Limiter::new(rate)), max_udp: max_udp(servers) }
     }
 
     /// Whether everything passes.
@@ -76,6 +78,23 @@ impl Gate {
         }
     }
 
+    /// Writes what a query is told that does not pass; false: nothing. A packet that is no query is told nothing either.
+    pub fn turn_away(&self, admission: Admission, packet: &[u8], transport: Transport, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        let (rcode, cut) = match admission {
+            Admission::Refuse => (Rcode::Refused, false),
+            Admission::Empty => (Rcode::NoError, false),
+            Admission::Cut => (Rcode::NoError, true),
+            Admission::Pass | Admission::Shed | Admission::Drop => return false,
+        };
+        let Ok(query) = Query::parse(packet, transport).map(|query| query.bounded(self.max_udp)) else { return false };
+        Reply::bare(rcode as u8, &Question::of(&query)).write(&query, None, self.max_udp, out);
+        if cut {
+            out[2] |= 2;
+        }
+        true
+    }
+
     fn judge(&self, name: &[u8], rtype: u16, client: IpAddr) -> AclAction {
         let block = self.lists.iter().find(|(zone, _)| name::is_within(name, zone));
         let lists = block.map_or(&[][..], |(_, lists)| lists);
@@ -89,23 +108,6 @@ impl Gate {
 fn applies(rule: &AclRule, rtype: u16, client: IpAddr) -> bool {
     (rule.types.is_empty() || rule.types.contains(&rtype))
         && (rule.sources.is_empty() || rule.sources.iter().any(|network| network.contains(client)))
-}
-
-/// Writes what a query is told that does not pass; false: nothing. A packet that is no query is told nothing either.
-pub fn turn_away(admission: Admission, packet: &[u8], transport: Transport, out: &mut Vec<u8>) -> bool {
-    out.clear();
-    let (rcode, cut) = match admission {
-        Admission::Refuse => (Rcode::Refused, false),
-        Admission::Empty => (Rcode::NoError, false),
-        Admission::Cut => (Rcode::NoError, true),
-        Admission::Pass | Admission::Shed | Admission::Drop => return false,
-    };
-    let Ok(query) = Query::parse(packet, transport) else { return false };
-    Reply::bare(rcode as u8, &Question::of(&query)).write(&query, None, MAX_UDP, out);
-    if cut {
-        out[2] |= 2;
-    }
-    true
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use crate::answer::{Outcome, respond, servfail};
 use crate::counters::Counters;
 use crate::forward::{Pending, Place};
-use crate::gate::{Admission, Gate, turn_away};
+use crate::gate::{Admission, Gate};
 use crate::log::QueryLog;
 use crate::names::Names;
 use crate::query::{MAX_UDP, Query, Rotation, Transport};
@@ -161,7 +161,7 @@ impl UdpWorker {
         self.traffic.request(packet, Transport::Udp, peer.ip());
         let admission = self.shared.admit(gate, packet, Transport::Udp, peer.ip(), &self.traffic);
         if admission != Admission::Pass {
-            return turn_away(admission, packet, Transport::Udp, out);
+            return gate.turn_away(admission, packet, Transport::Udp, out);
         }
         if !names.is_empty()
             && let Ok(query) = Query::parse(packet, Transport::Udp)

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::counters::Counters;
-use crate::gate::{Admission, turn_away};
+use crate::gate::Admission;
 use crate::query::{HEADER, Rotation, Transport};
 use crate::server::Shared;
 use crate::traffic::Traffic;
@@ -127,11 +127,12 @@ impl Streams {
     fn begin(&self, packet: &[u8], client: SocketAddr) -> Begun {
         self.traffic.request(packet, Transport::Tcp, client.ip());
         self.counters.tcp.fetch_add(1, Ordering::Relaxed);
-        match self.shared.admit(&self.shared.gate.load(), packet, Transport::Tcp, client.ip(), &self.traffic) {
+        let gate = self.shared.gate.load();
+        match self.shared.admit(&gate, packet, Transport::Tcp, client.ip(), &self.traffic) {
             Admission::Pass => whole::begin(&self.shared, packet, Transport::Tcp, self.rotation.next(), &self.counters),
             other => {
                 let mut bytes = Vec::new();
-                Begun::Done(turn_away(other, packet, Transport::Tcp, &mut bytes).then_some(bytes))
+                Begun::Done(gate.turn_away(other, packet, Transport::Tcp, &mut bytes).then_some(bytes))
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Access lists as CoreDNS reads them, and the rate with a clock in the hand.
 
+use hickory_proto::op::Message;
+
 use super::*;
 use crate::corefile;
 use crate::testkit::{packet, words};
@@ -46,6 +48,7 @@ fn every_list_that_concerns_a_name_has_its_say() {
 
 #[test]
 fn who_does_not_pass_is_told_in_no_more_than_was_asked() {
+    let gate = gate(". {\nbufsize 600\n}");
     for (admission, expected) in [
         (Admission::Refuse, Some("Refused ra")),
         (Admission::Empty, Some("NoError ra")),
@@ -55,12 +58,14 @@ fn who_does_not_pass_is_told_in_no_more_than_was_asked() {
         for edns in [None, Some(4096)] {
             let asked = packet("www.example.org", "A", edns);
             let mut out = vec![1];
-            let told = turn_away(admission, &asked, Transport::Udp, &mut out).then(|| words(&out));
+            let told = gate.turn_away(admission, &asked, Transport::Udp, &mut out).then(|| words(&out));
             assert_eq!(told.as_deref(), expected);
             assert!(out.len() <= asked.len());
+            let announced = Message::from_vec(&out).ok().and_then(|reply| reply.edns).map(|edns| edns.max_payload());
+            assert_eq!(announced, edns.and(expected).map(|_| 600));
         }
     }
-    assert!(!turn_away(Admission::Refuse, b"rubbish", Transport::Udp, &mut Vec::new()));
+    assert!(!gate.turn_away(Admission::Refuse, b"rubbish", Transport::Udp, &mut Vec::new()));
 }
 
 #[test]
