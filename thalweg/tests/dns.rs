@@ -7,6 +7,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it answers while it says that it is not healthy.
+const LAMEDUCK: Duration = Duration::from_secs(5);
 const CLUSTER: &str = "
 apiVersion: v1
 kind: Service
@@ -38,7 +40,7 @@ fn corefile(ports: &Ports, ttl: u32) -> String {
         ".:{} {{
     errors
     health {health} {{
-       lameduck 5s
+       lameduck {}s
     }}
     ready {ready}
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
@@ -54,7 +56,8 @@ fn corefile(ports: &Ports, ttl: u32) -> String {
     loadbalance
 }}
 ",
-        dns.port()
+        dns.port(),
+        LAMEDUCK.as_secs()
     )
 }
 
@@ -137,10 +140,11 @@ fn serves_reloads_and_ends_as_a_kubeadm_cluster_has_it() {
     assert_eq!(ttl_of_web(dns), Some(17));
 
     let pid = i32::try_from(process.0.id()).expect("an id");
+    let told = Instant::now();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).expect("told to end");
-    // A process that ended at once would never say so, and answer nothing.
     wait_for("it answers while it is a lame duck", || status(health, "/health") == Some(503) && ttl_of_web(dns) == Some(17));
     assert!(process.0.wait().expect("ended").success());
+    assert!(told.elapsed() >= LAMEDUCK, "it answers for as long as the file says: {:?}", told.elapsed());
 }
 
 #[test]
