@@ -208,14 +208,20 @@ fn the_zone_changes_under_the_clients() {
 
 #[test]
 fn an_address_that_is_taken_is_named() {
-    let holder = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let taken = holder.local_addr().expect("an address");
-    let listen = vec![taken];
-    match Server::start(Options { listen, ..options(Vec::new()) }) {
-        Err(error @ Error::Bind { transport: "UDP", .. }) => assert!(error.to_string().contains(&taken.to_string()), "{error}"),
-        Err(error) => panic!("{error}"),
-        Ok(_) => panic!("bound twice"),
-    }
+    let taken_over_udp = || {
+        let holder = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let address = holder.local_addr().expect("an address");
+        match Server::start(Options { listen: vec![address], ..options(Vec::new()) }) {
+            Err(error @ Error::Bind { transport, .. }) => {
+                assert!(error.to_string().contains(&address.to_string()), "{error}");
+                transport == "UDP"
+            }
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("bound twice"),
+        }
+    };
+    // Somebody else may hold the same port over TCP.
+    assert!((0..50).any(|_| taken_over_udp()));
     assert!(matches!(Server::start(Options { listen: Vec::new(), ..options(Vec::new()) }), Err(Error::NoAddress)));
     assert!(matches!(Server::start(Options { zone: "a..b".into(), ..options(Vec::new()) }), Err(Error::Zone(_))));
 }
