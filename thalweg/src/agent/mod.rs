@@ -3,6 +3,7 @@
 pub mod admin;
 mod args;
 mod host_ports;
+mod kernel;
 mod plain;
 mod pods;
 
@@ -10,31 +11,27 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use thalweg_cluster::source::ServiceScope;
 use thalweg_cluster::{Batch, Name};
 use thalweg_loader::Maps;
 use thalweg_network::{PodDatapath, PodNetwork};
 use thalweg_proxy::config::{KubeProxyConfiguration, NodePortAddresses};
-use thalweg_proxy::iptables::{self, Inside};
 use thalweg_proxy::{NodeView, Proxy, Redirect};
 use tokio::sync::mpsc;
 
 use crate::addresses::NodeAddresses;
-use crate::backend::{self, AnyBackend};
 use crate::dns::NodeDns;
-use crate::handover::{self, Drain, Switch};
+use crate::handover::Switch;
 use crate::keeper::Keeper;
 use crate::monitor::{self, Monitor};
 use crate::ports::ReservedPorts;
-use crate::rights::Rights;
 use crate::services::{Services, Settled, Taken, source_ended, ticks, until};
 use crate::{datapath, end_in_time, interfaces, probe, shutdown_signal};
 use admin::Board;
 pub use args::AgentArgs;
 use host_ports::HostPorts;
-use plain::PlainPods;
-use pods::PodAttacher;
+use kernel::{Kernel, open};
 
 /// How long the address of a removed pod rests before another pod may get it.
 const QUARANTINE: Duration = Duration::from_secs(30);
@@ -66,19 +63,6 @@ struct Agent {
     written: Taken,
     /// The CNI configuration has been installed.
     installed: bool,
-}
-
-/// What goes with the backend.
-enum Kernel {
-    Ebpf {
-        attacher: Arc<PodAttacher>,
-    },
-    Iptables {
-        pods: Arc<PlainPods>,
-        /// An earlier eBPF data path.
-        drain: Option<Box<Drain>>,
-        repaired: Instant,
-    },
 }
 
 pub async fn run(args: AgentArgs) -> Result<()> {
@@ -396,61 +380,6 @@ fn node_port_addresses(args: &AgentArgs, node: NodeAddresses) -> Result<Vec<IpAd
         addresses.dedup();
     }
     Ok(addresses)
-}
-
-// === impl Kernel ===
-
-impl Kernel {
-    fn pod_datapath(&self) -> Arc<dyn PodDatapath> {
-        match self {
-            Self::Ebpf { attacher } => Arc::clone(attacher) as Arc<dyn PodDatapath>,
-            Self::Iptables { pods, .. } => Arc::clone(pods) as Arc<dyn PodDatapath>,
-        }
-    }
-}
-
-/// The maps, for whoever has them to himself.
-struct OwnMaps {
-    state: Maps,
-    keeper: Maps,
-}
-
-/// A backend, what goes with it, the way to it, and the maps for metrics and for the rest.
-type Opened = (AnyBackend, Kernel, Switch, Option<(Maps, OwnMaps)>);
-
-/// The backend, as configured or as possible.
-fn open(args: &AgentArgs, node: NodeAddresses) -> Result<Opened> {
-    let Some(datapath) = backend::choose(args.proxy_mode, Rights::own(), || args.datapath.open(node))? else {
-        if args.uplink.starts_with("tw") {
-            bail!("--uplink {}: rules tell pods by their links, whose names begin with tw: rename it", args.uplink);
-        }
-        let options = iptables::Options {
-            inside: Inside::Interfaces(vec!["tw+".to_owned()]),
-            masquerade_all: false,
-            masquerade_bit: 14,
-            refuse_bit: 15,
-        };
-        let backend = AnyBackend::iptables(options)?;
-        let drain = Drain::find(&args.datapath.bpffs, args.drain_timeout())?;
-        backend.set_lenient(drain.is_some());
-        let pods = Arc::new(PlainPods::beside(drain.as_ref())?);
-        let kernel = Kernel::Iptables { pods, drain: drain.map(Box::new), repaired: Instant::now() };
-        return Ok((backend, kernel, Switch::Over, None));
-    };
-    let backend = AnyBackend::ebpf(&datapath)?;
-    let maps = (datapath.maps()?, OwnMaps { state: datapath.maps()?, keeper: datapath.maps()? });
-    let (filled, own) = (datapath::is_filled(&datapath)?, datapath.maps()?);
-    let attacher = Arc::new(PodAttacher::new(datapath)?);
-    let switch = if filled {
-        // What an earlier agent filled works on at once, with this build's programs.
-        attacher.go_live(&args.uplink)?;
-        // It may have been killed while it took over.
-        handover::drain_rules(own, args.drain_timeout());
-        Switch::Over
-    } else {
-        Switch::Waiting(Box::new(own))
-    };
-    Ok((backend, Kernel::Ebpf { attacher }, switch, Some(maps)))
 }
 
 fn start_dns(args: &AgentArgs, node: NodeAddresses) -> Result<Option<NodeDns>> {
