@@ -102,7 +102,7 @@ fn the_chart_says_what_the_plain_manifests_say() {
     };
     check("proxy", json!({"apiServer": API}), &|_| {});
     let resources = json!({"requests": {"cpu": "100m", "memory": "192Mi"}});
-    let values = json!({"mode": "agent", "apiServer": API, "agent": {"uplink": "eth0"}, "resources": resources, "log": "info,hickory_server=warn"});
+    let values = json!({"mode": "agent", "apiServer": API, "agent": {"uplink": "eth0"}, "resources": resources, "log": "info"});
     check("agent", values, &|ours| {
         if ours["kind"] == "DaemonSet" {
             let container = &mut ours["spec"]["template"]["spec"]["containers"][0];
