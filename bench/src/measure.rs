@@ -1,12 +1,12 @@
-//! Several things measured side by side: round after round, in another order each time, the first of them twice in each
-//! round. What drifts or what favours a place in the order then falls on all of them alike, and the first against itself
-//! shows the noise.
+//! Several things measured side by side: round after round, each round in an order of its own that is drawn at random, so
+//! that no side always comes after the same other one. Each is measured once in a round, and once more the first: that
+//! second sample is in no ratio but its own to the first sample, which shows the noise of exactly such ratios.
 
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 
 use crate::run::Side;
-use crate::stats::{Estimate, Latency};
+use crate::stats::{Estimate, Latency, Random};
 
 /// Fewer rounds than this have no spread.
 pub const FEWEST: usize = 3;
@@ -89,18 +89,19 @@ impl From<f64> for Sample {
 /// When one of them cannot be measured, with its name.
 pub fn interleave(plan: Plan, contenders: &mut [Contender<'_>], watch: &mut dyn Watch) -> Result<Option<Measured>> {
     ensure!(!contenders.is_empty(), "nothing to measure");
-    let slots = slots(contenders.len());
-    let mut columns: Vec<Column> = slots.iter().map(|_| Column::default()).collect();
-    let total = (plan.warm_up + plan.runs) * slots.len();
+    // The last slot is the first contender once more.
+    let slots = contenders.len() + 1;
+    let mut columns: Vec<Column> = (0..slots).map(|_| Column::default()).collect();
+    let mut random = Random::seeded();
+    let total = (plan.warm_up + plan.runs) * slots;
     let mut done = 0;
     'rounds: for round in 0..plan.warm_up + plan.runs {
-        let mut found: Vec<Option<Sample>> = slots.iter().map(|_| None).collect();
-        for position in 0..slots.len() {
+        let mut found: Vec<Option<Sample>> = (0..slots).map(|_| None).collect();
+        for slot in order(slots, &mut random) {
             if watch.stopped() {
                 break 'rounds;
             }
-            let slot = (position + round) % slots.len();
-            let contender = &mut contenders[slots[slot]];
+            let contender = &mut contenders[slot % (slots - 1)];
             match (contender.measure)() {
                 Ok(sample) => found[slot] = Some(sample),
                 Err(_) if watch.stopped_meanwhile() => break 'rounds,
@@ -118,66 +119,41 @@ pub fn interleave(plan: Plan, contenders: &mut [Contender<'_>], watch: &mut dyn 
     if columns.iter().any(|column| column.values.len() < FEWEST.min(plan.runs)) {
         return Ok(None);
     }
-    measured(contenders, &slots, columns).map(Some)
+    Ok(Some(measured(contenders, &columns)))
 }
 
-/// Who is measured when in the first round: the first contender again in the middle of the others.
-fn slots(contenders: usize) -> Vec<usize> {
-    let mut slots: Vec<usize> = (0..contenders).collect();
-    slots.insert(contenders.div_ceil(2), 0);
-    slots
+/// Who is measured when in one round.
+fn order(slots: usize, random: &mut Random) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..slots).collect();
+    random.shuffle(&mut order);
+    order
 }
 
-fn measured(contenders: &[Contender<'_>], slots: &[usize], columns: Vec<Column>) -> Result<Measured> {
-    let mut own: Vec<Vec<Column>> = contenders.iter().map(|_| Vec::new()).collect();
-    for (slot, column) in slots.iter().zip(columns) {
-        own[*slot].push(column);
+/// `columns`: one for each contender, and the second of the first contender.
+fn measured(contenders: &[Contender<'_>], columns: &[Column]) -> Measured {
+    let mut rates = compared(contenders, columns, |column| &column.values);
+    for (side, column) in rates.sides.iter_mut().zip(columns) {
+        side.latency = column.latency.as_ref().and_then(Latency::of);
     }
-    let mut rates = compared(contenders, &own, |column| &column.values);
-    for (side, columns) in rates.sides.iter_mut().zip(&own) {
-        side.latency = all(columns)?.as_ref().and_then(Latency::of);
-    }
-    let medians = compared(contenders, &own, |column| &column.medians);
-    Ok(Measured { rates, medians: (medians.sides.len() == contenders.len()).then_some(medians) })
+    let medians = compared(contenders, columns, |column| &column.medians);
+    Measured { rates, medians: (medians.sides.len() == contenders.len()).then_some(medians) }
 }
 
 /// One figure of each round. Sides that have none are left out.
-fn compared(contenders: &[Contender<'_>], own: &[Vec<Column>], pick: fn(&Column) -> &Vec<f64>) -> Compared {
-    let noise = match own.first().map(Vec::as_slice) {
-        Some([first, again]) => Estimate::of_ratios(pick(again), pick(first)),
-        _ => None,
-    };
-    let means: Vec<Vec<f64>> =
-        own.iter().map(|columns| mean(&columns.iter().map(|column| pick(column).as_slice()).collect::<Vec<_>>())).collect();
-    let base = means.first().cloned().unwrap_or_default();
-    let sides = contenders.iter().zip(means).enumerate().filter_map(|(index, (contender, values))| {
+fn compared(contenders: &[Contender<'_>], columns: &[Column], pick: fn(&Column) -> &Vec<f64>) -> Compared {
+    let base: &[f64] = columns.first().map_or(&[], |column| pick(column));
+    let noise = columns.get(contenders.len()).and_then(|again| Estimate::of_ratios(pick(again), base));
+    let sides = contenders.iter().zip(columns).enumerate().filter_map(|(index, (contender, column))| {
+        let values = pick(column).clone();
         Some(Side {
             name: contender.name.clone(),
             estimate: Estimate::of(&values)?,
-            ratio: if index == 0 { None } else { Estimate::of_ratios(&values, &base) },
+            ratio: if index == 0 { None } else { Estimate::of_ratios(&values, base) },
             latency: None,
             values,
         })
     });
     Compared { sides: sides.collect(), noise }
-}
-
-/// Of each round, over all columns.
-fn mean(columns: &[&[f64]]) -> Vec<f64> {
-    let rounds = columns.iter().map(|column| column.len()).min().unwrap_or(0);
-    (0..rounds).map(|round| columns.iter().map(|column| column[round]).sum::<f64>() / columns.len() as f64).collect()
-}
-
-/// All latencies of one contender together.
-fn all(columns: &[Column]) -> Result<Option<Histogram<u64>>> {
-    let mut all: Option<Histogram<u64>> = None;
-    for latency in columns.iter().filter_map(|column| column.latency.as_ref()) {
-        match &mut all {
-            Some(all) => add(all, latency)?,
-            None => all = Some(latency.clone()),
-        }
-    }
-    Ok(all)
 }
 
 fn add(all: &mut Histogram<u64>, one: &Histogram<u64>) -> Result<()> {

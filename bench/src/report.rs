@@ -94,7 +94,7 @@ fn page(run: &Run, plots: &[Plot]) -> String {
     }
     line(
         "<footer>A dot is a median, its line the 95 % confidence interval (bootstrap). Ratios are of what was measured in the same \
-         round; the grey band is how far the same side was from itself. Links are veth: rates are not those of a network card.\
+         round; the grey band is how far the second sample of a side was from its first. Links are veth: rates are not those of a network card.\
          </footer>"
             .to_owned(),
     );

@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::stats::{Estimate, Latency};
 
 /// Raised when a field changes its meaning.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// A machine on which the same side differs from itself by more than this is noisy.
 pub const NOISY: f64 = 0.05;
 
@@ -53,7 +53,7 @@ pub struct Side {
     pub name: String,
     pub values: Vec<f64>,
     pub estimate: Estimate,
-    /// To the first side, round by round.
+    /// To the first sample of the first side, round by round.
     pub ratio: Option<Estimate>,
     pub latency: Option<Latency>,
 }

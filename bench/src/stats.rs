@@ -31,8 +31,9 @@ pub struct Latency {
     pub count: u64,
 }
 
-/// A small generator of random numbers (SplitMix64), always seeded alike: the same values give the same interval.
-struct Random(u64);
+/// A small generator of random numbers (SplitMix64), always seeded alike: the same values give the same interval, and the
+/// same plan the same orders.
+pub struct Random(u64);
 
 // === impl Estimate ===
 
@@ -41,7 +42,7 @@ impl Estimate {
     pub fn of(values: &[f64]) -> Option<Self> {
         let sorted = sorted(values);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
-        let mut random = Random(0x7468_616c_7765_6721);
+        let mut random = Random::seeded();
         let mut medians: Vec<f64> = (0..RESAMPLES)
             .map(|_| median(&self::sorted(&(0..sorted.len()).map(|_| sorted[random.below(sorted.len())]).collect::<Vec<_>>())))
             .collect();
@@ -50,7 +51,8 @@ impl Estimate {
         Some(Self { median: median(&sorted), low: at(TAIL), high: at(1.0 - TAIL), min, max, runs: sorted.len() })
     }
 
-    /// Of the ratios `ours[i] / theirs[i]`: each pair was measured in one round, so that drift of the machine cancels out.
+    /// Of the ratios `ours[i] / theirs[i]`, each of one sample to one other of the same round: what drifts more slowly than
+    /// a round takes is in both of them.
     pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Option<Self> {
         let ratios: Vec<f64> =
             ours.iter().zip(theirs).filter(|(_, base)| **base > 0.0).map(|(value, base)| value / base).collect();
@@ -107,6 +109,17 @@ impl Latency {
 // === impl Random ===
 
 impl Random {
+    pub fn seeded() -> Self {
+        Self(0x7468_616c_7765_6721)
+    }
+
+    /// Every order is as likely as every other (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
