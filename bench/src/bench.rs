@@ -152,7 +152,7 @@ impl<'a> Bench<'a> {
         services <= most
     }
 
-    /// Measures the contenders side by side; the first is what the others are compared with.
+    /// Measures the contenders side by side, each compared with what it names.
     ///
     /// # Errors
     /// When one of them cannot be measured.
@@ -177,7 +177,8 @@ impl<'a> Bench<'a> {
     /// Takes in what was measured elsewhere, or what no ratio is made of: each side's values.
     pub fn figures(&mut self, case: Case, sides: Vec<(&str, Vec<f64>)>) {
         let sides = sides.into_iter().filter_map(|(name, values)| {
-            Some(Side { name: name.to_owned(), estimate: Estimate::of(&values)?, values, ratio: None, latency: None })
+            let estimate = Estimate::of(&values)?;
+            Some(Side { name: name.to_owned(), estimate, values, base: None, ratio: None, latency: None })
         });
         let sides = sides.collect();
         self.write(case, sides, None);

@@ -18,9 +18,21 @@ pub struct Sample {
     pub latency: Option<Histogram<u64>>,
 }
 
+/// What a contender is a ratio to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The first contender; the first itself is then a ratio to nothing.
+    First,
+    /// The contender of this name; to nothing when there is none.
+    Of(&'static str),
+    /// To nothing.
+    Nothing,
+}
+
 /// One of the things compared.
 pub struct Contender<'a> {
     pub name: String,
+    base: Base,
     pub measure: Box<dyn FnMut() -> Result<Sample> + 'a>,
 }
 
@@ -70,7 +82,11 @@ struct Column {
 
 impl<'a> Contender<'a> {
     pub fn new(name: impl Into<String>, measure: impl FnMut() -> Result<Sample> + 'a) -> Self {
-        Self { name: name.into(), measure: Box::new(measure) }
+        Self { name: name.into(), base: Base::First, measure: Box::new(measure) }
+    }
+
+    pub fn over(self, base: Base) -> Self {
+        Self { base, ..self }
     }
 }
 
@@ -141,19 +157,33 @@ fn measured(contenders: &[Contender<'_>], columns: &[Column]) -> Measured {
 
 /// One figure of each round. Sides that have none are left out.
 fn compared(contenders: &[Contender<'_>], columns: &[Column], pick: fn(&Column) -> &Vec<f64>) -> Compared {
-    let base: &[f64] = columns.first().map_or(&[], |column| pick(column));
-    let noise = columns.get(contenders.len()).and_then(|again| Estimate::of_ratios(pick(again), base));
+    let noise = match (columns.first(), columns.get(contenders.len())) {
+        (Some(first), Some(again)) => Estimate::of_ratios(pick(again), pick(first)),
+        _ => None,
+    };
     let sides = contenders.iter().zip(columns).enumerate().filter_map(|(index, (contender, column))| {
         let values = pick(column).clone();
+        let base = base(contenders, index);
         Some(Side {
             name: contender.name.clone(),
             estimate: Estimate::of(&values)?,
-            ratio: if index == 0 { None } else { Estimate::of_ratios(&values, base) },
+            base: base.map(|base| contenders[base].name.clone()),
+            ratio: base.and_then(|base| Estimate::of_ratios(&values, pick(columns.get(base)?))),
             latency: None,
             values,
         })
     });
     Compared { sides: sides.collect(), noise }
+}
+
+/// Number of the contender that this one is a ratio to.
+fn base(contenders: &[Contender<'_>], index: usize) -> Option<usize> {
+    let base = match contenders[index].base {
+        Base::First => Some(0),
+        Base::Of(name) => contenders.iter().position(|contender| contender.name == name),
+        Base::Nothing => None,
+    };
+    base.filter(|base| *base != index)
 }
 
 fn add(all: &mut Histogram<u64>, one: &Histogram<u64>) -> Result<()> {

@@ -42,9 +42,9 @@ pub struct Measurement {
     /// Such as `per second`.
     pub unit: String,
     pub better: Better,
-    /// The first is what the others are compared with, where there are others.
+    /// The first is the one that is measured twice in each round. What each is compared with, it says itself.
     pub sides: Vec<Side>,
-    /// The first side against itself.
+    /// The second sample of the first side in each round to its first.
     pub noise: Option<Estimate>,
 }
 
@@ -53,7 +53,9 @@ pub struct Side {
     pub name: String,
     pub values: Vec<f64>,
     pub estimate: Estimate,
-    /// To the first sample of the first side, round by round.
+    /// Name of the side of this case that this one is compared with.
+    pub base: Option<String>,
+    /// To `base`, round by round.
     pub ratio: Option<Estimate>,
     pub latency: Option<Latency>,
 }

@@ -11,7 +11,8 @@ pub fn document(of: &Run) -> String {
     let Run { machine, command, version, complete, .. } = of;
     let part = if *complete { "" } else { " The run is not complete." };
     format!(
-        "`thalweg bench {}`, version {version}, on {}. {}{part} Figures are `median (95 % confidence interval)`.\n{}",
+        "`thalweg bench {}`, version {version}, on {}. {}{part} Figures are `median (95 % confidence interval)`; a column `a / b` is \
+         the ratio of side a to side b.\n{}",
         command.join(" "),
         machine.line(),
         of.verdict(),
@@ -49,21 +50,24 @@ pub fn groups(run: &Run) -> Vec<Vec<&Measurement>> {
     groups
 }
 
-/// One group. A column for each side: the first as it is, the others as ratios to it where they have one.
+/// A column of a table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Column<'a> {
+    /// A side as it is.
+    Figure(&'a str),
+    /// A side as a ratio to its base.
+    Ratio(&'a str, &'a str),
+    /// The first side to itself.
+    Noise(&'a str),
+}
+
+/// One group. Figures of the first side and of every other that is a ratio to nothing; then the ratios.
 pub fn table(group: &[&Measurement]) -> String {
     let Some(first) = group.first() else { return String::new() };
-    let base = first.sides.first().map_or("", |side| side.name.as_str());
-    let names = side_names(group);
+    let columns = columns(group);
     let latency = group.iter().any(|measured| measured.sides.iter().any(|side| side.latency.is_some()));
     let mut head: Vec<String> = first.case.keys().cloned().collect();
-    head.push(format!("{base}, {}", first.unit));
-    for name in names.iter().skip(1) {
-        let compared = first.sides.iter().any(|side| side.ratio.is_some());
-        head.push(if compared { format!("{name} / {base}") } else { format!("{name}, {}", first.unit) });
-    }
-    if group.iter().any(|measured| measured.noise.is_some()) {
-        head.push(format!("{base} / {base}"));
-    }
+    head.extend(columns.iter().map(|column| column.title(&first.unit)));
     if latency {
         head.push("p50 / p99, µs".to_owned());
     }
@@ -72,12 +76,7 @@ pub fn table(group: &[&Measurement]) -> String {
     line(&mut text, format_args!("|{}", "---|".repeat(head.len())));
     for measured in group {
         let mut row: Vec<String> = measured.case.values().cloned().collect();
-        for name in &names {
-            row.push(measured.sides.iter().find(|side| side.name == *name).map_or_else(|| "-".to_owned(), cell));
-        }
-        if head.iter().any(|title| *title == format!("{base} / {base}")) {
-            row.push(measured.noise.map_or_else(|| "-".to_owned(), |noise| noise.to_string()));
-        }
+        row.extend(columns.iter().map(|column| column.cell(measured).unwrap_or_else(|| "-".to_owned())));
         if latency {
             row.push(latencies(measured));
         }
@@ -86,15 +85,24 @@ pub fn table(group: &[&Measurement]) -> String {
     text
 }
 
-/// In the order in which they are met.
-fn side_names(group: &[&Measurement]) -> Vec<String> {
+/// Each once, in the order in which they are met.
+fn columns<'a>(group: &[&'a Measurement]) -> Vec<Column<'a>> {
+    let mut figures = Vec::new();
+    let mut ratios = Vec::new();
+    for measured in group {
+        for (index, side) in measured.sides.iter().enumerate() {
+            if index == 0 || side.ratio.is_none() {
+                figures.push(Column::Figure(&side.name));
+            }
+            if let (Some(base), Some(_)) = (&side.base, side.ratio) {
+                ratios.push(Column::Ratio(&side.name, base));
+            }
+        }
+    }
+    let measured_twice = group.iter().filter(|measured| measured.noise.is_some());
+    ratios.extend(measured_twice.filter_map(|measured| Some(Column::Noise(&measured.sides.first()?.name))));
     let mut seen = BTreeSet::new();
-    let sides = group.iter().flat_map(|measured| &measured.sides);
-    sides.filter(|side| seen.insert(side.name.as_str())).map(|side| side.name.clone()).collect()
-}
-
-fn cell(side: &Side) -> String {
-    side.ratio.unwrap_or(side.estimate).to_string()
+    figures.into_iter().chain(ratios).filter(|column| seen.insert(column.clone())).collect()
 }
 
 fn latencies(measured: &Measurement) -> String {
@@ -107,6 +115,30 @@ fn latencies(measured: &Measurement) -> String {
         Some(format!("{} {} / {}", side.name, micros(latency.p50), micros(latency.p99)))
     };
     measured.sides.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+}
+
+// === impl Column ===
+
+impl Column<'_> {
+    fn title(&self, unit: &str) -> String {
+        match self {
+            Self::Figure(side) => format!("{side}, {unit}"),
+            Self::Ratio(side, base) => format!("{side} / {base}"),
+            Self::Noise(side) => format!("{side} / {side}"),
+        }
+    }
+
+    fn cell(&self, measured: &Measurement) -> Option<String> {
+        let side = |name: &str| measured.sides.iter().find(|side| side.name == name);
+        match self {
+            Self::Figure(name) => side(name).map(|side| side.estimate.to_string()),
+            Self::Ratio(name, base) => {
+                let side = side(name).filter(|side| side.base.as_deref() == Some(*base))?;
+                side.ratio.map(|ratio| ratio.to_string())
+            }
+            Self::Noise(_) => measured.noise.map(|noise| noise.to_string()),
+        }
+    }
 }
 
 /// Nothing can go wrong when a text is written into a text.
@@ -149,6 +181,20 @@ mod tests {
         let text = run(&sample);
         assert_eq!(text.matches("### ").count(), 1, "{text}");
         assert!(text.contains("| IPv4 | 100000 | 100 (99 to 101) | - | - |"), "{text}");
+    }
+
+    #[test]
+    fn a_side_is_shown_with_the_base_that_it_names() {
+        let mut sample = sample(0.97, 0.01);
+        let sides = &mut sample.measurements[0].sides;
+        let mut plain = sides[0].clone();
+        plain.name = "plain".to_owned();
+        sides.push(plain);
+        let ratio = sides[1].ratio;
+        (sides[0].base, sides[0].ratio) = (Some("plain".to_owned()), ratio);
+        let text = run(&sample);
+        let head = "| direct, per second | plain, per second | direct / plain | tc / direct | direct / direct |";
+        assert!(text.contains(head), "{text}");
     }
 
     #[test]

@@ -124,3 +124,18 @@ fn latencies_of_all_rounds_are_one_distribution() {
         assert!(either.contains(&((micros * 1000.0).round() as u64)), "{:?}", medians.sides[0].values);
     }
 }
+
+#[test]
+fn everybody_is_a_ratio_to_what_it_names() {
+    let one = |name: &'static str, base: Base, value: f64| Contender::new(name, move || Ok(Sample::from(value))).over(base);
+    let mut contenders = [
+        one("direct", Base::Of("plain"), 50.0),
+        one("tc", Base::First, 40.0),
+        one("iptables", Base::Of("not measured"), 30.0),
+        one("plain", Base::Nothing, 100.0),
+    ];
+    let measured = interleave(Plan { runs: 3, warm_up: 0 }, &mut contenders, &mut Fake::default());
+    let sides = measured.expect("measure").expect("rounds").rates.sides;
+    let told: Vec<_> = sides.iter().map(|side| (side.base.as_deref(), side.ratio.map(|ratio| ratio.median))).collect();
+    assert_eq!(told, [(Some("plain"), Some(0.5)), (Some("direct"), Some(0.8)), (None, None), (None, None)]);
+}

@@ -20,13 +20,14 @@ const TITLE: f64 = 27.0;
 const BASE: f64 = 17.0;
 const ROW: f64 = 21.0;
 const AXIS: f64 = 20.0;
-/// Of a panel: for the names of the sides, and for their values.
+/// Of a panel: for the names of the sides at least, for one letter of them, and for their values.
 const NAMES: f64 = 112.0;
+const LETTER: f64 = 6.2;
 const VALUES: f64 = 152.0;
 
 /// What a row shows.
-struct Row<'a> {
-    name: &'a str,
+struct Row {
+    name: String,
     shown: Estimate,
     ours: bool,
 }
@@ -46,10 +47,11 @@ struct Frame<'a> {
 pub fn svg(group: &[&Measurement], ours: &[&str]) -> String {
     let Some(first) = group.first() else { return String::new() };
     let compared = group.iter().any(|measured| measured.sides.iter().any(|side| side.ratio.is_some()));
-    let panels: Vec<(&Measurement, Vec<Row<'_>>)> =
+    let panels: Vec<(&Measurement, Vec<Row>)> =
         group.iter().map(|measured| (*measured, rows(measured, compared, ours))).collect();
     let ends = panels.iter().flat_map(|(_, rows)| rows).flat_map(|row| [row.shown.low, row.shown.high]);
-    let scale = Scale::over(ends, compared.then_some(1.0), [NAMES, PANEL - VALUES]);
+    let longest = panels.iter().flat_map(|(_, rows)| rows).map(|row| row.name.chars().count()).max().unwrap_or(0);
+    let scale = Scale::over(ends, compared.then_some(1.0), [NAMES.max(LETTER * longest as f64), PANEL - VALUES]);
     let most = panels.iter().map(|(_, rows)| rows.len()).max().unwrap_or(1);
     let top = TITLE + if compared { BASE } else { 0.0 };
     let frame = Frame { scale, top, bottom: top + ROW * most as f64, compared, common: common(group) };
@@ -73,12 +75,11 @@ pub fn svg(group: &[&Measurement], ours: &[&str]) -> String {
 }
 
 fn caption(measured: &Measurement, frame: &Frame<'_>) -> String {
-    let base = measured.sides.first().map_or("", |side| side.name.as_str());
     let better = if measured.better == Better::Higher { "more is better" } else { "less is better" };
     let everywhere = words(measured, |key| frame.common.contains(&key));
     let everywhere = if everywhere.is_empty() { everywhere } else { format!("; {everywhere}") };
     match frame.compared {
-        true => format!("{}, as a ratio to {base}; {better}{everywhere}", measured.unit),
+        true => format!("{}, as ratios; {better}{everywhere}", measured.unit),
         false => format!("{}; {better}{everywhere}", measured.unit),
     }
 }
@@ -95,16 +96,20 @@ fn words(measured: &Measurement, wanted: impl Fn(&str) -> bool) -> String {
     labels.map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Ratios to the first side where there are any; otherwise the sides as they are.
-fn rows<'a>(measured: &'a Measurement, compared: bool, ours: &[&str]) -> Vec<Row<'a>> {
-    let row = |side: &'a Side| {
+/// Ratios, each with what it is one to, where there are any; otherwise the sides as they are.
+fn rows(measured: &Measurement, compared: bool, ours: &[&str]) -> Vec<Row> {
+    let row = |side: &Side| {
         let shown = if compared { side.ratio? } else { side.estimate };
-        Some(Row { name: &side.name, shown, ours: ours.contains(&side.name.as_str()) })
+        let name = match &side.base {
+            Some(base) if compared => format!("{} / {base}", side.name),
+            _ => side.name.clone(),
+        };
+        Some(Row { name, shown, ours: ours.contains(&side.name.as_str()) })
     };
     measured.sides.iter().filter_map(row).collect()
 }
 
-fn panel(measured: &Measurement, rows: &[Row<'_>], frame: &Frame<'_>) -> String {
+fn panel(measured: &Measurement, rows: &[Row], frame: &Frame<'_>) -> String {
     let Frame { scale, top, bottom, compared, common } = frame;
     let edge = top - 4.0;
     let mut svg = text(0.0, 13.0, "title", "start", &words(measured, |key| !common.contains(&key)));
@@ -134,8 +139,8 @@ fn panel(measured: &Measurement, rows: &[Row<'_>], frame: &Frame<'_>) -> String 
         let y = top + ROW * (number as f64 + 0.5);
         let class = if row.ours { "ours" } else { "other" };
         let Estimate { median, low, high, runs, .. } = row.shown;
-        svg += &text(0.0, y + 4.0, "", "start", row.name);
-        svg += &format!("<g class=\"{class}\"><title>{}: {}, {runs} rounds</title>", escape(row.name), row.shown);
+        svg += &text(0.0, y + 4.0, "", "start", &row.name);
+        svg += &format!("<g class=\"{class}\"><title>{}: {}, {runs} rounds</title>", escape(&row.name), row.shown);
         svg += &line("span", [scale.place(low), y], [scale.place(high), y]);
         svg += &format!("<circle cx=\"{:.1}\" cy=\"{y:.1}\" r=\"4\"/></g>\n", scale.place(median));
         svg += &text(PANEL, y + 4.0, "soft", "end", &row.shown.to_string());

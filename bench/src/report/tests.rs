@@ -35,6 +35,7 @@ fn ours_are_set_off_and_elements_are_closed() {
     let Plot { name, svg } = plots(&run, &ours).remove(0);
     assert_eq!(name, "01-services-crr");
     assert!(svg.contains("class=\"ours\"") && !svg.contains("class=\"other\""), "{svg}");
+    assert!(svg.contains(">tc / direct<"), "a ratio that does not say to what: {svg}");
     for element in ["svg", "g", "text", "style", "title"] {
         let (open, close) = (format!("<{element}"), format!("</{element}>"));
         let opened = svg.matches(&format!("{open} ")).count() + svg.matches(&format!("{open}>")).count();

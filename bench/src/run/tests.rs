@@ -7,10 +7,11 @@ pub fn sample(ratio: f64, noise: f64) -> Run {
     let values = [100.0, 101.0, 99.0, 100.0, 100.0];
     let ours: Vec<f64> = values.iter().map(|value| value * ratio).collect();
     let estimate = |values: &[f64]| Estimate::of(values).expect("values");
-    let side = |name: &str, values: &[f64], ratio| Side {
+    let side = |name: &str, values: &[f64], ratio: Option<Estimate>| Side {
         name: name.to_owned(),
         values: values.to_vec(),
         estimate: estimate(values),
+        base: ratio.map(|_| "direct".to_owned()),
         ratio,
         latency: None,
     };

@@ -10,10 +10,15 @@ use thalweg_lab::probe::RateReport;
 use crate::bench::{Bench, Case};
 use crate::labs::{Labs, Ours, Wanted};
 use crate::manifests::{PORT, SINK, node_port, vip};
-use crate::measure::{Contender, Sample};
+use crate::measure::{Base, Contender, Sample};
 use crate::run::Better;
 use crate::scenario::Scenario;
 use crate::settings::Settings;
+
+/// The server itself, in our lab with eBPF and in the one with iptables.
+const DIRECT: &str = "direct";
+const DIRECT_IPTABLES: &str = "direct, iptables rules";
+const PLAIN: Base = Base::Of("plain");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
@@ -26,9 +31,9 @@ pub enum Load {
 /// Who dials what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// A pod dials a service; compared with dialling the server itself.
+    /// A pod dials a service; compared with dialling the server itself in the same lab.
     Service,
-    /// A client outside dials a node's port; compared with dialling the server itself.
+    /// A client outside dials a node's port; compared with dialling the server itself in the same lab.
     NodePort,
     /// A pod dials a pod; compared with pods without any of our programs.
     Pod,
@@ -178,7 +183,7 @@ impl Traffic {
         Ok(())
     }
 
-    /// The sides of one case; the first is what the others are compared with.
+    /// The sides of one case, each with what it is compared with.
     fn contenders<'a>(
         &self,
         settings: &'a Settings,
@@ -189,44 +194,43 @@ impl Traffic {
     ) -> Result<Vec<Contender<'a>>> {
         let Labs { ebpf, iptables, plain, .. } = labs;
         let iptables = iptables.as_ref().filter(|_| settings.wants("iptables"));
+        let plain = plain.as_ref().filter(|_| self.way == Way::Pod || settings.wants("plain"));
         let mut contenders = Vec::new();
-        let mut add = |name: &str, place: Place, address: IpAddr, port: u16| {
-            contenders.push(contender(settings, name, place, SocketAddr::new(address, port), load));
+        let mut add = |name: &str, base: Base, place: Place, address: IpAddr, port: u16| {
+            contenders.push(contender(settings, name, place, SocketAddr::new(address, port), load).over(base));
         };
         let port = load.port();
-        match self.way {
-            Way::Service => {
-                add("direct", ebpf.client.place(), ebpf.server(server, family)?, port);
-                add("socket-lb", ebpf.client.place(), vip(server, family), port);
-                add("tc", ebpf.client.by_tc(), vip(server, family), port);
-                if let Some(iptables) = iptables {
-                    add("iptables", iptables.client.place(), vip(server, family), port);
-                    add("iptables-direct", iptables.client.place(), iptables.server(server, family)?, port);
-                }
-                if let Some(plain) = plain.as_ref().filter(|_| settings.wants("plain")) {
-                    add("plain", plain.client.place(), plain.servers[server].address(family), port);
-                }
+        let outside = self.way == Way::NodePort;
+        let from = |ours: &Ours| if outside { ours.lab.outside() } else { ours.client.place() };
+        if self.way == Way::Pod {
+            if let Some(plain) = plain {
+                add("plain", Base::Nothing, plain.client.place(), plain.servers[server].address(family), port);
             }
-            Way::NodePort => {
-                let open = node_port(server, family) + if load == Load::Stream { 1 } else { 0 };
-                add("direct", ebpf.lab.outside(), ebpf.server(server, family)?, port);
-                add("tc", ebpf.lab.outside(), node(ebpf, family), open);
-                if let Some(iptables) = iptables {
-                    add("iptables", iptables.lab.outside(), node(iptables, family), open);
-                }
-                if let Some(plain) = plain.as_ref().filter(|_| settings.wants("plain")) {
-                    add("plain", plain.outside(), plain.servers[server].address(family), port);
-                }
+            add("thalweg", PLAIN, ebpf.client.place(), ebpf.server(server, family)?, port);
+            if let Some(iptables) = iptables {
+                add("iptables", PLAIN, iptables.client.place(), iptables.server(server, family)?, port);
             }
-            Way::Pod => {
-                if let Some(plain) = plain {
-                    add("plain", plain.client.place(), plain.servers[server].address(family), port);
-                }
-                add("thalweg", ebpf.client.place(), ebpf.server(server, family)?, port);
-                if let Some(iptables) = iptables {
-                    add("iptables", iptables.client.place(), iptables.server(server, family)?, port);
-                }
-            }
+            return Ok(contenders);
+        }
+        // What each way through a service costs is told by dialling the server itself in the very same lab; what the lab
+        // costs without any service, by the pods that have none of our programs or rules.
+        add(DIRECT, PLAIN, from(ebpf), ebpf.server(server, family)?, port);
+        let open = node_port(server, family) + if load == Load::Stream { 1 } else { 0 };
+        let service = |ours: &Ours| if outside { (node(ours, family), open) } else { (vip(server, family), port) };
+        let (address, dialled) = service(ebpf);
+        if !outside {
+            add("socket-lb", Base::Of(DIRECT), ebpf.client.place(), address, dialled);
+        }
+        let by_tc = if outside { ebpf.lab.outside() } else { ebpf.client.by_tc() };
+        add("tc", Base::Of(DIRECT), by_tc, address, dialled);
+        if let Some(iptables) = iptables {
+            let (address, dialled) = service(iptables);
+            add("iptables", Base::Of(DIRECT_IPTABLES), from(iptables), address, dialled);
+            add(DIRECT_IPTABLES, PLAIN, from(iptables), iptables.server(server, family)?, port);
+        }
+        if let Some(plain) = plain {
+            let place = if outside { plain.outside() } else { plain.client.place() };
+            add("plain", Base::Nothing, place, plain.servers[server].address(family), port);
         }
         Ok(contenders)
     }
