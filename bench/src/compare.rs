@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::FEWEST;
 use crate::run::{Better, Measurement, Run, Side};
 use crate::stats::Estimate;
 
@@ -21,6 +20,8 @@ pub struct Difference {
 pub enum Verdict {
     Better,
     Worse,
+    /// Nothing can be said: too few values, or figures of two machines that are no ratios.
+    Unknown,
     /// Not larger than the noise.
     Same,
 }
@@ -28,12 +29,16 @@ pub enum Verdict {
 /// What both runs have, in the order of the newer one.
 pub fn differences(old: &Run, new: &Run) -> Vec<Difference> {
     let mut differences = Vec::new();
+    let comparable = old.machine.line() == new.machine.line();
     for measured in &new.measurements {
         let Some(before) = old.measurements.iter().find(|before| before.key() == measured.key()) else { continue };
         for side in &measured.sides {
             let Some(side_before) = before.sides.iter().find(|before| before.name == side.name) else { continue };
-            let (old, new) = figures(side_before, side);
-            let verdict = verdict(measured.better, &old, &new, noise(before).max(noise(measured)));
+            let (ratio, old, new) = figures(side_before, side);
+            let verdict = match comparable || ratio {
+                true => verdict(measured.better, &old, &new, noise(before).max(noise(measured))),
+                false => Verdict::Unknown,
+            };
             differences.push(Difference { case: measured.key(), side: side.name.clone(), old, new, verdict });
         }
     }
@@ -60,11 +65,12 @@ pub fn table(old: &Run, new: &Run) -> String {
             &format!("Different machines: {} and {}. Only ratios can be compared.\n\n", old.machine.line(), new.machine.line());
     }
     text += "| case | side | old | new | |\n|---|---|---|---|---|\n";
-    for verdict in [Verdict::Worse, Verdict::Better, Verdict::Same] {
+    for verdict in [Verdict::Worse, Verdict::Better, Verdict::Unknown, Verdict::Same] {
         for Difference { case, side, old, new, .. } in differences.iter().filter(|difference| difference.verdict == verdict) {
             let word = match verdict {
                 Verdict::Worse => "**worse**",
                 Verdict::Better => "better",
+                Verdict::Unknown => "unknown",
                 Verdict::Same => "",
             };
             // Nothing can go wrong when a text is written into a text.
@@ -73,20 +79,21 @@ pub fn table(old: &Run, new: &Run) -> String {
     }
     let count = |verdict| differences.iter().filter(|difference| difference.verdict == verdict).count();
     text += &format!(
-        "\n{} worse, {} better, {} not different beyond the noise\n",
+        "\n{} worse, {} better, {} unknown, {} not different beyond the noise\n",
         count(Verdict::Worse),
         count(Verdict::Better),
+        count(Verdict::Unknown),
         count(Verdict::Same)
     );
     unmatched(old, new).iter().for_each(|line| text += &format!("{line}\n"));
     text
 }
 
-/// Ratios where both have them: what the machine does that day is not in them.
-fn figures(old: &Side, new: &Side) -> (Estimate, Estimate) {
+/// Ratios where both have them: what the machine does that day is not in them. Whether they are ratios comes first.
+fn figures(old: &Side, new: &Side) -> (bool, Estimate, Estimate) {
     match (old.ratio, new.ratio) {
-        (Some(old), Some(new)) => (old, new),
-        _ => (old.estimate, new.estimate),
+        (Some(old_ratio), Some(new_ratio)) if old.base == new.base => (true, old_ratio, new_ratio),
+        _ => (false, old.estimate, new.estimate),
     }
 }
 
@@ -94,10 +101,12 @@ fn noise(measured: &Measurement) -> f64 {
     measured.noise.map_or(0.0, |noise| noise.distance_from_one())
 }
 
-/// A difference counts when both have intervals, these have nothing in common, and the medians differ by more than the noise.
+/// A difference counts when both have intervals with confidence, these have nothing in common, and the medians differ by more than the noise.
 fn verdict(better: Better, old: &Estimate, new: &Estimate, noise: f64) -> Verdict {
-    let few = old.runs.min(new.runs) < FEWEST;
-    if few || old.overlaps(new) || (new.median / old.median - 1.0).abs() <= noise {
+    if old.is_few() || new.is_few() {
+        return Verdict::Unknown;
+    }
+    if old.overlaps(new) || (new.median / old.median - 1.0).abs() <= noise {
         return Verdict::Same;
     }
     match (better, new.median > old.median) {
@@ -143,15 +152,27 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_once_has_no_interval_and_tells_no_difference() {
-        let once = |value: f64| {
+    fn a_few_values_tell_nothing() {
+        let few = |count: usize, value: f64| {
             let mut run = sample(1.0, 0.0);
             let side = &mut run.measurements[0].sides[1];
-            (side.values, side.ratio) = (vec![value], None);
-            side.estimate = Estimate::of(&[value]).expect("value");
+            (side.values, side.ratio, side.base) = (vec![value; count], None, None);
+            side.estimate = Estimate::of(&side.values).expect("value");
             run
         };
-        check(&once(100.0), &once(200.0), Verdict::Same);
+        check(&few(1, 100.0), &few(1, 200.0), Verdict::Unknown);
+        check(&few(5, 100.0), &few(6, 200.0), Verdict::Unknown);
+        check(&few(6, 100.0), &few(6, 200.0), Verdict::Better);
+        let table = table(&few(1, 100.0), &few(1, 200.0));
+        assert!(table.contains("0 worse, 0 better, 1 unknown, 1 not different"), "{table}");
+    }
+
+    #[test]
+    fn figures_of_two_machines_tell_nothing_and_ratios_do() {
+        let mut elsewhere = sample(0.9, 0.01);
+        elsewhere.machine.cpu = "Another CPU".to_owned();
+        let told = verdicts(&sample(1.0, 0.01), &elsewhere);
+        assert_eq!(told, [("direct".to_owned(), Verdict::Unknown), ("tc".to_owned(), Verdict::Worse)]);
     }
 
     #[test]

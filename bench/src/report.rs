@@ -93,9 +93,9 @@ fn page(run: &Run, plots: &[Plot]) -> String {
         line("</ul></section>".to_owned());
     }
     line(
-        "<footer>A dot is a median, its line the 95 % confidence interval (bootstrap). A row `a / b` is the \
-         ratio of side a to side b in the same round; the grey band is how far the second sample of a side was from its first. Links are veth: rates are not those of a network card.\
-         </footer>"
+        "<footer>A dot is a median, its line the 95 % confidence interval (bootstrap), or, in square brackets, all there is of \
+         fewer than 6 values. A row `a / b` is the ratio of side a to side b in the same round; the grey band is how far the \
+         second sample of a side was from its first. Links are veth: rates are not those of a network card.</footer>"
             .to_owned(),
     );
     format!(

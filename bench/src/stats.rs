@@ -9,7 +9,12 @@ const RESAMPLES: usize = 2_000;
 /// Share of the resampled medians outside of the interval, on each side: 95 % are inside.
 const TAIL: f64 = 0.025;
 
-/// A median of repetitions, the interval that holds it with 95 % confidence, and the extremes.
+/// Of fewer values than this no interval holds the median with 95 % confidence: even from the least to the greatest of five
+/// it is inside with 94 % only.
+const FEW: usize = 6;
+
+/// A median of repetitions, the interval that holds it with 95 % confidence, and the extremes. Of a few values the interval
+/// is from one extreme to the other and says nothing about confidence: [`Estimate::is_few`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     pub median: f64,
@@ -42,6 +47,9 @@ impl Estimate {
     pub fn of(values: &[f64]) -> Option<Self> {
         let sorted = sorted(values);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
+        if sorted.len() < FEW {
+            return Some(Self { median: median(&sorted), low: min, high: max, min, max, runs: sorted.len() });
+        }
         let mut random = Random::seeded();
         let mut medians: Vec<f64> = (0..RESAMPLES)
             .map(|_| median(&self::sorted(&(0..sorted.len()).map(|_| sorted[random.below(sorted.len())]).collect::<Vec<_>>())))
@@ -64,6 +72,11 @@ impl Estimate {
         (self.high - 1.0).abs().max((1.0 - self.low).abs())
     }
 
+    /// Whether there are too few values for an interval with any confidence.
+    pub fn is_few(&self) -> bool {
+        self.runs < FEW
+    }
+
     /// Whether two intervals have a value in common: then nothing is said about a difference.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.low <= other.high && other.low <= self.high
@@ -75,6 +88,9 @@ impl std::fmt::Display for Estimate {
         let digits = digits(self.median);
         if self.runs == 1 {
             return write!(f, "{:.digits$}", self.median);
+        }
+        if self.is_few() {
+            return write!(f, "{:.digits$} [{:.digits$} to {:.digits$}, n {}]", self.median, self.min, self.max, self.runs);
         }
         write!(f, "{:.digits$} ({:.digits$} to {:.digits$})", self.median, self.low, self.high)
     }
@@ -163,6 +179,16 @@ mod tests {
         assert_eq!(estimate, Estimate::of(&values).expect("values"));
         assert!(estimate.min <= estimate.low && estimate.low < estimate.median, "{estimate:?}");
         assert!(estimate.median < estimate.high && estimate.high <= estimate.max, "{estimate:?}");
+    }
+
+    #[test]
+    fn a_few_values_have_extremes_and_no_interval() {
+        let five = Estimate::of(&[10.0, 50.0, 30.0, 20.0, 40.0]).expect("values");
+        assert_eq!((five.low, five.high, five.is_few()), (10.0, 50.0, true));
+        assert_eq!(five.to_string(), "30.0 [10.0 to 50.0, n 5]");
+        let six = Estimate::of(&[10.0, 50.0, 30.0, 20.0, 40.0, 60.0]).expect("values");
+        assert!(!six.is_few() && six.to_string().starts_with("35.0 ("), "{six}");
+        assert_eq!(Estimate::of(&[7.0]).expect("value").to_string(), "7.000");
     }
 
     #[test]

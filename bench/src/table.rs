@@ -11,7 +11,8 @@ pub fn document(of: &Run) -> String {
     let Run { machine, command, version, complete, .. } = of;
     let part = if *complete { "" } else { " The run is not complete." };
     format!(
-        "`thalweg bench {}`, version {version}, on {}. {}{part} Figures are `median (95 % confidence interval)`; a column `a / b` is \
+        "`thalweg bench {}`, version {version}, on {}. {}{part} Figures are `median (95 % confidence interval)`, or \
+         `median [least to greatest, n values]` of fewer than 6; a column `a / b` is \
          the ratio of side a to side b.\n{}",
         command.join(" "),
         machine.line(),

@@ -23,7 +23,7 @@ const AXIS: f64 = 20.0;
 /// Of a panel: for the names of the sides at least, for one letter of them, and for their values.
 const NAMES: f64 = 112.0;
 const LETTER: f64 = 6.2;
-const VALUES: f64 = 152.0;
+const VALUES: f64 = 178.0;
 
 /// What a row shows.
 struct Row {

@@ -4,7 +4,7 @@ use super::*;
 
 /// A run with one measurement: `direct` and `tc`, the latter `ratio` times the former.
 pub fn sample(ratio: f64, noise: f64) -> Run {
-    let values = [100.0, 101.0, 99.0, 100.0, 100.0];
+    let values = [100.0, 101.0, 99.0, 101.0, 99.0, 100.0, 100.0];
     let ours: Vec<f64> = values.iter().map(|value| value * ratio).collect();
     let estimate = |values: &[f64]| Estimate::of(values).expect("values");
     let side = |name: &str, values: &[f64], ratio: Option<Estimate>| Side {
