@@ -25,7 +25,8 @@ pub struct AgentArgs {
     /// This node's addresses, one or one of each family: NodePorts are served on them, and DNS listens on them.
     #[arg(long, value_delimiter = ',', required = true)]
     pub node_address: Vec<IpAddr>,
-    /// Ranges of further addresses that serve NodePorts while this node has them: addresses that come and go are followed.
+    /// Ranges of further addresses that serve NodePorts while this node has them: addresses that come and go are followed. With
+    /// eBPF, who is outside reaches them through the uplink only.
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     pub node_port_addresses: Vec<IpNetwork>,
     /// Interface that reaches the other nodes.

@@ -324,7 +324,6 @@ impl Agent {
         Ok(())
     }
 
-    /// What is done from time to time.
     /// NodePorts are served at the addresses that the node has now.
     fn look(&mut self) -> Result<()> {
         if self.args.node_port_addresses.is_empty() {
@@ -344,6 +343,7 @@ impl Agent {
         Ok(())
     }
 
+    /// What is done from time to time.
     fn tend(&mut self) {
         self.services.tend();
         if let Some(dns) = &mut self.dns {
