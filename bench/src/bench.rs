@@ -45,6 +45,14 @@ pub struct Case {
     better: Better,
 }
 
+/// So many of so many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    pub side: &'static str,
+    pub count: u64,
+    pub of: u64,
+}
+
 struct Follow<'a> {
     bar: &'a ProgressBar,
     stop: &'a Stop,
@@ -96,6 +104,16 @@ impl Case {
     pub fn with(mut self, label: &str, value: impl ToString) -> Self {
         self.labels.insert(label.to_owned(), value.to_string());
         self
+    }
+}
+
+// === impl Count ===
+
+impl Count {
+    /// One more round.
+    pub fn add(&mut self, counted: u64, others: u64) {
+        self.count += counted;
+        self.of += counted + others;
     }
 }
 
@@ -178,7 +196,20 @@ impl<'a> Bench<'a> {
     pub fn figures(&mut self, case: Case, sides: Vec<(&str, Vec<f64>)>) {
         let sides = sides.into_iter().filter_map(|(name, values)| {
             let estimate = Estimate::of(&values)?;
-            Some(Side { name: name.to_owned(), estimate, values, base: None, ratio: None, latency: None })
+            Some(Side { name: name.to_owned(), estimate, values, base: None, ratio: None, latency: None, of: None })
+        });
+        let sides = sides.collect();
+        self.write(case, sides, None);
+    }
+
+    /// Takes in what was counted over all rounds: of each side how much of how many.
+    pub fn counts(&mut self, case: Case, sides: &[Count]) {
+        // Of nothing that was tried nothing is known.
+        let sides = sides.iter().filter(|count| count.of > 0).filter_map(|Count { side, count, of }| {
+            let values = vec![*count as f64];
+            let estimate = Estimate::of(&values)?;
+            let (name, of) = ((*side).to_owned(), Some(*of as f64));
+            Some(Side { name, estimate, values, base: None, ratio: None, latency: None, of })
         });
         let sides = sides.collect();
         self.write(case, sides, None);
@@ -246,4 +277,31 @@ impl Watch for Follow<'_> {
 
 fn words(labels: &BTreeMap<String, String>) -> String {
     labels.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::tests::sample;
+
+    fn settings() -> Settings {
+        Settings::new(&crate::settings::RunArgs::default(), 2).expect("settings")
+    }
+
+    #[test]
+    fn counts_are_sums_over_all_rounds_with_how_many_there_were() {
+        let mut count = Count { side: "tc", count: 0, of: 0 };
+        // A median of these would be 0.
+        for failed in [0, 0, 1, 0, 0] {
+            count.add(failed, 100);
+        }
+        let (settings, bar, stop) = (settings(), ProgressBar::hidden(), Stop::default());
+        let (mut run, mut labs) = (sample(1.0, 0.0), None);
+        run.measurements.clear();
+        let mut bench = Bench::new(&settings, "restart", &mut run, &bar, &stop, &mut labs);
+        let untried = Count { side: "nodeport", count: 0, of: 0 };
+        bench.counts(Case::new("failed requests", Better::Zero).with("end", "kill -9"), &[count, untried]);
+        let text = crate::table::run(&run);
+        assert!(text.contains("| kill -9 | 1 of 501 |"), "{text}");
+    }
 }

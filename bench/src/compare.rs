@@ -10,9 +10,9 @@ use crate::stats::Estimate;
 pub struct Difference {
     pub case: String,
     pub side: String,
-    /// Ratios to the first side, or the first side's figures themselves.
-    pub old: Estimate,
-    pub new: Estimate,
+    /// In words: ratios, or figures themselves.
+    pub old: String,
+    pub new: String,
     pub verdict: Verdict,
 }
 
@@ -34,11 +34,7 @@ pub fn differences(old: &Run, new: &Run) -> Vec<Difference> {
         let Some(before) = old.measurements.iter().find(|before| before.key() == measured.key()) else { continue };
         for side in &measured.sides {
             let Some(side_before) = before.sides.iter().find(|before| before.name == side.name) else { continue };
-            let (ratio, old, new) = figures(side_before, side);
-            let verdict = match comparable || ratio {
-                true => verdict(measured.better, &old, &new, noise(before).max(noise(measured))),
-                false => Verdict::Unknown,
-            };
+            let (old, new, verdict) = difference(measured, side_before, side, comparable, noise(before).max(noise(measured)));
             differences.push(Difference { case: measured.key(), side: side.name.clone(), old, new, verdict });
         }
     }
@@ -48,10 +44,17 @@ pub fn differences(old: &Run, new: &Run) -> Vec<Difference> {
 /// What only one of them has, in words.
 pub fn unmatched(old: &Run, new: &Run) -> Vec<String> {
     let only = |one: &Run, other: &Run, name: &str| -> Vec<String> {
-        let keys = one.measurements.iter().map(Measurement::key);
-        keys.filter(|key| !other.measurements.iter().any(|measured| measured.key() == *key))
-            .map(|key| format!("only in the {name} run: {key}"))
-            .collect()
+        let mut lines = Vec::new();
+        for measured in &one.measurements {
+            let key = measured.key();
+            let Some(beside) = other.measurements.iter().find(|measured| measured.key() == key) else {
+                lines.push(format!("only in the {name} run: {key}"));
+                continue;
+            };
+            let sides = measured.sides.iter().filter(|side| !beside.sides.iter().any(|beside| beside.name == side.name));
+            lines.extend(sides.map(|side| format!("only in the {name} run: {} of {key}", side.name)));
+        }
+        lines
     };
     [only(old, new, "old"), only(new, old, "new")].concat()
 }
@@ -89,11 +92,28 @@ pub fn table(old: &Run, new: &Run) -> String {
     text
 }
 
-/// Ratios where both have them: what the machine does that day is not in them. Whether they are ratios comes first.
-fn figures(old: &Side, new: &Side) -> (bool, Estimate, Estimate) {
-    match (old.ratio, new.ratio) {
-        (Some(old_ratio), Some(new_ratio)) if old.base == new.base => (true, old_ratio, new_ratio),
-        _ => (false, old.estimate, new.estimate),
+/// One side in both: as ratios where both are ratios to the same, so that what the machine does that day is not in them. Of
+/// figures that are no ratios something can be said on one machine only, but a count that is no longer 0 is so anywhere.
+fn difference(of: &Measurement, old: &Side, new: &Side, one_machine: bool, noise: f64) -> (String, String, Verdict) {
+    if let (Some(old_ratio), Some(new_ratio), true) = (old.ratio, new.ratio, old.base == new.base) {
+        let verdict = verdict(of.better, &old_ratio, &new_ratio, noise);
+        return (old_ratio.to_string(), new_ratio.to_string(), verdict);
+    }
+    let verdict = match (of.better, one_machine) {
+        (Better::Zero, _) => counted(old.estimate.median, new.estimate.median),
+        (better, true) => verdict(better, &old.estimate, &new.estimate, noise),
+        (_, false) => Verdict::Unknown,
+    };
+    (old.figure(), new.figure(), verdict)
+}
+
+/// Any is worse than none; whether many are worse than some, two sums do not tell.
+fn counted(old: f64, new: f64) -> Verdict {
+    match (old > 0.0, new > 0.0) {
+        (false, false) => Verdict::Same,
+        (false, true) => Verdict::Worse,
+        (true, false) => Verdict::Better,
+        (true, true) => Verdict::Unknown,
     }
 }
 
@@ -173,6 +193,36 @@ mod tests {
         elsewhere.machine.cpu = "Another CPU".to_owned();
         let told = verdicts(&sample(1.0, 0.01), &elsewhere);
         assert_eq!(told, [("direct".to_owned(), Verdict::Unknown), ("tc".to_owned(), Verdict::Worse)]);
+    }
+
+    #[test]
+    fn any_failure_is_worse_than_none_on_any_machine() {
+        let failed = |count: f64, cpu: &str| {
+            let mut run = sample(1.0, 0.0);
+            run.machine.cpu = cpu.to_owned();
+            run.measurements[0].better = Better::Zero;
+            let side = &mut run.measurements[0].sides[1];
+            (side.values, side.ratio, side.base, side.of) = (vec![count], None, None, Some(900.0));
+            side.estimate = Estimate::of(&side.values).expect("value");
+            run
+        };
+        let told = |old, new| differences(&failed(old, "A"), &failed(new, "B")).remove(1);
+        assert_eq!(told(0.0, 1.0).verdict, Verdict::Worse);
+        assert_eq!(told(1.0, 0.0).verdict, Verdict::Better);
+        assert_eq!(told(0.0, 0.0).verdict, Verdict::Same);
+        assert_eq!(told(2.0, 3.0).verdict, Verdict::Unknown);
+        assert_eq!(told(0.0, 1.0).new, "1 of 900");
+    }
+
+    #[test]
+    fn runs_that_begin_with_another_side_are_not_compared_and_lone_sides_are_said() {
+        let (old, mut new) = (sample(1.0, 0.0), sample(1.0, 0.0));
+        new.measurements[0].sides.truncate(1);
+        let lines = unmatched(&old, &new);
+        assert!(lines.len() == 1 && lines[0].starts_with("only in the old run: tc of services-crr"), "{lines:?}");
+        new.measurements[0].sides[0].name = "plain".to_owned();
+        assert!(differences(&old, &new).is_empty());
+        assert_eq!(unmatched(&old, &new).len(), 2);
     }
 
     #[test]

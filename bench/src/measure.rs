@@ -170,6 +170,7 @@ fn compared(contenders: &[Contender<'_>], columns: &[Column], pick: fn(&Column) 
             base: base.map(|base| contenders[base].name.clone()),
             ratio: base.and_then(|base| Estimate::of_ratios(&values, pick(columns.get(base)?))),
             latency: None,
+            of: None,
             values,
         })
     });

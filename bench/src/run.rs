@@ -58,6 +58,8 @@ pub struct Side {
     /// To `base`, round by round.
     pub ratio: Option<Estimate>,
     pub latency: Option<Latency>,
+    /// Where something is counted: of how many.
+    pub of: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +67,8 @@ pub struct Side {
 pub enum Better {
     Higher,
     Lower,
+    /// Counted over a whole run, no median: 0 is what is to be reached.
+    Zero,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +131,18 @@ impl Run {
     }
 }
 
+// === impl Side ===
+
+impl Side {
+    /// Its own figure in words.
+    pub fn figure(&self) -> String {
+        match self.of {
+            Some(of) => format!("{:.0} of {of:.0}", self.estimate.median),
+            None => self.estimate.to_string(),
+        }
+    }
+}
+
 // === impl Measurement ===
 
 impl Measurement {
@@ -136,9 +152,10 @@ impl Measurement {
         words.join(", ")
     }
 
-    /// What is the same in two runs that measured the same.
+    /// What is the same in two runs that measured the same, the side that comes first among it.
     pub fn key(&self) -> String {
-        format!("{} [{}] {}", self.scenario, self.case_text(), self.unit)
+        let first = self.sides.first().map_or("nothing", |side| side.name.as_str());
+        format!("{} [{}] {}, beside {first}", self.scenario, self.case_text(), self.unit)
     }
 }
 

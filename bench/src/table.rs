@@ -132,7 +132,7 @@ impl Column<'_> {
     fn cell(&self, measured: &Measurement) -> Option<String> {
         let side = |name: &str| measured.sides.iter().find(|side| side.name == name);
         match self {
-            Self::Figure(name) => side(name).map(|side| side.estimate.to_string()),
+            Self::Figure(name) => side(name).map(Side::figure),
             Self::Ratio(name, base) => {
                 let side = side(name).filter(|side| side.base.as_deref() == Some(*base))?;
                 side.ratio.map(|ratio| ratio.to_string())

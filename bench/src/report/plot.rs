@@ -29,6 +29,8 @@ const VALUES: f64 = 178.0;
 struct Row {
     name: String,
     shown: Estimate,
+    /// The same in words.
+    words: String,
     ours: bool,
 }
 
@@ -75,7 +77,11 @@ pub fn svg(group: &[&Measurement], ours: &[&str]) -> String {
 }
 
 fn caption(measured: &Measurement, frame: &Frame<'_>) -> String {
-    let better = if measured.better == Better::Higher { "more is better" } else { "less is better" };
+    let better = match measured.better {
+        Better::Higher => "more is better",
+        Better::Lower => "less is better",
+        Better::Zero => "none is what is to be reached",
+    };
     let everywhere = words(measured, |key| frame.common.contains(&key));
     let everywhere = if everywhere.is_empty() { everywhere } else { format!("; {everywhere}") };
     match frame.compared {
@@ -99,12 +105,15 @@ fn words(measured: &Measurement, wanted: impl Fn(&str) -> bool) -> String {
 /// Ratios, each with what it is one to, where there are any; otherwise the sides as they are.
 fn rows(measured: &Measurement, compared: bool, ours: &[&str]) -> Vec<Row> {
     let row = |side: &Side| {
-        let shown = if compared { side.ratio? } else { side.estimate };
+        let (shown, words) = match compared {
+            true => (side.ratio?, side.ratio?.to_string()),
+            false => (side.estimate, side.figure()),
+        };
         let name = match &side.base {
             Some(base) if compared => format!("{} / {base}", side.name),
             _ => side.name.clone(),
         };
-        Some(Row { name, shown, ours: ours.contains(&side.name.as_str()) })
+        Some(Row { name, shown, words, ours: ours.contains(&side.name.as_str()) })
     };
     measured.sides.iter().filter_map(row).collect()
 }
@@ -140,10 +149,10 @@ fn panel(measured: &Measurement, rows: &[Row], frame: &Frame<'_>) -> String {
         let class = if row.ours { "ours" } else { "other" };
         let Estimate { median, low, high, runs, .. } = row.shown;
         svg += &text(0.0, y + 4.0, "", "start", &row.name);
-        svg += &format!("<g class=\"{class}\"><title>{}: {}, {runs} rounds</title>", escape(&row.name), row.shown);
+        svg += &format!("<g class=\"{class}\"><title>{}: {}, {runs} rounds</title>", escape(&row.name), row.words);
         svg += &line("span", [scale.place(low), y], [scale.place(high), y]);
         svg += &format!("<circle cx=\"{:.1}\" cy=\"{y:.1}\" r=\"4\"/></g>\n", scale.place(median));
-        svg += &text(PANEL, y + 4.0, "soft", "end", &row.shown.to_string());
+        svg += &text(PANEL, y + 4.0, "soft", "end", &row.words);
     }
     svg
 }

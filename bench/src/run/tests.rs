@@ -14,6 +14,7 @@ pub fn sample(ratio: f64, noise: f64) -> Run {
         base: ratio.map(|_| "direct".to_owned()),
         ratio,
         latency: None,
+        of: None,
     };
     let again: Vec<f64> = values.iter().map(|value| value * (1.0 + noise)).collect();
     Run {

@@ -1,4 +1,5 @@
-//! Requests while an agent dies and comes back: how many fail. Nothing is compared; the number to reach is 0.
+//! Requests while an agent dies and comes back: how many fail, over all rounds, of how many. Nothing is
+//! compared, and no median would do: one failure in one round of many is a failure. The number to reach is 0.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use thalweg_lab::place::{Place, Running};
 use thalweg_lab::probe::HttpReport;
 
 use crate::agent;
-use crate::bench::{Bench, Case};
+use crate::bench::{Bench, Case, Count};
 use crate::run::Better;
 use crate::scenario::Scenario;
 use crate::settings::Settings;
@@ -69,23 +70,26 @@ fn in_lab(bench: &mut Bench<'_>, lab: &mut FileLab) -> Result<()> {
         ("nodeport", lab.outside(), node.as_str()),
     ];
     for (end, word) in [(End::Kill, "kill -9"), (End::Term, "SIGTERM")] {
-        let mut failed = loads.each_ref().map(|(name, ..)| (*name, Vec::new()));
-        let mut requests = failed.clone();
+        let mut counts = loads.each_ref().map(|(side, ..)| Count { side, count: 0, of: 0 });
+        let mut result = Ok(());
         for number in 1..=bench.settings.plan.runs {
             if bench.stopped() {
                 break;
             }
             bench.say(format!("{word}, {number} of {}", bench.settings.plan.runs));
-            let reports = one(lab, end, &loads)?;
-            for (index, report) in reports.into_iter().enumerate() {
-                failed[index].1.push(report.failed as f64);
-                requests[index].1.push((report.ok + report.failed) as f64);
+            match one(lab, end, &loads) {
+                Ok(reports) => {
+                    counts.iter_mut().zip(&reports).for_each(|(count, report)| count.add(report.failed, report.ok));
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
             }
         }
-        let case = |unit, better| Case::new(unit, better).with("end", word);
-        bench.figures(case("failed requests", Better::Lower), failed.into());
-        bench.figures(case("requests", Better::Higher), requests.into());
+        bench.counts(Case::new("failed requests", Better::Zero).with("end", word), &counts);
         bench.over();
+        result?;
     }
     Ok(())
 }
