@@ -29,7 +29,7 @@ pub struct Run {
     pub measurements: Vec<Measurement>,
     /// Sides and scenarios that could not be measured, and why.
     pub missing: Vec<Missing>,
-    /// False when the run was interrupted, or a scenario failed.
+    /// False until the end, and after it when the run was interrupted, or something failed.
     pub complete: bool,
 }
 
@@ -89,6 +89,16 @@ impl Run {
             .with_context(|| format!("{} is not the JSON of `thalweg bench run`", path.display()))?;
         ensure!(run.format == FORMAT, "{} is of format {}: this program reads {FORMAT}", path.display(), run.format);
         Ok(run)
+    }
+
+    /// The first time: where nothing is yet, for what took long to measure is not to be lost to a new run that may never
+    /// end.
+    ///
+    /// # Errors
+    /// When there is such a file, or it cannot be written.
+    pub fn begin(&self, path: &Path) -> Result<()> {
+        ensure!(!path.exists(), "{} is there already: remove it, or say another --out", path.display());
+        self.write(path)
     }
 
     /// Written beside, then renamed: a reader sees a whole run.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 
 use crate::bench::{Bench, Stop, bar};
+use crate::labs::Labs;
 use crate::machine::Machine;
 use crate::report;
 use crate::run::{FORMAT, Missing, Run};
@@ -64,10 +65,12 @@ pub fn run(names: &[String], args: &RunArgs) -> Result<ExitCode> {
         machine,
         measurements: Vec::new(),
         missing: Vec::new(),
-        complete: true,
+        // Whoever finds the file of a run that was killed is not to take it for a whole one.
+        complete: false,
     };
     // Before the measuring, which takes long: whether the result can be written.
-    run.write(&out)?;
+    run.begin(&out)?;
+    let mut whole = true;
     let stop = Stop::listen()?;
     let bar = bar(chosen.iter().map(|scenario| scenario.cases(&settings)).sum());
     let mut labs = None;
@@ -82,19 +85,18 @@ pub fn run(names: &[String], args: &RunArgs) -> Result<ExitCode> {
             bar.suspend(|| eprintln!("{}: {error:#}", scenario.name()));
             let why = format!("failed: {error:#}");
             run.missing.push(Missing { scenario: scenario.name().to_owned(), side: "all".to_owned(), why });
-            run.complete = false;
+            whole = false;
         }
         bar.set_position(before);
         run.write(&out)?;
     }
     bar.finish_and_clear();
-    run.complete &= !stop.is_set();
+    run.complete = whole && !stop.is_set();
     run.write(&out)?;
-    if let Some(labs) = labs {
-        labs.remove()?;
-    }
+    let removed = labs.map_or(Ok(()), Labs::remove);
     print!("{}", table::run(&run));
     println!("\n{}\n{}", run.verdict(), out.display());
+    removed?;
     Ok(if run.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

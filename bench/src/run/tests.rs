@@ -47,6 +47,16 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn a_run_that_is_there_is_not_written_over_by_another() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("run.json");
+    sample(0.97, 0.01).begin(&path).expect("begin");
+    let error = sample(0.5, 0.01).begin(&path).expect_err("there already").to_string();
+    assert!(error.contains("is there already") && error.contains("--out"), "{error}");
+    assert_eq!(Run::read(&path).expect("read"), sample(0.97, 0.01));
+}
+
+#[test]
 fn what_is_no_run_is_refused_in_words() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("run.json");
