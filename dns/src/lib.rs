@@ -8,7 +8,7 @@
 //! - [`stub_domains`]: kube-dns's, likewise.
 //! - [`config`]: what follows from them. `plan`: the same, ready to be asked.
 //! - `gate`: who may ask. `names`: what is rewritten or has a fixed address. `cache`: what upstreams said. All pure. [`traffic`], `log`: what was asked.
-//! - `forward`: asks the upstreams. `sockets`, `tcp`, `whole`: the shell around it all.
+//! - `forward`: asks the upstreams. `listen`, `sockets`, `tcp`, `whole`: the shell around it all.
 //! - [`kernel`]: the zone as the kernel's tables have it, which answer most queries before they come here.
 //! - [`server`]: wires them together; this is what an agent starts.
 
@@ -22,6 +22,7 @@ mod forward;
 mod gate;
 pub mod histogram;
 pub mod kernel;
+mod listen;
 mod log;
 pub mod name;
 mod names;

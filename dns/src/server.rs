@@ -21,12 +21,13 @@ use crate::corefile::Target;
 use crate::counters::{Counters, Stats};
 use crate::forward::{Forwarder, GroupReport, Waiting, resolv_conf};
 use crate::gate::{Admission, Gate};
+use crate::listen::{self, Bound};
 use crate::log::QueryLog;
 use crate::name;
 use crate::names::Names;
 use crate::plan::Plan;
 use crate::query::{Rotation, Transport};
-use crate::sockets::{UdpWorker, bind_tcp, bind_udp, raise_open_files};
+use crate::sockets::{UdpWorker, raise_open_files};
 use crate::tcp::{CONNECTIONS, Streams};
 use crate::traffic::{Totals, Traffic};
 use crate::zone::{Zone, ZoneBuilder, ZoneConfig, ZoneError};
@@ -161,17 +162,7 @@ impl Server {
         }
         raise_open_files();
         // Everything is bound before anything is started, so that an address that is taken leaves no trace.
-        let (mut datagrams, mut streams, mut listening) = (Vec::new(), Vec::new(), Vec::new());
-        for &address in listen {
-            let fail = |transport| move |source| Error::Bind { address, transport, source };
-            let stream = bind_tcp(address).map_err(fail("TCP"))?;
-            let bound = stream.local_addr().map_err(fail("TCP"))?;
-            for _ in 0..per_address {
-                datagrams.push(bind_udp(bound).map_err(fail("UDP"))?);
-            }
-            streams.push(stream);
-            listening.push(bound);
-        }
+        let bound: Vec<Bound> = listen.iter().map(|&address| listen::bind(address, per_address)).collect::<Result<_>>()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("dns-stream")
@@ -185,15 +176,16 @@ impl Server {
             builder: Mutex::new(builder),
             counters: Vec::new(),
             traffic: Vec::new(),
-            listening,
+            listening: bound.iter().map(|bound| bound.address).collect(),
             workers: Mutex::default(),
             runtime: Mutex::new(Some(runtime)),
             accepting: Vec::new(),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
         };
         server.shared.forwarder.store(server.new_forwarder(config, &handle)?);
+        let (streams, datagrams): (_, Vec<_>) = bound.into_iter().map(|bound| (bound.stream, bound.datagrams)).unzip();
         server.start_streams(&handle, streams)?;
-        for (index, socket) in datagrams.into_iter().enumerate() {
+        for (index, socket) in datagrams.into_iter().flatten().enumerate() {
             server.start_worker(index, socket.into(), handle.clone())?;
         }
         tracing::info!(addresses = ?server.listening, workers = per_address, "serving cluster DNS");

@@ -1,0 +1,87 @@
+//! Binds what is to be served: one TCP socket for each address and a UDP socket for each of its workers, on one port.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use crate::server::{Error, Result};
+use crate::sockets::{bind_tcp, bind_udp};
+
+/// Ports that are tried when any will do: one that is free over TCP may be somebody else's over UDP.
+const TRIES: usize = 50;
+
+/// The sockets of one address.
+pub struct Bound {
+    /// With the port that was taken for port 0.
+    pub address: SocketAddr,
+    pub stream: TcpListener,
+    pub datagrams: Vec<UdpSocket>,
+}
+
+/// Binds one address, over UDP as often as there are workers.
+pub fn bind(address: SocketAddr, workers: usize) -> Result<Bound> {
+    until_free(address, || bind_once(address, workers))
+}
+
+fn bind_once(address: SocketAddr, workers: usize) -> Result<Bound> {
+    let fail = |transport| move |source| Error::Bind { address, transport, source };
+    let stream = bind_tcp(address).map_err(fail("TCP"))?;
+    let bound = stream.local_addr().map_err(fail("TCP"))?;
+    let datagrams = (0..workers).map(|_| bind_udp(bound)).collect::<Result<_, _>>().map_err(fail("UDP"))?;
+    Ok(Bound { address: bound, stream, datagrams })
+}
+
+/// Binds again as long as another port may be free over both transports.
+fn until_free<B>(address: SocketAddr, mut bind: impl FnMut() -> Result<B>) -> Result<B> {
+    for _ in 1..TRIES {
+        match bind() {
+            Err(Error::Bind { transport: "UDP", source, .. })
+                if address.port() == 0 && source.kind() == ErrorKind::AddrInUse => {}
+            other => return other,
+        }
+    }
+    bind()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    /// How often an address is bound that fails so for so many times.
+    #[track_caller]
+    fn check(listen: &str, transport: &'static str, kind: ErrorKind, failures: usize, expected: (usize, bool)) {
+        let mut tries = 0;
+        let bound = until_free(address(listen), || {
+            tries += 1;
+            if tries > failures {
+                Ok(())
+            } else {
+                Err(Error::Bind { address: address(listen), transport, source: kind.into() })
+            }
+        });
+        assert_eq!((tries, bound.is_ok()), expected);
+    }
+
+    #[test]
+    fn another_port_is_taken_only_where_any_will_do() {
+        check("127.0.0.1:0", "UDP", ErrorKind::AddrInUse, 0, (1, true));
+        check("127.0.0.1:0", "UDP", ErrorKind::AddrInUse, 2, (3, true));
+        check("127.0.0.1:0", "UDP", ErrorKind::AddrInUse, 49, (50, true));
+        check("127.0.0.1:0", "UDP", ErrorKind::AddrInUse, usize::MAX, (50, false));
+        check("127.0.0.1:53", "UDP", ErrorKind::AddrInUse, 1, (1, false));
+        check("127.0.0.1:0", "TCP", ErrorKind::AddrInUse, 1, (1, false));
+        check("127.0.0.1:0", "UDP", ErrorKind::PermissionDenied, 1, (1, false));
+    }
+
+    #[test]
+    fn all_sockets_of_an_address_have_one_port() {
+        let bound = bind(address("127.0.0.1:0"), 2).expect("bound");
+        let ports = bound.datagrams.iter().map(UdpSocket::local_addr).chain([bound.stream.local_addr()]);
+        let ports: Vec<SocketAddr> = ports.map(|port| port.expect("an address")).collect();
+        assert_eq!(ports, [bound.address; 3]);
+        assert_ne!(bound.address.port(), 0);
+    }
+}
