@@ -284,7 +284,7 @@ fn no_answer_is_larger_than_the_operator_allows() {
         let reply = ask_with(&server, &packet(name, "A", Some(4096)));
         let message = Message::from_vec(&reply).expect("a reply");
         let edns = message.edns.as_ref().expect("EDNS");
-        assert!(message.metadata.truncation && reply.len() <= 600, "{name}: {} octets", reply.len());
+        assert!(message.metadata.truncation && reply.len() <= 600, "{name}: {} octets: {}", reply.len(), words(&reply));
         assert_eq!(edns.max_payload(), 600, "{name}");
     }
 }
