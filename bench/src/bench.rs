@@ -146,9 +146,18 @@ impl<'a> Bench<'a> {
 
     /// Something that cannot be compared with: said now, and written into the run.
     pub fn missing(&mut self, side: &str, why: impl Into<String>) {
-        let missing = Missing { scenario: self.scenario.to_owned(), side: side.to_owned(), why: why.into() };
+        self.without(Missing { scenario: self.scenario.to_owned(), side: side.to_owned(), why: why.into(), failed: false });
+    }
+
+    /// Something that was to be measured and could not: said now, written into the run, and the run is not complete.
+    pub fn failed(&mut self, side: &str, error: &anyhow::Error) {
+        let why = format!("failed: {error:#}");
+        self.without(Missing { scenario: self.scenario.to_owned(), side: side.to_owned(), why, failed: true });
+    }
+
+    fn without(&mut self, missing: Missing) {
         if !self.run.missing.contains(&missing) {
-            let Missing { scenario, side, why } = &missing;
+            let Missing { scenario, side, why, .. } = &missing;
             self.bar.suspend(|| eprintln!("{scenario}: without {side}: {why}"));
             self.run.missing.push(missing);
         }
@@ -173,14 +182,18 @@ impl<'a> Bench<'a> {
     /// Measures the contenders side by side, each compared with what it names.
     ///
     /// # Errors
-    /// When one of them cannot be measured.
+    /// When none of them can be measured. One that cannot is written down, and the others go on.
     pub fn compare(&mut self, case: Case, mut contenders: Vec<Contender<'_>>) -> Result<()> {
         self.say(words(&case.labels));
         let from = self.start + self.cases.get() * CASE;
         let mut follow = Follow { bar: self.bar, stop: self.stop, from };
         let measured = interleave(self.settings.plan, &mut contenders, &mut follow);
         self.over();
-        if let Some(Measured { rates, medians }) = measured? {
+        if let Some(Measured { rates, failed, medians }) = measured? {
+            for (side, error) in failed {
+                let what = words(&case.labels);
+                self.failed(&side, &error.context(what));
+            }
             let median = Case { unit: "µs, median", better: Better::Lower, ..case.clone() };
             // What is a time already needs no other.
             let medians = medians.filter(|_| case.better == Better::Higher);
@@ -232,7 +245,7 @@ impl<'a> Bench<'a> {
     /// Labs as they are wanted: the last ones, or new ones in their place. They go back by [`Bench::give_back`].
     ///
     /// # Errors
-    /// When they do not start.
+    /// When ours does not start. Another that does not is written down, and is missing.
     pub fn labs(&mut self, wanted: Wanted) -> Result<Labs> {
         if let Some(labs) = self.labs.take() {
             if labs.are(&wanted) {
@@ -241,7 +254,9 @@ impl<'a> Bench<'a> {
             labs.remove()?;
         }
         self.say(format!("starting labs with {} services", wanted.services));
-        Labs::start(self.settings, wanted)
+        let (labs, failed) = Labs::start(self.settings, wanted)?;
+        failed.iter().for_each(|(side, error)| self.failed(side, error));
+        Ok(labs)
     }
 
     pub fn give_back(&mut self, labs: Labs) {

@@ -52,19 +52,28 @@ pub struct Plain {
     _serving: [Running; 2],
 }
 
+/// What started, if it was wanted at all.
+fn keep<T>(side: &'static str, lab: Option<Result<T>>, failed: &mut Vec<(&'static str, anyhow::Error)>) -> Option<T> {
+    lab?.map_err(|error| failed.push((side, error))).ok()
+}
+
 // === impl Labs ===
 
 impl Labs {
+    /// And which of those that ours is compared with did not start.
+    ///
     /// # Errors
-    /// When one of them does not start.
-    pub fn start(settings: &Settings, wanted: Wanted) -> Result<Self> {
+    /// When ours does not start.
+    pub fn start(settings: &Settings, mut wanted: Wanted) -> Result<(Self, Vec<(&'static str, anyhow::Error)>)> {
         let ours = |mode: &str| Ours::start(settings, mode, wanted.services).with_context(|| format!("the lab with {mode}"));
-        Ok(Self {
-            wanted,
-            ebpf: ours("ebpf")?,
-            iptables: if wanted.iptables { Some(ours("iptables")?) } else { None },
-            plain: if wanted.plain { Some(Plain::start(settings).context("the lab without programs")?) } else { None },
-        })
+        let ebpf = ours("ebpf")?;
+        let mut failed = Vec::new();
+        let iptables = keep("iptables", wanted.iptables.then(|| ours("iptables")), &mut failed);
+        let plain = wanted.plain.then(|| Plain::start(settings).context("the lab without programs"));
+        let plain = keep("plain", plain, &mut failed);
+        // Whoever wants them next tries again.
+        (wanted.iptables, wanted.plain) = (iptables.is_some(), plain.is_some());
+        Ok((Self { wanted, ebpf, iptables, plain }, failed))
     }
 
     /// Whether these serve who wants those: what is there besides does not hurt.

@@ -59,6 +59,8 @@ pub trait Watch {
 
 pub struct Measured {
     pub rates: Compared,
+    /// Whom no figure is of, because it failed.
+    pub failed: Vec<(String, anyhow::Error)>,
     /// The median of single transactions in microseconds, where all sides have such: less moved by what else the machine
     /// does than how many there were.
     pub medians: Option<Compared>,
@@ -99,15 +101,16 @@ impl From<f64> for Sample {
 }
 
 /// Measures all of them. None when it was stopped before [`FEWEST`] rounds were complete; the rounds that were complete
-/// count otherwise.
+/// count otherwise. Who fails once is out; the others go on.
 ///
 /// # Errors
-/// When one of them cannot be measured, with its name.
+/// When none of them can be measured: what the first said, with its name.
 pub fn interleave(plan: Plan, contenders: &mut [Contender<'_>], watch: &mut dyn Watch) -> Result<Option<Measured>> {
     ensure!(!contenders.is_empty(), "nothing to measure");
     // The last slot is the first contender once more.
     let slots = contenders.len() + 1;
     let mut columns: Vec<Column> = (0..slots).map(|_| Column::default()).collect();
+    let mut failed: Vec<(usize, anyhow::Error)> = Vec::new();
     let mut random = Random::seeded();
     let total = (plan.warm_up + plan.runs) * slots;
     let mut done = 0;
@@ -117,25 +120,44 @@ pub fn interleave(plan: Plan, contenders: &mut [Contender<'_>], watch: &mut dyn 
             if watch.stopped() {
                 break 'rounds;
             }
-            let contender = &mut contenders[slot % (slots - 1)];
-            match (contender.measure)() {
-                Ok(sample) => found[slot] = Some(sample),
-                Err(_) if watch.stopped_meanwhile() => break 'rounds,
-                Err(error) => return Err(error).with_context(|| contender.name.clone()),
+            let number = slot % contenders.len();
+            if failed.iter().all(|(failed, _)| *failed != number) {
+                match (contenders[number].measure)() {
+                    Ok(sample) => found[slot] = Some(sample),
+                    Err(_) if watch.stopped_meanwhile() => break 'rounds,
+                    Err(error) => failed.push((number, error)),
+                }
             }
             done += 1;
             watch.step(done, total);
         }
         if round >= plan.warm_up {
-            for (column, sample) in columns.iter_mut().zip(found.into_iter().flatten()) {
-                column.add(sample)?;
+            for (column, sample) in columns.iter_mut().zip(found) {
+                sample.map_or(Ok(()), |sample| column.add(sample))?;
             }
         }
+        if failed.len() == contenders.len() {
+            break;
+        }
     }
-    if columns.iter().any(|column| column.values.len() < FEWEST.min(plan.runs)) {
-        return Ok(None);
+    for (number, _) in &failed {
+        let its = columns.iter_mut().enumerate().filter(|(slot, _)| slot % contenders.len() == *number);
+        its.for_each(|(_, column)| *column = Column::default());
     }
-    Ok(Some(measured(contenders, &columns)))
+    let mut failed: Vec<(String, anyhow::Error)> =
+        failed.into_iter().map(|(number, error)| (contenders[number].name.clone(), error)).collect();
+    if failed.len() == contenders.len() {
+        let (name, error) = failed.remove(0);
+        return Err(error.context(name));
+    }
+    let counted = columns.iter().map(|column| column.values.len()).max().unwrap_or(0);
+    if counted < FEWEST.min(plan.runs) {
+        if failed.is_empty() {
+            return Ok(None);
+        }
+        columns.fill_with(Column::default);
+    }
+    Ok(Some(Measured { failed, ..measured(contenders, &columns) }))
 }
 
 /// Who is measured when in one round.
@@ -148,11 +170,13 @@ fn order(slots: usize, random: &mut Random) -> Vec<usize> {
 /// `columns`: one for each contender, and the second of the first contender.
 fn measured(contenders: &[Contender<'_>], columns: &[Column]) -> Measured {
     let mut rates = compared(contenders, columns, |column| &column.values);
-    for (side, column) in rates.sides.iter_mut().zip(columns) {
-        side.latency = column.latency.as_ref().and_then(Latency::of);
+    for side in &mut rates.sides {
+        let its = contenders.iter().zip(columns).find(|(contender, _)| contender.name == side.name);
+        side.latency = its.and_then(|(_, column)| column.latency.as_ref()).and_then(Latency::of);
     }
     let medians = compared(contenders, columns, |column| &column.medians);
-    Measured { rates, medians: (medians.sides.len() == contenders.len()).then_some(medians) }
+    let medians = (medians.sides.len() == rates.sides.len()).then_some(medians);
+    Measured { rates, failed: Vec::new(), medians }
 }
 
 /// One figure of each round. Sides that have none are left out.
@@ -163,12 +187,16 @@ fn compared(contenders: &[Contender<'_>], columns: &[Column], pick: fn(&Column) 
     };
     let sides = contenders.iter().zip(columns).enumerate().filter_map(|(index, (contender, column))| {
         let values = pick(column).clone();
-        let base = base(contenders, index);
+        let compared = base(contenders, index).and_then(|base| {
+            let ratio = Estimate::of_ratios(&values, pick(columns.get(base)?))?;
+            Some((contenders[base].name.clone(), ratio))
+        });
+        let (base, ratio) = compared.unzip();
         Some(Side {
             name: contender.name.clone(),
             estimate: Estimate::of(&values)?,
-            base: base.map(|base| contenders[base].name.clone()),
-            ratio: base.and_then(|base| Estimate::of_ratios(&values, pick(columns.get(base)?))),
+            base,
+            ratio,
             latency: None,
             of: None,
             values,

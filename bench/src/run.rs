@@ -76,6 +76,8 @@ pub struct Missing {
     pub scenario: String,
     pub side: String,
     pub why: String,
+    /// It was tried: the run is not complete without it.
+    pub failed: bool,
 }
 
 // === impl Run ===
@@ -99,6 +101,11 @@ impl Run {
     pub fn begin(&self, path: &Path) -> Result<()> {
         ensure!(!path.exists(), "{} is there already: remove it, or say another --out", path.display());
         self.write(path)
+    }
+
+    /// Says whether all that was to be measured is.
+    pub fn end(&mut self, stopped: bool) {
+        self.complete = !stopped && !self.missing.iter().any(|missing| missing.failed);
     }
 
     /// Written beside, then renamed: a reader sees a whole run.

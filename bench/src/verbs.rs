@@ -10,7 +10,7 @@ use crate::bench::{Bench, Stop, bar};
 use crate::labs::Labs;
 use crate::machine::Machine;
 use crate::report;
-use crate::run::{FORMAT, Missing, Run};
+use crate::run::{FORMAT, Run};
 use crate::scenario::{self, Scenario};
 use crate::settings::{RunArgs, Settings};
 use crate::table;
@@ -70,7 +70,6 @@ pub fn run(names: &[String], args: &RunArgs) -> Result<ExitCode> {
     };
     // Before the measuring, which takes long: whether the result can be written.
     run.begin(&out)?;
-    let mut whole = true;
     let stop = Stop::listen()?;
     let bar = bar(chosen.iter().map(|scenario| scenario.cases(&settings)).sum());
     let mut labs = None;
@@ -80,18 +79,15 @@ pub fn run(names: &[String], args: &RunArgs) -> Result<ExitCode> {
             break;
         }
         before += bench_cases(scenario.as_ref(), &settings);
-        let result = scenario.run(&mut Bench::new(&settings, scenario.name(), &mut run, &bar, &stop, &mut labs));
-        if let Err(error) = result {
-            bar.suspend(|| eprintln!("{}: {error:#}", scenario.name()));
-            let why = format!("failed: {error:#}");
-            run.missing.push(Missing { scenario: scenario.name().to_owned(), side: "all".to_owned(), why });
-            whole = false;
+        let mut bench = Bench::new(&settings, scenario.name(), &mut run, &bar, &stop, &mut labs);
+        if let Err(error) = scenario.run(&mut bench) {
+            bench.failed("all", &error);
         }
         bar.set_position(before);
         run.write(&out)?;
     }
     bar.finish_and_clear();
-    run.complete = whole && !stop.is_set();
+    run.end(stop.is_set());
     run.write(&out)?;
     let removed = labs.map_or(Ok(()), Labs::remove);
     print!("{}", table::run(&run));

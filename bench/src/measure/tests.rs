@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 
 use super::*;
 
@@ -97,10 +97,45 @@ fn what_is_complete_counts_when_it_is_stopped() {
 }
 
 #[test]
-fn a_contender_that_fails_is_named() {
-    let mut contenders = [Contender::new("one", || Ok(Sample::from(1.0))), Contender::new("two", || bail!("refused"))];
+fn a_contender_that_fails_is_named_and_the_others_go_on() {
+    let one = |name: &'static str| Contender::new(name, || Ok(Sample::from(1.0)));
+    let no = |name: &'static str| Contender::new(name, || bail!("refused"));
+    let plan = Plan { runs: 3, warm_up: 0 };
+    let told = |mut contenders: [Contender<'_>; 3]| {
+        let measured = interleave(plan, &mut contenders, &mut Fake::default()).expect("measure").expect("rounds");
+        let sides: Vec<_> = measured.rates.sides.into_iter().map(|side| (side.name, side.values.len(), side.base)).collect();
+        let failed: Vec<_> = measured.failed.into_iter().map(|(name, error)| format!("{name}: {error}")).collect();
+        (sides, failed)
+    };
+    let (sides, failed) = told([one("one"), no("two"), one("three")]);
+    assert_eq!(sides, [("one".to_owned(), 3, None), ("three".to_owned(), 3, Some("one".to_owned()))]);
+    assert_eq!(failed, ["two: refused"]);
+    // Whom the others are compared with: they are figures.
+    let (sides, _) = told([no("one"), one("two"), one("three")]);
+    assert_eq!(sides, [("two".to_owned(), 3, None), ("three".to_owned(), 3, None)]);
+}
+
+#[test]
+fn who_fails_late_leaves_no_figure() {
+    let mut calls = 0;
+    let mut contenders = [
+        Contender::new("one", || Ok(Sample::from(1.0))),
+        Contender::new("two", || {
+            calls += 1;
+            ensure!(calls < 3, "gone");
+            Ok(Sample::from(1.0))
+        }),
+    ];
+    let measured = interleave(Plan { runs: 5, warm_up: 0 }, &mut contenders, &mut Fake::default());
+    let Measured { rates, failed, .. } = measured.expect("measure").expect("rounds");
+    assert_eq!((rates.sides.len(), rates.sides[0].values.len(), failed.len()), (1, 5, 1));
+}
+
+#[test]
+fn nothing_that_can_be_measured_is_an_error() {
+    let mut contenders = [Contender::new("one", || bail!("refused"))];
     let error = interleave(Plan { runs: 3, warm_up: 0 }, &mut contenders, &mut Fake::default()).err().expect("refused");
-    assert_eq!(format!("{error:#}"), "two: refused");
+    assert_eq!(format!("{error:#}"), "one: refused");
     assert!(interleave(Plan { runs: 3, warm_up: 0 }, &mut [], &mut Fake::default()).is_err());
 }
 

@@ -31,7 +31,12 @@ pub fn sample(ratio: f64, noise: f64) -> Run {
             sides: vec![side("direct", &values, None), side("tc", &ours, Estimate::of_ratios(&ours, &values))],
             noise: Estimate::of_ratios(&again, &values),
         }],
-        missing: vec![Missing { scenario: "cni".to_owned(), side: "ptp".to_owned(), why: "not installed".to_owned() }],
+        missing: vec![Missing {
+            scenario: "cni".to_owned(),
+            side: "ptp".to_owned(),
+            why: "not installed".to_owned(),
+            failed: false,
+        }],
         complete: true,
     }
 }
@@ -54,6 +59,17 @@ fn a_run_that_is_there_is_not_written_over_by_another() {
     let error = sample(0.5, 0.01).begin(&path).expect_err("there already").to_string();
     assert!(error.contains("is there already") && error.contains("--out"), "{error}");
     assert_eq!(Run::read(&path).expect("read"), sample(0.97, 0.01));
+}
+
+#[test]
+fn a_run_is_complete_when_nothing_failed_and_nobody_stopped_it() {
+    let ends = |stopped, failed| {
+        let mut run = sample(0.97, 0.01);
+        run.missing[0].failed = failed;
+        run.end(stopped);
+        run.complete
+    };
+    assert!(ends(false, false) && !ends(true, false) && !ends(false, true));
 }
 
 #[test]

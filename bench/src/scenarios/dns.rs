@@ -106,8 +106,13 @@ fn in_labs(bench: &mut Bench<'_>, ours: &mut Ours, plain: &Plain, names: u32) ->
             continue;
         };
         let address = SocketAddr::new(plain.lab.topology().nodes[0].addr.into(), other.port);
-        running.push(start(bench.settings, plain, other, &program, names, address)?);
-        servers.push((other.name, plain.client.place(), address));
+        match start(bench.settings, plain, other, &program, names, address) {
+            Ok(process) => {
+                running.push(process);
+                servers.push((other.name, plain.client.place(), address));
+            }
+            Err(error) => bench.failed(other.name, &error),
+        }
     }
     let own = IpAddr::from(ours.lab.topology.nodes[0].addr);
     servers.push(("thalweg", ours.client.place(), SocketAddr::new(own, 53)));

@@ -49,27 +49,33 @@ impl Scenario for FirstLight {
     fn run(&self, bench: &mut Bench<'_>) -> Result<()> {
         bench.alone()?;
         let mut seconds = Vec::new();
-        let mut cluster = None;
-        for number in 1..=STARTS {
-            cluster.take().map_or(Ok(()), Cluster::remove)?;
-            if bench.stopped() {
-                break;
-            }
-            bench.say(format!("start {number} of {STARTS}"));
-            let options =
-                Options { id: format!("{}start", bench.settings.lab), nodes: 2, data: None, bin: bench.settings.bin.clone() };
-            let started = Instant::now();
-            cluster = Some(Cluster::start(&options, &|_| {})?);
-            seconds.push(started.elapsed().as_secs_f64());
-            bench.over();
-        }
+        let cluster = starts(bench, &mut seconds);
         let case = Case::new("s", Better::Lower).with("what", "from nothing to an API server and two nodes Ready");
         bench.figures(case, vec![("thalweg", seconds)]);
-        let Some(cluster) = cluster else { return Ok(()) };
+        let Some(cluster) = cluster? else { return Ok(()) };
         let result = rates(bench, &cluster);
-        cluster.remove()?;
-        result
+        let removed = cluster.remove();
+        result.and(removed)
     }
+}
+
+/// How long each start took, and the cluster of the last; none when it was stopped.
+fn starts(bench: &mut Bench<'_>, seconds: &mut Vec<f64>) -> Result<Option<Cluster>> {
+    let mut cluster: Option<Cluster> = None;
+    for number in 1..=STARTS {
+        cluster.take().map_or(Ok(()), Cluster::remove)?;
+        if bench.stopped() {
+            break;
+        }
+        bench.say(format!("start {number} of {STARTS}"));
+        let options =
+            Options { id: format!("{}start", bench.settings.lab), nodes: 2, data: None, bin: bench.settings.bin.clone() };
+        let started = Instant::now();
+        cluster = Some(Cluster::start(&options, &|_| {})?);
+        seconds.push(started.elapsed().as_secs_f64());
+        bench.over();
+    }
+    Ok(cluster)
 }
 
 fn rates(bench: &mut Bench<'_>, cluster: &Cluster) -> Result<()> {

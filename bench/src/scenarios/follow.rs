@@ -53,6 +53,9 @@ impl Scenario for Follow {
     fn run(&self, bench: &mut Bench<'_>) -> Result<()> {
         bench.alone()?;
         for services in bench.settings.services.clone() {
+            if bench.stopped() {
+                return Ok(());
+            }
             if services > MOST {
                 bench.missing(
                     "agent",
@@ -81,7 +84,7 @@ fn measure(bench: &mut Bench<'_>, cluster: &mut Cluster, services: u32) -> Resul
     let mut syncs = Vec::new();
     for number in 1..=RESTARTS {
         if bench.stopped() {
-            return Ok(());
+            break;
         }
         bench.say(format!("restart {number} of {RESTARTS} at {services} services"));
         let node = cluster.nodes.first_mut().context("no node")?;
@@ -90,6 +93,10 @@ fn measure(bench: &mut Bench<'_>, cluster: &mut Cluster, services: u32) -> Resul
         cluster.restart_agent(&name)?;
         let figures = until(cluster, "the agent has synced", |agent| agent.synced && agent.services >= u64::from(services))?;
         syncs.push(figures.first_sync_us as f64 / 1000.0);
+    }
+    tell(bench, services, "first sync on adopted maps", "ms", syncs);
+    if bench.stopped() {
+        return Ok(());
     }
     let changes = bench.settings.changes;
     bench.say(format!("{changes} changes at {services} services"));
@@ -102,18 +109,17 @@ fn measure(bench: &mut Bench<'_>, cluster: &mut Cluster, services: u32) -> Resul
     let agent = cluster.nodes.first().context("no node")?.agent.id();
     let (resident, private) = memory(agent)?;
     let (server, _) = memory(cluster.server.id())?;
-    for (what, unit, values) in [
-        ("first sync on adopted maps", "ms", syncs),
-        ("one change, p50", "µs", vec![figures.change_to_map_p50_us as f64]),
-        ("one change, p99", "µs", vec![figures.change_to_map_p99_us as f64]),
-        ("agent, resident", "MB", vec![resident]),
-        ("agent, its own", "MB", vec![private]),
-        ("server, resident", "MB", vec![server]),
-    ] {
-        let case = Case::new(unit, Better::Lower).with("services", services).with("what", what);
-        bench.figures(case, vec![("agent", values)]);
-    }
+    tell(bench, services, "one change, p50", "µs", vec![figures.change_to_map_p50_us as f64]);
+    tell(bench, services, "one change, p99", "µs", vec![figures.change_to_map_p99_us as f64]);
+    tell(bench, services, "agent, resident", "MB", vec![resident]);
+    tell(bench, services, "agent, its own", "MB", vec![private]);
+    tell(bench, services, "server, resident", "MB", vec![server]);
     Ok(())
+}
+
+fn tell(bench: &mut Bench<'_>, services: u32, what: &str, unit: &'static str, values: Vec<f64>) {
+    let case = Case::new(unit, Better::Lower).with("services", services).with("what", what);
+    bench.figures(case, vec![("agent", values)]);
 }
 
 /// Waits for what the first node's agent says.

@@ -144,6 +144,9 @@ impl Scenario for Traffic {
 
     fn run(&self, bench: &mut Bench<'_>) -> Result<()> {
         for services in bench.settings.services.clone() {
+            if bench.stopped() {
+                return Ok(());
+            }
             let wanted = self.wanted(bench, services);
             let labs = bench.labs(wanted)?;
             let result = self.in_labs(bench, &labs, services);
