@@ -4,17 +4,19 @@
 //! no name of the cluster. Connections are bounded, and so are the questions of each that wait for upstreams; what comes
 //! beyond that stays in the kernel's queues until there is room.
 
+mod inbox;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::WriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, consume_budget};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::counters::Counters;
@@ -23,6 +25,7 @@ use crate::query::{HEADER, Rotation, Transport};
 use crate::server::Shared;
 use crate::traffic::Traffic;
 use crate::whole::{self, Begun};
+use inbox::Inbox;
 
 /// Connections at once, on all addresses together.
 pub const CONNECTIONS: usize = 1024;
@@ -82,12 +85,12 @@ impl Streams {
         // No reply waits for the client to have acknowledged the one before.
         stream.set_nodelay(true)?;
         let (mut reader, mut writer) = stream.split();
-        let mut inbox = Vec::with_capacity(512);
+        let mut inbox = Inbox::default();
         let mut later: JoinSet<(Asked, Option<Vec<u8>>)> = JoinSet::new();
         let (mut open, mut idle) = (true, Instant::now() + IDLE);
         while open || !later.is_empty() {
             tokio::select! {
-                read = reader.read_buf(&mut inbox), if open && later.len() < LATER => open = read? > 0,
+                read = inbox.fill(&mut reader), if open && later.len() < LATER => open = read?,
                 Some(answered) = later.join_next() => {
                     // An error: it panicked, which costs this one reply.
                     if let Ok((asked, Some(reply))) = answered {
@@ -98,8 +101,10 @@ impl Streams {
                 () = sleep_until(idle), if later.is_empty() => return Ok(()),
             }
             while later.len() < LATER
-                && let Some(packet) = take(&mut inbox)
+                && let Some(packet) = inbox.next()?
             {
+                // What is answered at once need not wait for anything: the others have their turn all the same.
+                consume_budget().await;
                 if packet.len() < HEADER {
                     return Ok(());
                 }
@@ -120,6 +125,7 @@ impl Streams {
                     },
                 }
             }
+            inbox.settle();
         }
         Ok(())
     }
@@ -144,29 +150,5 @@ impl Streams {
         self.traffic.response(reply, asked.began.elapsed());
         self.shared.note(&self.shared.log.load(), &asked.packet, reply, Transport::Tcp, client);
         Ok(())
-    }
-}
-
-/// The first message of what has arrived, if it is there to its end, without the length before it.
-fn take(inbox: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let length = usize::from(u16::from_be_bytes([*inbox.first()?, *inbox.get(1)?]));
-    let packet = inbox.get(2..2 + length)?.to_vec();
-    inbox.drain(..2 + length);
-    Some(packet)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_taken_when_they_are_whole() {
-        let mut inbox = b"\0\x02ab\0\0\0\x03cd".to_vec();
-        assert_eq!(take(&mut inbox).as_deref(), Some(&b"ab"[..]));
-        assert_eq!(take(&mut inbox).as_deref(), Some(&b""[..]));
-        assert_eq!(take(&mut inbox), None);
-        inbox.push(b'e');
-        assert_eq!(take(&mut inbox).as_deref(), Some(&b"cde"[..]));
-        assert_eq!((take(&mut inbox), inbox.len()), (None, 0));
     }
 }

@@ -9,6 +9,8 @@ use hickory_proto::op::{Message, ResponseCode};
 use super::*;
 use crate::testkit::{external, packet, sample, service, words};
 
+mod streams;
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn options(upstreams: Vec<SocketAddr>) -> Options {

@@ -1,0 +1,16 @@
+//! TCP connections that ask for more than is good for the others.
+
+use super::*;
+
+#[test]
+fn a_query_that_is_too_long_is_not_waited_for() {
+    let server = server(Vec::new());
+    let mut stream = tcp_connect(server.addresses()[0]);
+    tcp_send(&mut stream, &packet("web.default.svc.~", "A", None));
+    assert_eq!(words(&tcp_receive(&mut stream)), "NoError aa an[@ 5 A 10.96.0.20]");
+    tcp_send(&mut stream, &[0; 4097]);
+    // Closed, or reset for what was not read.
+    let read = stream.read(&mut [0; 64]);
+    let closed = read.as_ref().map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |&length| length == 0);
+    assert!(closed, "{read:?}");
+}
