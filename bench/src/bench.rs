@@ -163,6 +163,14 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// For a scenario that knows IPv4 only: whether that is wanted; says that IPv6 is missing when it was.
+    pub fn has_ipv4_only(&mut self) -> bool {
+        if self.settings.families.contains(&6) {
+            self.missing("IPv6", "this scenario measures IPv4 only");
+        }
+        self.settings.families.contains(&4)
+    }
+
     /// Whether a lab in iptables mode shall be beside; says why not when it was wanted.
     pub fn compares_iptables(&mut self, services: u32) -> bool {
         let most = self.settings.iptables_most;
@@ -301,6 +309,20 @@ mod tests {
 
     fn settings() -> Settings {
         Settings::new(&crate::settings::RunArgs::default(), 2).expect("settings")
+    }
+
+    #[test]
+    fn a_scenario_of_ipv4_says_that_ipv6_is_missing_and_does_not_measure_in_its_place() {
+        for (families, measured, missing) in [(vec![4], true, 0), (vec![4, 6], true, 1), (vec![6], false, 1)] {
+            let mut settings = settings();
+            settings.families = families;
+            let (mut run, mut labs) = (sample(1.0, 0.0), None);
+            run.missing.clear();
+            let (bar, stop) = (ProgressBar::hidden(), Stop::default());
+            let mut bench = Bench::new(&settings, "dns", &mut run, &bar, &stop, &mut labs);
+            assert_eq!(bench.has_ipv4_only(), measured);
+            assert_eq!(run.missing.iter().filter(|missing| missing.side == "IPv6").count(), missing);
+        }
     }
 
     #[test]

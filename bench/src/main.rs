@@ -8,6 +8,7 @@ mod labs;
 mod machine;
 mod manifests;
 mod measure;
+mod origin;
 mod plain;
 mod report;
 mod run;

@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 use crate::run::Side;
 use crate::stats::{Estimate, Latency, Random};
@@ -37,7 +38,7 @@ pub struct Contender<'a> {
 }
 
 /// How often.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Plan {
     /// Rounds that count.
     pub runs: usize,

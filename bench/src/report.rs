@@ -77,7 +77,8 @@ fn page(run: &Run, plots: &[Plot]) -> String {
         line("<p class=\"verdict\">This run is not complete: it was interrupted, or a scenario failed.</p>".to_owned());
     }
     line(format!("<dl><dt>machine</dt><dd>{}</dd>", escape(&run.machine.line())));
-    line(format!("<dt>when</dt><dd>{}, version {}</dd>", escape(&when), escape(&run.version)));
+    line(format!("<dt>when</dt><dd>{}, version {}, commit {}</dd>", escape(&when), escape(&run.version), escape(&run.commit)));
+    line(format!("<dt>installed beside</dt><dd>{}</dd>", escape(&run.beside())));
     line(format!("<dt>command</dt><dd><code>thalweg bench {}</code></dd>", escape(&run.command.join(" "))));
     line(format!("<dt>load before</dt><dd>{} runnable processes</dd></dl></header>", run.machine.load));
     for (group, Plot { svg, .. }) in table::groups(run).iter().zip(plots) {

@@ -23,6 +23,12 @@ pub struct Run {
     pub started: u64,
     /// Of thalweg-bench.
     pub version: String,
+    /// That this program was built from, or `unknown`.
+    pub commit: String,
+    /// What the programs beside us say of themselves.
+    pub versions: BTreeMap<String, String>,
+    /// What the options came to, with everything that was not said.
+    pub settings: serde_json::Value,
     /// The command line.
     pub command: Vec<String>,
     pub machine: Machine,
@@ -101,6 +107,12 @@ impl Run {
     pub fn begin(&self, path: &Path) -> Result<()> {
         ensure!(!path.exists(), "{} is there already: remove it, or say another --out", path.display());
         self.write(path)
+    }
+
+    /// In words: `unbound: Version 1.17.1, …`.
+    pub fn beside(&self) -> String {
+        let words: Vec<String> = self.versions.iter().map(|(name, version)| format!("{name}: {version}")).collect();
+        words.join(", ")
     }
 
     /// Says whether all that was to be measured is.

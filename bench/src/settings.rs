@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 
 use crate::measure::{FEWEST, Plan};
 
 /// Most services that the address plan has room for.
 const MOST: u32 = 200_000;
+/// More endpoint changes than these take hours and tell nothing more.
+const MOST_CHANGES: u32 = 10_000;
 
 #[derive(clap::Args, Debug, Clone, Default)]
 pub struct RunArgs {
@@ -52,8 +55,8 @@ pub struct RunArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Options with everything decided.
-#[derive(Clone, Debug)]
+/// Options with everything decided, as a run keeps them.
+#[derive(Clone, Debug, Serialize)]
 pub struct Settings {
     against: Vec<String>,
     pub services: Vec<u32>,
@@ -96,13 +99,15 @@ impl Settings {
         };
         let warm_up = args.warm_up.unwrap_or(1);
         ensure!(warm_up <= 100, "--warm-up {warm_up}: at most 100");
+        let changes = args.changes.unwrap_or(if args.quick { 5 } else { 100 });
+        ensure!((1..=MOST_CHANGES).contains(&changes), "--changes {changes}: 1 to {MOST_CHANGES}");
         Ok(Self {
             against: args.against.clone(),
             services,
             families,
             plan: Plan { runs, warm_up },
             millis,
-            changes: args.changes.unwrap_or(if args.quick { 5 } else { 100 }),
+            changes,
             cpus: processors(args.cpus.as_deref(), cpus)?,
             iptables_most: args.iptables_most,
             bin,
@@ -176,6 +181,8 @@ mod tests {
         check(|args| args.runs = Some(2), "--runs 2");
         check(|args| args.millis = Some(1), "--millis 1");
         check(|args| args.warm_up = Some(101), "--warm-up 101");
+        check(|args| args.changes = Some(0), "--changes 0: 1 to 10000");
+        check(|args| args.changes = Some(10_001), "--changes 10001");
         check(|args| args.cpus = Some("0".to_owned()), "--cpus \"0\"");
         check(|args| args.cpus = Some("0,2".to_owned()), "--cpus 0,2: this machine has 0 to 1");
     }

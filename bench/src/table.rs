@@ -8,10 +8,11 @@ use crate::stats::digits;
 
 /// A run with what it was made on and how far it is to be trusted.
 pub fn document(of: &Run) -> String {
-    let Run { machine, command, version, complete, .. } = of;
+    let Run { machine, command, version, commit, complete, .. } = of;
+    let beside = if of.versions.is_empty() { String::new() } else { format!(" Installed beside: {}.", of.beside()) };
     let part = if *complete { "" } else { " The run is not complete." };
     format!(
-        "`thalweg bench {}`, version {version}, on {}. {}{part} Figures are `median (95 % confidence interval)`, or \
+        "`thalweg bench {}`, version {version}, commit {commit}, on {}. {}{part}{beside} Figures are `median (95 % confidence interval)`, or \
          `median [least to greatest, n values]` of fewer than 6; a column `a / b` is \
          the ratio of side a to side b.\n{}",
         command.join(" "),
@@ -165,7 +166,11 @@ mod tests {
     fn a_document_says_where_its_figures_are_from() {
         let mut run = sample(0.97, 0.01);
         let text = document(&run);
-        assert!(text.starts_with("`thalweg bench run services-crr`, version 0.1.0, on 2 x A <fast> CPU"), "{text}");
+        assert!(
+            text.starts_with("`thalweg bench run services-crr`, version 0.1.0, commit c0ffee, on 2 x A <fast> CPU"),
+            "{text}"
+        );
+        assert!(text.contains("Installed beside: iptables: iptables v1.8."), "{text}");
         assert!(!text.contains("not complete"));
         run.complete = false;
         assert!(document(&run).contains("not complete"));

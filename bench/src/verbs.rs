@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use crate::bench::{Bench, Stop, bar};
 use crate::labs::Labs;
 use crate::machine::Machine;
+use crate::origin;
 use crate::report;
 use crate::run::{FORMAT, Run};
 use crate::scenario::{self, Scenario};
@@ -61,6 +62,9 @@ pub fn run(names: &[String], args: &RunArgs) -> Result<ExitCode> {
         format: FORMAT,
         started: u64::try_from(now.as_second()).unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: origin::commit(),
+        versions: origin::versions(),
+        settings: serde_json::to_value(&settings)?,
         command: std::env::args().skip(1).collect(),
         machine,
         measurements: Vec::new(),

@@ -41,6 +41,9 @@ fn a_quick_run_is_measured_kept_compared_and_shown() {
     assert!(output.status.success(), "{}", text(&output));
     let json: Value = serde_json::from_slice(&std::fs::read(&run).expect("run")).expect("json");
     assert_eq!(json["complete"], true);
+    assert_eq!(json["settings"]["plan"]["runs"], 3);
+    let again = bench(&["run", "services-crr", "--quick", "--bin", &bin, "--lab", "smoke", "--out", &run]);
+    assert!(!again.status.success() && text(&again).contains("is there already"), "{}", text(&again));
     let measured = json["measurements"].as_array().expect("measurements");
     // Two cases, each with its rates and its median times.
     assert_eq!(measured.len(), 4, "{json}");

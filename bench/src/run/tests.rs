@@ -21,6 +21,9 @@ pub fn sample(ratio: f64, noise: f64) -> Run {
         format: FORMAT,
         started: 1_700_000_000,
         version: "0.1.0".to_owned(),
+        commit: "c0ffee".to_owned(),
+        versions: [("iptables".to_owned(), "iptables v1.8".to_owned())].into(),
+        settings: serde_json::json!({"millis": 400}),
         command: vec!["run".to_owned(), "services-crr".to_owned()],
         machine: Machine { kernel: "Linux 6.18".to_owned(), cpu: "A <fast> CPU".to_owned(), cpus: 2, ..Machine::default() },
         measurements: vec![Measurement {

@@ -60,6 +60,9 @@ impl Scenario for Cni {
     }
 
     fn run(&self, bench: &mut Bench<'_>) -> Result<()> {
+        if !bench.has_ipv4_only() {
+            return Ok(());
+        }
         let id = format!("{}cni", bench.settings.lab);
         let options =
             LabOptions { id: &id, proxy_mode: Some("ebpf"), dual_stack: false, bin: Some(bench.settings.bin.clone()) };
@@ -91,7 +94,7 @@ fn in_labs(bench: &mut Bench<'_>, lab: &FileLab, bare: &PlainLab, id: &str) -> R
     ours.each(few, "DEL")?;
     // What is compared with comes first.
     let sides: Vec<(&str, &Plugin<'_>)> = ptp.iter().map(|ptp| ("ptp", ptp)).chain([("thalweg", &ours)]).collect();
-    let case = |what: &str| Case::new("ms", Better::Lower).with("what", what);
+    let case = |what: &str| Case::new("ms", Better::Lower).with("family", "IPv4").with("what", what);
     let contenders = |measure: fn(&Plugin<'_>, &[Netns]) -> Result<Sample>, pods| -> Vec<Contender<'_>> {
         sides.iter().map(|(name, plugin)| Contender::new(*name, move || measure(plugin, pods))).collect()
     };
@@ -146,10 +149,16 @@ fn ours<'a>(lab: &'a FileLab, run: &Path) -> Result<Plugin<'a>> {
     Plugin::new("thalweg", &dir.join("cni-bin"), "thalweg-cni", &config, node, run)
 }
 
+/// Where it is, if it is installed with what it needs.
+pub fn ptp_program() -> Option<PathBuf> {
+    let installed = |folder: &&&str| ["ptp", "host-local"].iter().all(|name| Path::new(folder).join(name).is_file());
+    FOLDERS.iter().find(installed).map(|folder| Path::new(folder).join("ptp"))
+}
+
 /// None when it is not installed.
 fn ptp<'a>(node: &'a Netns, run: &Path) -> Result<Option<Plugin<'a>>> {
-    let installed = |folder: &&&str| ["ptp", "host-local"].iter().all(|name| Path::new(folder).join(name).is_file());
-    let Some(folder) = FOLDERS.iter().find(installed) else { return Ok(None) };
+    let Some(program) = ptp_program() else { return Ok(None) };
+    let folder = program.parent().context("the plugin's folder")?;
     let config = json!({
         "cniVersion": "1.0.0",
         "name": "ptp",
@@ -161,7 +170,7 @@ fn ptp<'a>(node: &'a Netns, run: &Path) -> Result<Option<Plugin<'a>>> {
             "routes": [{"dst": "0.0.0.0/0"}],
         },
     });
-    Plugin::new("ptp", Path::new(folder), "ptp", &config, node, run).map(Some)
+    Plugin::new("ptp", folder, "ptp", &config, node, run).map(Some)
 }
 
 // === impl Plugin ===

@@ -72,6 +72,9 @@ impl Scenario for Dns {
     }
 
     fn run(&self, bench: &mut Bench<'_>) -> Result<()> {
+        if !bench.has_ipv4_only() {
+            return Ok(());
+        }
         bench.alone()?;
         for services in bench.settings.services.clone() {
             if bench.stopped() {
@@ -120,7 +123,8 @@ fn in_labs(bench: &mut Bench<'_>, ours: &mut Ours, plain: &Plain, names: u32) ->
         if bench.stopped() {
             return Ok(());
         }
-        let case = Case::new("queries per second", Better::Higher).with("names", names).with("asked for", what);
+        let case =
+            Case::new("queries per second", Better::Higher).with("family", "IPv4").with("names", names).with("asked for", what);
         let side = |(label, place, server): &(&str, Place, SocketAddr)| {
             contender(bench.settings, label, place.clone(), *server, (name, names), missing)
         };

@@ -47,10 +47,15 @@ impl Scenario for FirstLight {
     }
 
     fn run(&self, bench: &mut Bench<'_>) -> Result<()> {
+        if !bench.has_ipv4_only() {
+            return Ok(());
+        }
         bench.alone()?;
         let mut seconds = Vec::new();
         let cluster = starts(bench, &mut seconds);
-        let case = Case::new("s", Better::Lower).with("what", "from nothing to an API server and two nodes Ready");
+        let case = Case::new("s", Better::Lower)
+            .with("family", "IPv4")
+            .with("what", "from nothing to an API server and two nodes Ready");
         bench.figures(case, vec![("thalweg", seconds)]);
         let Some(cluster) = cluster? else { return Ok(()) };
         let result = rates(bench, &cluster);
@@ -95,7 +100,8 @@ fn rates(bench: &mut Bench<'_>, cluster: &Cluster) -> Result<()> {
             if bench.stopped() {
                 return Ok(());
             }
-            let case = Case::new(load.unit(), Better::Higher).with("server", where_).with("load", load.name());
+            let case =
+                Case::new(load.unit(), Better::Higher).with("family", "IPv4").with("server", where_).with("load", load.name());
             let side = |name, place, target| contender(bench.settings, name, place, target, load);
             let sides = vec![
                 side("direct", Place::pod(cluster, client)?, direct),

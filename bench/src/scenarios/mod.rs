@@ -1,6 +1,6 @@
 //! The scenarios. Those that are loads over a network share [`traffic`]; the others are a file each.
 
-mod cni;
+pub mod cni;
 mod dns;
 mod first_light;
 mod follow;

@@ -46,6 +46,9 @@ impl Scenario for Restart {
     }
 
     fn run(&self, bench: &mut Bench<'_>) -> Result<()> {
+        if !bench.has_ipv4_only() {
+            return Ok(());
+        }
         let id = format!("{}restart", bench.settings.lab);
         let options =
             LabOptions { id: &id, proxy_mode: Some("ebpf"), dual_stack: false, bin: Some(bench.settings.bin.clone()) };
@@ -87,7 +90,7 @@ fn in_lab(bench: &mut Bench<'_>, lab: &mut FileLab) -> Result<()> {
                 }
             }
         }
-        bench.counts(Case::new("failed requests", Better::Zero).with("end", word), &counts);
+        bench.counts(Case::new("failed requests", Better::Zero).with("family", "IPv4").with("end", word), &counts);
         bench.over();
         result?;
     }
