@@ -42,4 +42,5 @@ pub use cache::Stats as CacheStats;
 pub use config::Config;
 pub use counters::Stats;
 pub use forward::{GroupReport, UpstreamReport};
+pub use listen::Listen;
 pub use server::{Error, Options, Result, Server};

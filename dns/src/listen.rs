@@ -9,6 +9,15 @@ use crate::sockets::{bind_tcp, bind_udp};
 /// Ports that are tried when any will do: one that is free over TCP may be somebody else's over UDP.
 const TRIES: usize = 50;
 
+/// An address to serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listen {
+    pub address: SocketAddr,
+    /// Nobody named this address: this machine was found to have it, which need not be so any more, or not yet (IPv6 looks
+    /// for duplicates first). It is then left out.
+    pub found: bool,
+}
+
 /// The sockets of one address.
 pub struct Bound {
     /// With the port that was taken for port 0.
@@ -17,8 +26,44 @@ pub struct Bound {
     pub datagrams: Vec<UdpSocket>,
 }
 
-/// Binds one address, over UDP as often as there are workers.
-pub fn bind(address: SocketAddr, workers: usize) -> Result<Bound> {
+// === impl Listen ===
+
+impl Listen {
+    /// An address that somebody wants served, by whatever name it has.
+    pub fn named(address: SocketAddr) -> Self {
+        Self { address, found: false }
+    }
+
+    pub fn found(address: SocketAddr) -> Self {
+        Self { address, found: true }
+    }
+}
+
+/// Binds every address, each over UDP as often as there are workers. Those that were found and are not there are left out.
+///
+/// # Errors
+/// When one cannot be bound, or none is left.
+pub fn bind_all(listen: &[Listen], workers: usize) -> Result<Vec<Bound>> {
+    let mut bound = Vec::with_capacity(listen.len());
+    let mut missing = Error::NoAddress;
+    for &Listen { address, found } in listen {
+        match bind(address, workers) {
+            Ok(sockets) => bound.push(sockets),
+            Err(error) if found && is_not_there(&error) => {
+                tracing::warn!(%address, "not served: the address is not usable on this machine now");
+                missing = error;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if bound.is_empty() { Err(missing) } else { Ok(bound) }
+}
+
+fn is_not_there(error: &Error) -> bool {
+    matches!(error, Error::Bind { source, .. } if source.kind() == ErrorKind::AddrNotAvailable)
+}
+
+fn bind(address: SocketAddr, workers: usize) -> Result<Bound> {
     until_free(address, || bind_once(address, workers))
 }
 
@@ -74,6 +119,24 @@ mod tests {
         check("127.0.0.1:53", "UDP", ErrorKind::AddrInUse, 1, (1, false));
         check("127.0.0.1:0", "TCP", ErrorKind::AddrInUse, 1, (1, false));
         check("127.0.0.1:0", "UDP", ErrorKind::PermissionDenied, 1, (1, false));
+    }
+
+    #[test]
+    fn an_address_that_is_gone_is_left_out_unless_somebody_named_it() {
+        // 192.0.2.1 is for documentation: no machine has it.
+        let [gone, here] = ["192.0.2.1:0", "127.0.0.1:0"].map(address);
+        let served = |listen: &[Listen]| {
+            let bound = bind_all(listen, 1);
+            bound.map(|bound| bound.iter().map(|bound| bound.address.ip()).collect::<Vec<_>>())
+        };
+        assert_eq!(served(&[Listen::found(gone), Listen::named(here)]).expect("one is left"), [here.ip()]);
+        assert!(matches!(served(&[Listen::named(gone), Listen::found(here)]), Err(error) if is_not_there(&error)));
+        assert!(matches!(served(&[Listen::found(gone)]), Err(Error::Bind { address, .. }) if address == gone));
+        assert!(matches!(served(&[]), Err(Error::NoAddress)));
+        // Taken is not gone.
+        let holder = UdpSocket::bind(here).and_then(|holder| Ok((holder.local_addr()?, holder)));
+        let (taken, _holder) = holder.expect("a socket");
+        assert!(served(&[Listen::found(taken), Listen::found(here)]).is_err());
     }
 
     #[test]

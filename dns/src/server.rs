@@ -21,7 +21,7 @@ use crate::corefile::Target;
 use crate::counters::{Counters, Stats};
 use crate::forward::{Forwarder, GroupReport, Waiting, resolv_conf};
 use crate::gate::{Admission, Gate};
-use crate::listen::{self, Bound};
+use crate::listen::{self, Listen};
 use crate::log::QueryLog;
 use crate::name;
 use crate::names::Names;
@@ -133,16 +133,33 @@ impl Server {
         Self::serve(&options.listen, options.workers, &Config::simple(zone, &options.upstreams))
     }
 
+    /// [`Server::serve_at`] of addresses that are all named.
+    ///
+    /// # Errors
+    /// As [`Server::serve_at`].
+    pub fn serve(listen: &[SocketAddr], workers: usize, config: &Config) -> Result<Self> {
+        let listen: Vec<Listen> = listen.iter().copied().map(Listen::named).collect();
+        Self::serve_at(&listen, workers, config)
+    }
+
     /// Binds every address and starts to answer: SERVFAIL for names of the cluster until [`Server::mark_synced`].
     /// `workers` are threads for each address; 0 for one per processor. Raises the process's limit of open files to what
-    /// it may be at most.
+    /// it may be at most. An address that was found on this machine and is not there is left out, with a warning.
     ///
     /// Another server of the same user that also shares its port may still be running: both are then asked.
     ///
     /// # Errors
-    /// When an address cannot be bound, the zone cannot be, or a file that lists upstreams cannot be read.
-    pub fn serve(listen: &[SocketAddr], workers: usize, config: &Config) -> Result<Self> {
-        let builder = zone_builder(config, listen)?;
+    /// When an address cannot be bound or none is left, the zone cannot be, or a file that lists upstreams cannot be read.
+    pub fn serve_at(listen: &[Listen], workers: usize, config: &Config) -> Result<Self> {
+        let per_address = match workers {
+            0 => std::thread::available_parallelism().map_or(1, Into::into),
+            workers => workers,
+        };
+        raise_open_files();
+        // Everything is bound before anything is started, so that an address that is taken leaves no trace.
+        let bound = listen::bind_all(listen, per_address)?;
+        let listening: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
+        let builder = zone_builder(config, &listening)?;
         let shared = Arc::new(Shared {
             zone: ArcSwap::from_pointee(builder.snapshot()),
             forwarder: ArcSwapOption::empty(),
@@ -153,16 +170,6 @@ impl Server {
             stopping: AtomicBool::new(false),
             started: Instant::now(),
         });
-        let per_address = match workers {
-            0 => std::thread::available_parallelism().map_or(1, Into::into),
-            workers => workers,
-        };
-        if listen.is_empty() {
-            return Err(Error::NoAddress);
-        }
-        raise_open_files();
-        // Everything is bound before anything is started, so that an address that is taken leaves no trace.
-        let bound: Vec<Bound> = listen.iter().map(|&address| listen::bind(address, per_address)).collect::<Result<_>>()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("dns-stream")
@@ -176,7 +183,7 @@ impl Server {
             builder: Mutex::new(builder),
             counters: Vec::new(),
             traffic: Vec::new(),
-            listening: bound.iter().map(|bound| bound.address).collect(),
+            listening,
             workers: Mutex::default(),
             runtime: Mutex::new(Some(runtime)),
             accepting: Vec::new(),

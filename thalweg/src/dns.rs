@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use thalweg_cluster::source::{KubeOptions, ServiceScope, Source};
 use thalweg_cluster::{Batch, Dirty, World};
-use thalweg_dns::Config;
 use thalweg_dns::corefile::DNS_PORT;
 use thalweg_dns::zone::PodMode;
+use thalweg_dns::{Config, Listen};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -122,34 +122,43 @@ fn by_services(config: &Config) -> Result<()> {
 
 /// Where to serve: as the flags say, else as the Corefile says, else everywhere. Each address by itself: what leaves a
 /// socket that is bound to all of them may come from another than was asked, and no client believes that.
-fn listen_addresses(flags: &[SocketAddr], config: &Config, local: &Local) -> Result<Vec<SocketAddr>> {
-    let mut wanted = flags.to_vec();
+fn listen_addresses(flags: &[SocketAddr], config: &Config, local: &Local) -> Result<Vec<Listen>> {
+    let mut wanted: Vec<Listen> = flags.iter().copied().map(Listen::named).collect();
     if wanted.is_empty() {
         let port = config.port().unwrap_or(DNS_PORT);
-        let (mut addresses, interfaces) = config.binds();
+        let (addresses, interfaces) = config.binds();
+        wanted.extend(addresses.into_iter().map(|address| Listen::named(SocketAddr::new(address, port))));
         for name in interfaces {
-            let before = addresses.len();
-            addresses.extend(local.bindable(Some(name)));
-            if addresses.len() == before {
+            let before = wanted.len();
+            wanted.extend(local.bindable(Some(name)).map(|address| Listen::found(SocketAddr::new(address, port))));
+            if wanted.len() == before {
                 bail!("the Corefile binds {name}, which is no interface with an address: check `ip address show`");
             }
         }
-        if addresses.is_empty() {
-            addresses.extend([IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]);
+        if wanted.is_empty() {
+            let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+            wanted.extend(all.map(|address| Listen::named(SocketAddr::new(address, port))));
         }
-        wanted.extend(addresses.into_iter().map(|address| SocketAddr::new(address, port)));
     }
-    let mut listen: Vec<SocketAddr> = Vec::new();
-    for address in wanted {
-        let all = local.bindable(None).filter(|other| address.ip().is_unspecified() && other.is_ipv4() == address.is_ipv4());
-        let one = Some(address).filter(|address| !address.ip().is_unspecified());
-        for address in one.into_iter().chain(all.map(|ip| SocketAddr::new(ip, address.port()))) {
-            if !listen.contains(&address) {
-                listen.push(address);
-            }
+    let mut listen: Vec<Listen> = Vec::new();
+    for one in wanted.into_iter().flat_map(|one| expanded(one, local)) {
+        match listen.iter_mut().find(|other| other.address == one.address) {
+            // Whoever names it means it.
+            Some(other) => other.found &= one.found,
+            None => listen.push(one),
         }
     }
     Ok(listen)
+}
+
+/// The addresses that an address stands for: itself, or all of its family.
+fn expanded(listen: Listen, local: &Local) -> Vec<Listen> {
+    let Listen { address, .. } = listen;
+    if !address.ip().is_unspecified() {
+        return vec![listen];
+    }
+    let family = local.bindable(None).filter(|other| other.is_ipv4() == address.is_ipv4());
+    family.map(|ip| Listen::found(SocketAddr::new(ip, address.port()))).collect()
 }
 
 #[cfg(test)]

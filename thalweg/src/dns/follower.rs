@@ -1,12 +1,11 @@
 //! A DNS server that does what its files say, also when they change.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use thalweg_cluster::{Family, World};
-use thalweg_dns::{Config, Server};
+use thalweg_dns::{Config, Listen, Server};
 use tokio::time::Instant;
 
 use super::files::{Files, hosts_fingerprint, hosts_interval};
@@ -47,12 +46,12 @@ impl Follower {
         check: Check,
         client_rate: u32,
         workers: usize,
-        listen: impl FnOnce(&Config) -> Result<Vec<SocketAddr>>,
+        listen: impl FnOnce(&Config) -> Result<Vec<Listen>>,
     ) -> Result<Self> {
         let (config, seen) = files.read(client_rate)?;
         check(&config)?;
         let hosts_seen = hosts_fingerprint(&config);
-        let server = Arc::new(Server::serve(&listen(&config)?, workers, &config)?);
+        let server = Arc::new(Server::serve_at(&listen(&config)?, workers, &config)?);
         let programming = Arc::new(Programming::default());
         let mut pages = Servers::new(server.clone(), programming.clone());
         pages.follow(&config.operation);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use thalweg_cluster::{Dirty, World};
 use thalweg_dns::zone::PodMode;
-use thalweg_dns::{Config, Options, Server};
+use thalweg_dns::{Config, Listen, Options, Server};
 use tokio::time::Instant;
 
 use super::files::Files;
@@ -42,7 +42,8 @@ impl NodeDns {
         };
         let files = Files { corefile, stub_domains: args.dns_stub_domains.clone() };
         // Pods are sent to the node's addresses by the service proxy, whatever the Corefile binds.
-        let follower = Follower::start(files, can_serve, 0, options.workers, |_| Ok(options.listen))?;
+        let listen = options.listen.into_iter().map(Listen::named).collect();
+        let follower = Follower::start(files, can_serve, 0, options.workers, |_| Ok(listen))?;
         Ok(Self { server: follower.server().clone(), follower: Some(follower) })
     }
 

@@ -72,7 +72,7 @@ async fn a_hosts_file_is_looked_at_as_it_says_and_the_corefile_only_with_reload(
         let hosts = folder.path().join("hosts");
         fs::write(&hosts, "192.0.2.1 a.test\n").expect("written");
         let (folder, files) = files(&format!(".:1053 {{\nhosts {} {{\n{reload}\n}}\n}}", hosts.display()));
-        let listen = |_: &Config| Ok(vec!["127.0.0.1:0".parse().expect("an address")]);
+        let listen = |_: &Config| Ok(vec![Listen::named("127.0.0.1:0".parse().expect("an address"))]);
         let mut follower = Follower::start(files, accept, 0, 1, listen).expect("a server");
         let server = follower.server().addresses()[0];
         let world = World::default();
@@ -96,19 +96,22 @@ fn where_to_serve() {
     };
     let addresses = [("lo", "127.0.0.1"), ("lo", "::1"), ("eth0", "192.0.2.7"), ("eth0", "fe80::7"), ("eth1", "fe80::8")];
     let local = Local { addresses: addresses.map(|(interface, address)| there(interface, address)).into(), ..Local::default() };
+    // Those that nobody named have a question mark.
     let by = |flags: &[&str], corefile: &str| -> Vec<String> {
         let flags: Vec<SocketAddr> = flags.iter().map(|text| text.parse().expect("an address")).collect();
-        let addresses = listen_addresses(&flags, &config(corefile), &local).expect("addresses");
-        addresses.iter().map(ToString::to_string).collect()
+        let listen = listen_addresses(&flags, &config(corefile), &local).expect("addresses");
+        listen.iter().map(|listen| format!("{}{}", listen.address, if listen.found { "?" } else { "" })).collect()
     };
     assert_eq!(by(&["192.0.2.1:5353"], ".:1053 {\nbind 192.0.2.9\n}"), ["192.0.2.1:5353"]);
     assert_eq!(by(&[], ".:1053 {\nbind 192.0.2.9 ::1\n}"), ["192.0.2.9:1053", "[::1]:1053"]);
-    assert_eq!(by(&[], ".:1053 {\nbind lo\n}"), ["127.0.0.1:1053", "[::1]:1053"]);
+    assert_eq!(by(&[], ".:1053 {\nbind lo\n}"), ["127.0.0.1:1053?", "[::1]:1053?"]);
+    assert_eq!(by(&[], ".:1053 {\nbind lo ::1\n}"), ["[::1]:1053", "127.0.0.1:1053?"]);
+    assert_eq!(by(&["0.0.0.0:53", "192.0.2.7:53"], ".:1053 {\n}"), ["127.0.0.1:53?", "192.0.2.7:53"]);
     // Never all at once: replies would leave from whichever address the route prefers.
-    let all = ["127.0.0.1:1053", "192.0.2.7:1053", "[::1]:1053"];
+    let all = ["127.0.0.1:1053?", "192.0.2.7:1053?", "[::1]:1053?"];
     assert_eq!(by(&[], ".:1053 {\n}"), all);
     assert_eq!(by(&[], ".:1053 {\nbind 0.0.0.0 :: lo\n}"), all);
-    assert_eq!(by(&["[::]:5353"], ".:1053 {\n}"), ["[::1]:5353"]);
+    assert_eq!(by(&["[::]:5353"], ".:1053 {\n}"), ["[::1]:5353?"]);
     for nothing in ["nolink0", "eth1"] {
         assert!(listen_addresses(&[], &config(&format!(". {{\nbind {nothing}\n}}")), &local).is_err());
     }
