@@ -39,6 +39,18 @@ impl Listen {
     }
 }
 
+/// Threads for each of so many addresses when `wanted` are asked for; 0: one per processor, over all addresses together.
+pub fn workers(wanted: usize, addresses: usize) -> usize {
+    match wanted {
+        0 => spread(std::thread::available_parallelism().map_or(1, Into::into), addresses),
+        wanted => wanted,
+    }
+}
+
+fn spread(processors: usize, addresses: usize) -> usize {
+    processors.div_ceil(addresses.max(1)).max(1)
+}
+
 /// Binds every address, each over UDP as often as there are workers. Those that were found and are not there are left out.
 ///
 /// # Errors
@@ -119,6 +131,14 @@ mod tests {
         check("127.0.0.1:53", "UDP", ErrorKind::AddrInUse, 1, (1, false));
         check("127.0.0.1:0", "TCP", ErrorKind::AddrInUse, 1, (1, false));
         check("127.0.0.1:0", "UDP", ErrorKind::PermissionDenied, 1, (1, false));
+    }
+
+    #[test]
+    fn processors_are_spread_over_the_addresses() {
+        for (processors, addresses, each) in [(8, 1, 8), (8, 2, 4), (8, 3, 3), (2, 300, 1), (1, 1, 1)] {
+            assert_eq!(spread(processors, addresses), each, "{processors} over {addresses}");
+        }
+        assert_eq!(workers(3, 300), 3, "who says how many gets them");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Options {
     pub ttl: u32,
     /// Where names outside the zone are asked; none: they are refused.
     pub upstreams: Vec<SocketAddr>,
-    /// Threads per listen address; 0 for one per processor.
+    /// Threads for each address; 0 for one per processor over all addresses, and at least one for each.
     pub workers: usize,
 }
 
@@ -143,18 +143,14 @@ impl Server {
     }
 
     /// Binds every address and starts to answer: SERVFAIL for names of the cluster until [`Server::mark_synced`].
-    /// `workers` are threads for each address; 0 for one per processor. Raises the process's limit of open files to what
-    /// it may be at most. An address that was found on this machine and is not there is left out, with a warning.
+    /// `workers` are as in [`Options`]. Raises the process's limit of open files to what it may be at most. An address that was found on this machine and is not there is left out, with a warning.
     ///
     /// Another server of the same user that also shares its port may still be running: both are then asked.
     ///
     /// # Errors
     /// When an address cannot be bound or none is left, the zone cannot be, or a file that lists upstreams cannot be read.
     pub fn serve_at(listen: &[Listen], workers: usize, config: &Config) -> Result<Self> {
-        let per_address = match workers {
-            0 => std::thread::available_parallelism().map_or(1, Into::into),
-            workers => workers,
-        };
+        let per_address = listen::workers(workers, listen.len());
         raise_open_files();
         // Everything is bound before anything is started, so that an address that is taken leaves no trace.
         let bound = listen::bind_all(listen, per_address)?;

@@ -58,10 +58,12 @@ impl Streams {
     /// Serves whoever connects, for ever. Connections that are open live on when this is dropped.
     pub async fn accept(self: Arc<Self>, listener: TcpListener) {
         let mut failing = false;
-        while let Ok(place) = self.connections.clone().acquire_owned().await {
+        loop {
             match listener.accept().await {
                 Ok((stream, client)) => {
                     failing = false;
+                    // After it is accepted: an address that nobody asks keeps no place from the others.
+                    let Ok(place) = self.connections.clone().acquire_owned().await else { return };
                     let streams = self.clone();
                     tokio::spawn(async move {
                         if let Err(error) = streams.serve(stream, client).await {

@@ -24,6 +24,9 @@ use files::Files;
 use follower::{Check, Follower};
 pub use node::{CorefileArgs, NodeDns};
 
+/// Addresses that are served without being named: each has sockets and threads of its own.
+const MOST_FOUND: usize = 256;
+
 #[derive(clap::Args, Debug)]
 pub struct DnsArgs {
     /// CoreDNS's configuration file, as it is in the cluster's ConfigMap.
@@ -42,7 +45,7 @@ pub struct DnsArgs {
     /// of their family. Those that come later are served after a restart.
     #[arg(long, value_delimiter = ',')]
     listen: Vec<SocketAddr>,
-    /// Threads for each address; 0 for one per processor.
+    /// Threads for each address; 0 for one per processor over all addresses, and at least one for each.
     #[arg(long, default_value_t = 0)]
     workers: usize,
     /// Queries a second from each client over UDP, beyond which it is sent to TCP; 0 for any number.
@@ -147,6 +150,10 @@ fn listen_addresses(flags: &[SocketAddr], config: &Config, local: &Local) -> Res
             Some(other) => other.found &= one.found,
             None => listen.push(one),
         }
+    }
+    let found = listen.iter().filter(|listen| listen.found).count();
+    if found > MOST_FOUND {
+        bail!("{found} addresses of this machine are too many to serve each: name those to serve by `bind` in the Corefile");
     }
     Ok(listen)
 }

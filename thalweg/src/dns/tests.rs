@@ -118,6 +118,18 @@ fn where_to_serve() {
 }
 
 #[test]
+fn a_machine_of_very_many_addresses_has_to_be_told_which() {
+    let there = |last: u8, net: u8| LocalAddress { interface: "eth0".into(), address: [192, 0, net, last].into() };
+    let mut local = Local { addresses: (0..=255).map(|last| there(last, 2)).collect(), ..Local::default() };
+    let count = |corefile: &str, local: &Local| listen_addresses(&[], &config(corefile), local).map(|listen| listen.len());
+    assert_eq!(count(". {\n}", &local).expect("as many as may be"), 256);
+    local.addresses.push(there(0, 3));
+    let error = count(". {\n}", &local).expect_err("one too many").to_string();
+    assert!(error.contains("257 addresses") && error.contains("`bind`"), "{error}");
+    assert_eq!(count(". {\nbind 192.0.2.7\n}", &local).expect("named"), 1);
+}
+
+#[test]
 fn pods_are_verified_only_where_all_of_them_are_known() {
     let verified = config(". {\nkubernetes a.test {\npods verified\n}\n}");
     assert!(accept(&verified).is_ok() && by_services(&verified).is_err());

@@ -14,3 +14,15 @@ fn a_query_that_is_too_long_is_not_waited_for() {
     let closed = read.as_ref().map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |&length| length == 0);
     assert!(closed, "{read:?}");
 }
+
+#[test]
+fn an_address_that_nobody_asks_keeps_no_place_from_the_others() {
+    let listen = vec!["127.0.0.1:0".parse().expect("an address"); 3];
+    let server = Server::start(Options { listen, ..options(Vec::new()) }).expect("a server");
+    let _held = server.connections.try_acquire_many(CONNECTIONS as u32 - 1).expect("nobody has connected");
+    for &address in server.addresses() {
+        for _ in 0..2 {
+            assert_eq!(words(&tcp(address, &packet("web.default.svc.~", "A", None))), "ServFail", "{address}");
+        }
+    }
+}
