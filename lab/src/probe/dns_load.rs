@@ -1,5 +1,6 @@
 //! DNS queries over UDP from one socket, so many outstanding at any time, as fast as they are answered.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use super::rate::{RateReport, histogram, limit};
 
 /// An answer that takes longer is lost.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is looked for such while nothing comes.
+const LOOK: Duration = Duration::from_millis(20);
 const HEADER: usize = 12;
 const NXDOMAIN: u8 = 3;
 
@@ -48,6 +51,8 @@ pub struct DnsLoadReport {
 /// What is under way, by the id of the query.
 struct Window {
     sent: Vec<Option<Instant>>,
+    /// All that was sent, the oldest first; what was answered since is still among them.
+    order: VecDeque<(u16, Instant)>,
     open: u16,
     next: u16,
 }
@@ -65,33 +70,49 @@ pub fn run(args: &DnsLoadArgs) -> Result<DnsLoadReport> {
     let any = if args.server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).context("open a UDP socket")?;
     socket.connect(args.server).with_context(|| format!("connect to {}", args.server))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(LOOK))?;
     let (mut histogram, mut lost, mut wrong, mut answers) = (histogram()?, 0, 0, 0);
-    let mut window = Window { sent: vec![None; usize::from(u16::MAX) + 1], open: 0, next: 0 };
+    let mut window = Window::new();
     let mut turn = 0;
     let mut buffer = [0; 2048];
     let started = Instant::now();
     while started.elapsed() < limit {
+        lost += window.expire(Instant::now());
         while window.open < args.outstanding {
             let query = &mut queries[turn];
             turn = (turn + 1) % args.names as usize;
             query[..2].copy_from_slice(&window.send().to_be_bytes());
             socket.send(query).with_context(|| format!("send to {}", args.server))?;
         }
-        match socket.recv(&mut buffer) {
-            Ok(length) => {
-                if let Some(took) = window.answered(&buffer[..length]) {
-                    histogram.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-                    answers += 1;
-                    wrong += u64::from(!is_right(&buffer[..length], args.missing));
-                }
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => lost += window.give_up(),
-            Err(error) => return Err(error).with_context(|| format!("no answer from {}", args.server)),
+        let Some(length) = receive(&socket, &mut buffer)? else { continue };
+        if let Some(took) = window.answered(&buffer[..length]) {
+            histogram.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+            answers += 1;
+            wrong += u64::from(!is_right(&buffer[..length], args.missing));
         }
     }
+    let took = started.elapsed();
+    // What is still under way is no part of the rate, but it is lost if it does not come in its own time.
+    while window.open > 0 {
+        if let Some(length) = receive(&socket, &mut buffer)? {
+            window.answered(&buffer[..length]);
+        }
+        lost += window.expire(Instant::now());
+    }
     let latency = histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
-    Ok(DnsLoadReport { rate: RateReport::new(answers, started.elapsed(), latency), lost, wrong })
+    Ok(DnsLoadReport { rate: RateReport::new(answers, took, latency), lost, wrong })
+}
+
+/// The length of what came; None when nothing did for a while.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<Option<usize>> {
+    match socket.recv(buffer) {
+        Ok(length) => Ok(Some(length)),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+        Err(error) => {
+            let server = socket.peer_addr().map_or_else(|_| "the server".to_owned(), |server| server.to_string());
+            Err(error).with_context(|| format!("no answer from {server}"))
+        }
+    }
 }
 
 /// A question for an address, with recursion desired as resolvers of programs send it; the id is left 0.
@@ -117,6 +138,10 @@ fn is_right(answer: &[u8], missing: bool) -> bool {
 // === impl Window ===
 
 impl Window {
+    fn new() -> Self {
+        Self { sent: vec![None; usize::from(u16::MAX) + 1], order: VecDeque::new(), open: 0, next: 0 }
+    }
+
     /// The id of the next query.
     fn send(&mut self) -> u16 {
         // One that is under way for long is not used again.
@@ -124,7 +149,9 @@ impl Window {
             self.next = self.next.wrapping_add(1);
         }
         let id = self.next;
-        self.sent[usize::from(id)] = Some(Instant::now());
+        let now = Instant::now();
+        self.sent[usize::from(id)] = Some(now);
+        self.order.push_back((id, now));
         self.open += 1;
         self.next = id.wrapping_add(1);
         id
@@ -138,12 +165,24 @@ impl Window {
         Some(sent.elapsed())
     }
 
-    /// Nothing came for as long as one is patient. How many were under way.
-    fn give_up(&mut self) -> u64 {
-        let lost = self.open;
-        self.sent.iter_mut().for_each(|sent| *sent = None);
-        self.open = 0;
-        lost.into()
+    /// How many have been under way for longer than one is patient: each by the time at which it was sent itself, whatever
+    /// came for others meanwhile. Nobody waits for them any more.
+    fn expire(&mut self, now: Instant) -> u64 {
+        let mut lost = 0;
+        while let Some((id, sent)) = self.order.front().copied() {
+            let waiting = &mut self.sent[usize::from(id)];
+            // Otherwise it was answered, and perhaps its id is another query's by now.
+            if *waiting == Some(sent) {
+                if now.saturating_duration_since(sent) < PATIENCE {
+                    break;
+                }
+                *waiting = None;
+                self.open -= 1;
+                lost += 1;
+            }
+            self.order.pop_front();
+        }
+        lost
     }
 }
 
@@ -161,7 +200,10 @@ mod tests {
                 let (length, client) = socket.recv_from(&mut buffer).expect("query");
                 let mut bytes = buffer[..length].to_vec();
                 answer(&mut bytes);
-                socket.send_to(&bytes, client).expect("answer");
+                // Emptied: not answered.
+                if !bytes.is_empty() {
+                    socket.send_to(&bytes, client).expect("answer");
+                }
             }
             // Keeps the port, so that silence is silence.
             std::thread::sleep(Duration::from_secs(5));
@@ -190,6 +232,30 @@ mod tests {
         let args = DnsLoadArgs { millis: 600, ..args(served(2, |bytes| bytes[7] = 1), false) };
         let report = run(&args).expect("run");
         assert!(report.rate.transactions == 2 && report.lost >= 4, "{report:?}");
+    }
+
+    #[test]
+    fn one_query_that_is_lost_among_many_answers_is_counted() {
+        // Everything but s0 is answered.
+        let without = |bytes: &mut Vec<u8>| match bytes[HEADER..].starts_with(b"\x02s0\x05") {
+            true => bytes.clear(),
+            false => bytes[7] = 1,
+        };
+        let report = run(&DnsLoadArgs { names: 1_000, ..args(served(1_000_000, without), false) }).expect("run");
+        assert!(report.rate.transactions > 0 && report.lost >= 1, "{report:?}");
+    }
+
+    #[test]
+    fn each_is_given_up_by_its_own_time() {
+        let mut window = Window::new();
+        let (first, second) = (window.send(), window.send());
+        let sent = |window: &Window, id: u16| window.sent[usize::from(id)].expect("under way");
+        let (soon, late) = (sent(&window, first), sent(&window, second) + PATIENCE);
+        assert_eq!(window.expire(soon), 0);
+        assert!(window.answered(&second.to_be_bytes()).is_some());
+        assert_eq!((window.expire(late), window.open), (1, 0));
+        assert!(window.answered(&first.to_be_bytes()).is_none(), "too late");
+        assert_eq!(window.expire(late), 0);
     }
 
     #[test]
