@@ -351,6 +351,7 @@ impl Server {
             traffic: self.new_traffic(),
             rotation: Rotation::default(),
             connections: self.connections.clone(),
+            clients: Arc::default(),
         });
         for stream in streams {
             let listener = tokio::net::TcpListener::from_std(stream).map_err(Error::Threads)?;

@@ -1,9 +1,10 @@
 //! TCP (and later DoT): a task for each connection, which answers what is known at once and the rest when it is there.
 //!
 //! Replies come in whatever order they are ready (RFC 7766 section 6.2.1.1): a name that upstreams are slow about holds up
-//! no name of the cluster. Connections are bounded, and so are the questions of each that wait for upstreams; what comes
+//! no name of the cluster. Connections are bounded, those of each client too, and so are the questions of each that wait for upstreams; what comes
 //! beyond that stays in the kernel's queues until there is room.
 
+mod clients;
 mod inbox;
 
 use std::io;
@@ -25,6 +26,7 @@ use crate::query::{HEADER, Rotation, Transport};
 use crate::server::Shared;
 use crate::traffic::Traffic;
 use crate::whole::{self, Begun};
+use clients::Clients;
 use inbox::Inbox;
 
 /// Connections at once, on all addresses together.
@@ -44,6 +46,7 @@ pub struct Streams {
     pub rotation: Rotation,
     /// As many as there may be at once.
     pub connections: Arc<Semaphore>,
+    pub clients: Arc<Clients>,
 }
 
 /// A query that is answered now or later.
@@ -62,6 +65,10 @@ impl Streams {
             match listener.accept().await {
                 Ok((stream, client)) => {
                     failing = false;
+                    let Some(seat) = self.clients.enter(client.ip()) else {
+                        tracing::debug!(%client, "DNS over TCP: closed, for this client has as many connections as it may");
+                        continue;
+                    };
                     // After it is accepted: an address that nobody asks keeps no place from the others.
                     let Ok(place) = self.connections.clone().acquire_owned().await else { return };
                     let streams = self.clone();
@@ -69,7 +76,7 @@ impl Streams {
                         if let Err(error) = streams.serve(stream, client).await {
                             tracing::debug!(%client, %error, "DNS over TCP");
                         }
-                        drop(place);
+                        drop((place, seat));
                     });
                 }
                 Err(error) => {

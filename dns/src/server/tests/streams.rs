@@ -26,3 +26,20 @@ fn an_address_that_nobody_asks_keeps_no_place_from_the_others() {
         }
     }
 }
+
+#[test]
+fn a_client_with_very_many_connections_gets_no_more() {
+    let server = server(Vec::new());
+    let (address, asked) = (server.addresses()[0], packet("web.default.svc.~", "A", None));
+    let held: Vec<TcpStream> = (0..64)
+        .map(|_| {
+            let mut stream = tcp_connect(address);
+            tcp_send(&mut stream, &asked);
+            assert_eq!(words(&tcp_receive(&mut stream)), "NoError aa an[@ 5 A 10.96.0.20]");
+            stream
+        })
+        .collect();
+    let read = tcp_connect(address).read(&mut [0; 64]);
+    assert_eq!(read.expect("closed"), 0);
+    drop(held);
+}
