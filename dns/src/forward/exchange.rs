@@ -59,11 +59,20 @@ impl Failure {
         matches!(self, Self::Timeout | Self::Network(_))
     }
 
-    /// That no port or no memory is left is as local as that there is no socket.
-    fn of_connect(error: io::Error) -> Self {
+    /// That no memory is left is as local as that there is no socket. The port is there already: that there is no address to
+    /// ask from means that this upstream cannot be reached.
+    fn of_udp_connect(error: io::Error) -> Self {
         match error.raw_os_error() {
-            Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Self::Local(error),
+            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Self::Local(error),
             _ => Self::Network(error),
+        }
+    }
+
+    /// As over UDP, but the port is only taken now, and there may be none.
+    fn of_tcp_connect(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => Self::Local(error),
+            _ => Self::of_udp_connect(error),
         }
     }
 }
@@ -96,7 +105,7 @@ async fn over_udp(upstream: SocketAddr, question: &Question, packet: &[u8], forg
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any).await.map_err(Failure::Local)?;
-    socket.connect(upstream).await.map_err(Failure::of_connect)?;
+    socket.connect(upstream).await.map_err(Failure::of_udp_connect)?;
     socket.send(packet).await?;
     let mut received = [0; MAX_PACKET];
     while *forgeries < MAX_FORGERIES {
@@ -111,7 +120,7 @@ async fn over_udp(upstream: SocketAddr, question: &Question, packet: &[u8], forg
 
 async fn over_tcp(upstream: SocketAddr, question: &Question, packet: &[u8]) -> Result<Box<Reply>, Failure> {
     let socket = if upstream.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let mut stream = socket.map_err(Failure::Local)?.connect(upstream).await.map_err(Failure::of_connect)?;
+    let mut stream = socket.map_err(Failure::Local)?.connect(upstream).await.map_err(Failure::of_tcp_connect)?;
     let message = [&(packet.len() as u16).to_be_bytes()[..], packet].concat();
     stream.write_all(&message).await?;
     let length = stream.read_u16().await?;
@@ -121,5 +130,28 @@ async fn over_tcp(upstream: SocketAddr, question: &Question, packet: &[u8]) -> R
         Verdict::Answer(reply) => Ok(reply),
         Verdict::Refused(rcode) => Err(Failure::Refused(rcode)),
         _ => Err(Failure::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_here_is_not_the_upstreams_fault() {
+        let local =
+            |failure: fn(io::Error) -> Failure, code| matches!(failure(io::Error::from_raw_os_error(code)), Failure::Local(_));
+        for (code, udp, tcp) in [
+            (libc::EAGAIN, true, true),
+            (libc::ENOBUFS, true, true),
+            (libc::ENOMEM, true, true),
+            (libc::EADDRNOTAVAIL, false, true),
+            (libc::EADDRINUSE, false, true),
+            (libc::ENETUNREACH, false, false),
+            (libc::ECONNREFUSED, false, false),
+        ] {
+            let found = (local(Failure::of_udp_connect, code), local(Failure::of_tcp_connect, code));
+            assert_eq!(found, (udp, tcp), "{}", io::Error::from_raw_os_error(code));
+        }
     }
 }
