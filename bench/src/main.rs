@@ -3,6 +3,7 @@
 
 mod agent;
 mod bench;
+mod children;
 mod compare;
 mod labs;
 mod machine;

@@ -3,16 +3,17 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use thalweg_lab::file::{FileLab, LabOptions};
 use thalweg_lab::netns::Netns;
 use thalweg_lab::probe::histogram;
 
 use crate::bench::{Bench, Case};
+use crate::children::Children;
 use crate::measure::{Contender, Sample};
 use crate::plain::PlainLab;
 use crate::run::Better;
@@ -24,6 +25,8 @@ const FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 /// Pods of one measurement, one after another.
 const SEQUENCE: usize = 10;
 const AT_ONCE: usize = 100;
+/// How long these may take together.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 pub struct Cni;
 
@@ -188,28 +191,35 @@ impl<'a> Plugin<'a> {
         self.node.enter(|| {
             let one = |pod: &Netns| {
                 let started = Instant::now();
-                self.finish(self.start(pod, verb)?, pod, verb)?;
-                Ok(started.elapsed())
+                let output = self.command(pod, verb)?.output()?;
+                let took = started.elapsed();
+                self.judge(&output, pod, verb)?;
+                Ok(took)
             };
             pods.iter().map(one).collect()
         })?
     }
 
-    /// All of them started before the first is waited for; how long it took in all.
+    /// All of them started before the first is waited for; how long it took in all. One that fails is judged when none runs
+    /// any more.
     fn at_once(&self, pods: &[Netns], verb: &str) -> Result<Duration> {
         self.node.enter(|| {
             let started = Instant::now();
-            let children: Result<Vec<Child>> = pods.iter().map(|pod| self.start(pod, verb)).collect();
-            for (child, pod) in children?.into_iter().zip(pods) {
-                self.finish(child, pod, verb)?;
+            let mut children = Children::default();
+            for pod in pods {
+                children.start(&mut self.command(pod, verb)?)?;
             }
-            Ok(started.elapsed())
+            let ended = children.finish(DEADLINE).with_context(|| format!("{} {verb}", self.program.display()))?;
+            let took = started.elapsed();
+            ended.iter().zip(pods).try_for_each(|(output, pod)| self.judge(output, pod, verb))?;
+            Ok(took)
         })?
     }
 
-    fn start(&self, pod: &Netns, verb: &str) -> Result<Child> {
+    fn command(&self, pod: &Netns, verb: &str) -> Result<Command> {
         let container = pod.name();
-        Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", container)
             .env("CNI_NETNS", pod.path())
@@ -221,17 +231,20 @@ impl<'a> Plugin<'a> {
             )
             .stdin(File::open(&self.config)?)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {}", self.program.display()))
+            .stderr(Stdio::piped());
+        Ok(command)
     }
 
-    fn finish(&self, child: Child, pod: &Netns, verb: &str) -> Result<()> {
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            let said = [output.stdout, output.stderr].concat();
-            bail!("{} {verb} for {}: {}", self.program.display(), pod.name(), String::from_utf8_lossy(&said).trim());
-        }
+    fn judge(&self, output: &Output, pod: &Netns, verb: &str) -> Result<()> {
+        let Output { status, stdout, stderr } = output;
+        let said = [stdout.as_slice(), stderr].concat();
+        ensure!(
+            status.success(),
+            "{} {verb} for {}: {}",
+            self.program.display(),
+            pod.name(),
+            String::from_utf8_lossy(&said).trim()
+        );
         Ok(())
     }
 }
