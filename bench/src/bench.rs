@@ -308,7 +308,8 @@ mod tests {
     use crate::run::tests::sample;
 
     fn settings() -> Settings {
-        Settings::new(&crate::settings::RunArgs::default(), 2).expect("settings")
+        let args = crate::settings::RunArgs { lab: "bench".to_owned(), ..Default::default() };
+        Settings::new(&args, 2).expect("settings")
     }
 
     #[test]

@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn what_is_missing_says_what_to_do() {
         assert!(!on_path("thalweg-no-such-program"));
-        let args = crate::settings::RunArgs { bin: Some("/nonexistent".into()), ..Default::default() };
+        let args = crate::settings::RunArgs { bin: Some("/nonexistent".into()), lab: "bench".to_owned(), ..Default::default() };
         let settings = Settings::new(&args, 2).expect("settings");
         let error = Need::Program("thalweg-no-such-program", "thalweg-none").check(&settings).expect_err("missing");
         assert!(error.to_string().contains("apt-get install thalweg-none"), "{error}");

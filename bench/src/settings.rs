@@ -9,6 +9,8 @@ use crate::measure::{FEWEST, Plan};
 
 /// Most services that the address plan has room for.
 const MOST: u32 = 200_000;
+/// So that there is room for what tells the labs of a run apart, such as `iptables`, in the 20 letters of a lab's name.
+const LONGEST_LAB: usize = 12;
 /// More endpoint changes than these take hours and tell nothing more.
 const MOST_CHANGES: u32 = 10_000;
 
@@ -101,6 +103,12 @@ impl Settings {
         ensure!(warm_up <= 100, "--warm-up {warm_up}: at most 100");
         let changes = args.changes.unwrap_or(if args.quick { 5 } else { 100 });
         ensure!((1..=MOST_CHANGES).contains(&changes), "--changes {changes}: 1 to {MOST_CHANGES}");
+        let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let lab = &args.lab;
+        ensure!(
+            (1..=LONGEST_LAB).contains(&lab.len()) && lab.bytes().all(word),
+            "--lab {lab:?}: 1 to {LONGEST_LAB} lower-case letters and digits"
+        );
         Ok(Self {
             against: args.against.clone(),
             services,
@@ -181,6 +189,8 @@ mod tests {
         check(|args| args.runs = Some(2), "--runs 2");
         check(|args| args.millis = Some(1), "--millis 1");
         check(|args| args.warm_up = Some(101), "--warm-up 101");
+        check(|args| args.lab = "../bench".to_owned(), "--lab \"../bench\"");
+        check(|args| args.lab = "abcdefghijklm".to_owned(), "--lab \"abcdefghijklm\": 1 to 12");
         check(|args| args.changes = Some(0), "--changes 0: 1 to 10000");
         check(|args| args.changes = Some(10_001), "--changes 10001");
         check(|args| args.cpus = Some("0".to_owned()), "--cpus \"0\"");

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,8 +18,6 @@ use crate::run::Better;
 use crate::scenario::{Need, Scenario};
 use crate::settings::Settings;
 
-const PINS: &str = "/run/thalweg-bench-packets";
-const NETNS: &str = "thalweg-bench-packets";
 const MANY: u32 = 64_000;
 const NODE: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 11);
 const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, 11);
@@ -51,6 +49,14 @@ struct Case {
 enum Link {
     Uplink,
     PodA,
+}
+
+/// Where the programs and maps are pinned, by the name of the lab, so that runs of two names do not meet. Dropping it removes
+/// them.
+struct Pins {
+    name: String,
+    root: PathBuf,
+    removed: bool,
 }
 
 struct Node {
@@ -90,12 +96,11 @@ impl Scenario for Packets {
     }
 
     fn run(&self, bench: &mut Bench<'_>) -> Result<()> {
-        cleanup(&PathBuf::from(PINS))?;
-        let mut node = Node::new()?;
-        let result = measure(bench, &mut node);
-        drop(node);
-        cleanup(&PathBuf::from(PINS))?;
-        result
+        let pins = Pins::claim(&bench.settings.lab)?;
+        let result = Node::new(&pins).and_then(|mut node| measure(bench, &mut node));
+        // The node is gone by now, and nothing holds the programs.
+        let removed = pins.remove();
+        result.and(removed)
     }
 }
 
@@ -236,12 +241,47 @@ fn frame(case: &Case) -> Vec<u8> {
     bytes
 }
 
+// === impl Pins ===
+
+impl Pins {
+    /// # Errors
+    /// When what an earlier run left there cannot be removed, or is in use.
+    fn claim(lab: &str) -> Result<Self> {
+        let pins = Self::of(lab);
+        cleanup(&pins.root)?;
+        Ok(pins)
+    }
+
+    fn of(lab: &str) -> Self {
+        let name = format!("thalweg-{lab}-packets");
+        Self { root: Path::new("/run").join(&name), name, removed: false }
+    }
+
+    /// # Errors
+    /// Names what stays behind.
+    fn remove(mut self) -> Result<()> {
+        self.removed = true;
+        cleanup(&self.root)?;
+        Ok(())
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if !self.removed
+            && let Err(error) = cleanup(&self.root)
+        {
+            eprintln!("{}: {error}", self.root.display());
+        }
+    }
+}
+
 // === impl Node ===
 
 impl Node {
-    fn new() -> Result<Self> {
-        let netns = Netns::create(NETNS)?;
-        let outside = Netns::create(&format!("{NETNS}-out"))?;
+    fn new(pins: &Pins) -> Result<Self> {
+        let netns = Netns::create(&pins.name)?;
+        let outside = Netns::create(&format!("{}-out", pins.name))?;
         for (link, addresses) in [("eth0", vec![format!("{NODE}/24"), format!("{NODE6}/64")]), ("twa", vec![]), ("twb", vec![])]
         {
             netns.ip(&format!("link add {link} type veth peer name {link}p netns {}", outside.name()))?;
@@ -266,7 +306,7 @@ impl Node {
         };
         let (uplink, pod_a, pod_b) = (index("eth0")?, index("twa")?, index("twb")?);
         let options = Options {
-            pin_root: PathBuf::from(PINS),
+            pin_root: pins.root.clone(),
             cgroup: PathBuf::new(),
             node_addr: Some(NODE),
             node_addr6: Some(NODE6),
@@ -326,4 +366,26 @@ fn fill(maps: &mut Maps, pod_a: u32, pod_b: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labs_of_two_names_pin_in_two_places() {
+        let (one, two) = (Pins::of("one"), Pins::of("two"));
+        assert!(one.root != two.root && one.name != two.name);
+        assert_eq!(one.root, Path::new("/run/thalweg-one-packets"));
+    }
+
+    #[test]
+    fn dropping_removes_what_is_there_and_nothing_is_fine_too() {
+        let folder = tempfile::tempdir().expect("folder");
+        let root = folder.path().join("pins");
+        std::fs::create_dir(&root).expect("folder");
+        drop(Pins { name: "pins".to_owned(), root: root.clone(), removed: false });
+        assert!(!root.exists(), "{}", root.display());
+        Pins { name: "pins".to_owned(), root, removed: false }.remove().expect("nothing to remove");
+    }
 }
