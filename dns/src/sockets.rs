@@ -19,14 +19,14 @@ use tokio::runtime::Handle;
 
 use crate::answer::{Outcome, respond, servfail};
 use crate::counters::Counters;
-use crate::forward::{Pending, Place};
+use crate::forward::Pending;
 use crate::gate::{Admission, Gate};
 use crate::log::QueryLog;
 use crate::names::Names;
 use crate::query::{MAX_UDP, Query, Rotation, Transport};
 use crate::server::Shared;
 use crate::traffic::Traffic;
-use crate::whole;
+use crate::whole::{self, Begun};
 use crate::zone::Zone;
 
 /// Messages per system call.
@@ -167,13 +167,11 @@ impl UdpWorker {
             && let Ok(query) = Query::parse(packet, Transport::Udp)
         {
             if names.rewrite(&query).is_some() {
-                if let Some(place) = self.shared.waiting.enter() {
-                    self.answer_later(packet, peer, rotation, place);
-                    return false;
+                let answered = self.answer_rewritten(packet, peer, rotation, zone, out);
+                if answered {
+                    self.shared.note(log, packet, out, Transport::Udp, peer);
                 }
-                self.counters.count(servfail(&query, zone, out));
-                self.shared.note(log, packet, out, Transport::Udp, peer);
-                return true;
+                return answered;
             }
             if names.answer(&query, out) {
                 self.counters.count(Outcome::Answer);
@@ -199,15 +197,27 @@ impl UdpWorker {
         answered
     }
 
-    /// Hands a query over that rules rewrite: their way back takes more than this thread has time for.
-    fn answer_later(&self, packet: &[u8], peer: SocketAddr, rotation: u32, place: Place) {
-        let (worker, packet, began) = (self.clone(), packet.to_vec(), Instant::now());
-        self.runtime.spawn(async move {
-            let begun = whole::begin(&worker.shared, &packet, Transport::Udp, rotation, &worker.counters);
-            if let Some(reply) = begun.finish(place).await {
-                worker.finish(&packet, &reply, peer, began);
-            }
-        });
+    /// Writes the answer to a query that rules rewrite, if nobody has to be asked for it; false: nothing is to be sent, now or
+    /// at all.
+    fn answer_rewritten(&self, packet: &[u8], peer: SocketAddr, rotation: u32, zone: &Zone, out: &mut Vec<u8>) -> bool {
+        let reply = match whole::begin(&self.shared, packet, Transport::Udp, rotation, &self.counters) {
+            Begun::Done(reply) => reply,
+            Begun::Forward(forwarded) => match self.shared.waiting.enter() {
+                Some(place) => {
+                    let (worker, packet, began) = (self.clone(), packet.to_vec(), Instant::now());
+                    self.runtime.spawn(async move {
+                        if let Some(reply) = forwarded.finish(place).await {
+                            worker.finish(&packet, &reply, peer, began);
+                        }
+                    });
+                    None
+                }
+                None => forwarded.give_up(zone),
+            },
+        };
+        out.clear();
+        out.extend_from_slice(reply.as_deref().unwrap_or_default());
+        !out.is_empty()
     }
 
     /// Sends a reply that was waited for.

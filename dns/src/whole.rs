@@ -41,24 +41,20 @@ pub fn begin(shared: &Shared, packet: &[u8], transport: Transport, rotation: u32
     if !matches!(outcome, Outcome::Forward | Outcome::ForwardTarget) {
         return Begun::Done(restored(rewritten.as_ref(), Some(bytes).filter(|bytes| !bytes.is_empty())));
     }
+    let forwarder = shared.forwarder.load_full();
+    // What is known needs no place among those who wait.
+    if outcome == Outcome::Forward
+        && let (Some(forwarder), Ok(query)) = (&forwarder, Query::parse(packet, transport))
+        && forwarder.answer_at_once(&query, &mut bytes)
+    {
+        return Begun::Done(restored(rewritten.as_ref(), Some(bytes)));
+    }
     let partial = (outcome == Outcome::ForwardTarget).then_some(bytes);
     let pending = Pending { packet: packet.to_vec(), partial, transport };
-    match shared.forwarder.load_full() {
+    match forwarder {
         Some(forwarder) => Begun::Forward(Forwarded { forwarder, pending, rewritten }),
         // The configuration changed in between.
         None => Begun::Done(restored(rewritten.as_ref(), unasked(pending, &zone))),
-    }
-}
-
-// === impl Begun ===
-
-impl Begun {
-    /// The whole reply; `None` when there is none.
-    pub async fn finish(self, place: Place) -> Option<Vec<u8>> {
-        match self {
-            Self::Done(reply) => reply,
-            Self::Forward(forwarded) => forwarded.finish(place).await,
-        }
     }
 }
 

@@ -93,7 +93,7 @@ impl Forwarder {
             State::Ending | State::Stale { verify: false } => self.refresh(question),
         }
         cache.hit(&hit);
-        hit.reply.write(query, hit.ttl, self.plan.bufsize, out);
+        hit.reply.write(query, hit.ttl, self.most(query.transport), out);
         true
     }
 

@@ -428,6 +428,38 @@ fn who_finds_no_place_to_wait_is_told_so_at_once() {
 }
 
 #[test]
+fn what_is_known_needs_no_place_to_wait() {
+    let upstream = upstream();
+    let lines = format!("rewrite name docs.test docs.example.svc.upstream.test\nforward . {}\ncache", upstream.addresses()[0]);
+    let server = by_corefile(&format!(". {{\nkubernetes cluster.local\n{lines}\n}}"), 0);
+    let address = server.addresses()[0];
+    let [plain, rewritten] = ["docs.example.svc.upstream.test", "docs.test"].map(|name| packet(name, "A", None));
+    assert!(words(&udp(address, &plain)).ends_with("A 192.0.2.80]"));
+    let _places: Vec<_> = std::iter::from_fn(|| server.shared.waiting.enter()).collect();
+    let shed = server.stats().shed;
+    for asked in [&plain, &rewritten] {
+        for reply in [udp(address, asked), tcp(address, asked)] {
+            assert!(words(&reply).ends_with("A 192.0.2.80]"), "{}", words(&reply));
+        }
+    }
+    assert_eq!(server.stats().shed, shed);
+    assert_eq!(upstream.stats().udp, 1);
+}
+
+#[test]
+fn what_is_known_is_whole_over_tcp() {
+    let upstream = server(Vec::new());
+    let server = by_corefile(&format!(". {{\nforward . {}\ncache\n}}", upstream.addresses()[0]), 0);
+    let (address, asked) = (server.addresses()[0], packet("many.lots.svc.~", "A", None));
+    for _ in 0..2 {
+        let reply = Message::from_vec(&tcp(address, &asked)).expect("a reply");
+        assert_eq!((reply.metadata.truncation, reply.answers.len()), (false, 200));
+        assert!(Message::from_vec(&udp(address, &asked)).expect("a reply").metadata.truncation);
+    }
+    assert_eq!(server.caches()[0].1.success_hits, 3);
+}
+
+#[test]
 fn a_slow_name_over_tcp_holds_up_no_name_of_the_cluster() {
     let silent = client();
     let server = server(vec![silent.local_addr().expect("an address")]);
