@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// No reply comes: the connection is closed, or reset for what was not read.
+#[track_caller]
+fn assert_closed(stream: &mut TcpStream) {
+    let read = stream.read(&mut [0; 64]);
+    let closed = read.as_ref().map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |&length| length == 0);
+    assert!(closed, "{read:?}");
+}
+
 #[test]
 fn a_query_that_is_too_long_is_not_waited_for() {
     let server = server(Vec::new());
@@ -9,10 +17,7 @@ fn a_query_that_is_too_long_is_not_waited_for() {
     tcp_send(&mut stream, &packet("web.default.svc.~", "A", None));
     assert_eq!(words(&tcp_receive(&mut stream)), "NoError aa an[@ 5 A 10.96.0.20]");
     tcp_send(&mut stream, &[0; 4097]);
-    // Closed, or reset for what was not read.
-    let read = stream.read(&mut [0; 64]);
-    let closed = read.as_ref().map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |&length| length == 0);
-    assert!(closed, "{read:?}");
+    assert_closed(&mut stream);
 }
 
 #[test]
@@ -39,7 +44,9 @@ fn a_client_with_very_many_connections_gets_no_more() {
             stream
         })
         .collect();
-    let read = tcp_connect(address).read(&mut [0; 64]);
-    assert_eq!(read.expect("closed"), 0);
+    let mut beyond = tcp_connect(address);
+    // An error: it is closed already.
+    let _sent = beyond.write_all(&[&(asked.len() as u16).to_be_bytes()[..], &asked].concat());
+    assert_closed(&mut beyond);
     drop(held);
 }
