@@ -116,7 +116,7 @@ fn latencies(measured: &Measurement) -> String {
         };
         Some(format!("{} {} / {}", side.name, micros(latency.p50), micros(latency.p99)))
     };
-    measured.sides.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+    measured.sides.iter().filter_map(one).collect::<Vec<_>>().join("; ")
 }
 
 // === impl Column ===
@@ -152,6 +152,7 @@ fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
 mod tests {
     use super::*;
     use crate::run::tests::sample;
+    use crate::stats::Latency;
 
     #[test]
     fn the_first_side_is_a_figure_and_the_others_are_ratios() {
@@ -201,6 +202,15 @@ mod tests {
         let text = run(&sample);
         let head = "| direct, per second | plain, per second | direct / plain | tc / direct | direct / direct |";
         assert!(text.contains(head), "{text}");
+    }
+
+    #[test]
+    fn latencies_of_sides_with_a_comma_in_their_name_are_told_apart() {
+        let mut measured = sample(0.97, 0.01).measurements.remove(0);
+        let latency = Latency { p50: 1_000, p90: 1_000, p99: 2_000, p999: 2_000, max: 2_000, count: 9 };
+        measured.sides[0].name = "direct, iptables rules".to_owned();
+        measured.sides.iter_mut().for_each(|side| side.latency = Some(latency));
+        assert_eq!(latencies(&measured), "direct, iptables rules 1.0 / 2.0; tc 1.0 / 2.0");
     }
 
     #[test]

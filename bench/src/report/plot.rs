@@ -10,7 +10,7 @@ use super::scale::Scale;
 
 const STYLE: &str = include_str!("plot.css");
 /// Sizes, in the units of the plot: about pixels.
-const PANEL: f64 = 480.0;
+const PANEL: f64 = 560.0;
 const COLUMNS: usize = 2;
 const GAP: f64 = 20.0;
 const EDGE: f64 = 16.0;
