@@ -86,6 +86,10 @@ fn plug(lan: &Netns, netns: &Netns, port: &str, addr: Ipv4Addr, addr6: Ipv6Addr)
     netns.ip(&format!("addr add {addr}/24 dev {UPLINK}"))?;
     // Nobody else has it: duplicate address detection would only cost a second.
     netns.ip(&format!("addr add {addr6}/64 dev {UPLINK} nodad"))?;
+    // The link-local one likewise: what is forwarded asks for its next hop from it, and not while it is tentative.
+    let [.., host] = addr6.segments();
+    netns.ip(&format!("link set {UPLINK} addrgenmode none"))?;
+    netns.ip(&format!("addr add fe80::{host:x}/64 dev {UPLINK} nodad"))?;
     netns.ip(&format!("link set {UPLINK} up"))?;
     // So that a look-up for any address has a route and meets the service proxy, as on a machine with a gateway.
     netns.ip(&format!("route add default via {LAN_ADDR}"))?;
