@@ -179,6 +179,27 @@ fn names_of_the_cluster_are_answered_at_the_pods_link() -> Result<()> {
     Ok(())
 }
 
+/// In UDP a checksum of 0 means that there is none, which IPv6 does not take.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_checksum_that_comes_to_nothing_is_written_as_all_ones() -> Result<()> {
+    let node = node()?;
+    for net in nets() {
+        let asks = |id: u16| {
+            let query = [&id.to_be_bytes(), &query("web.default.svc.cluster.local", A)[2..]].concat();
+            let reply = reply(&query, 0, 1, 0, &address("10.96.0.20"));
+            let packet = sent(&net, &query);
+            let answer = answered(&packet, &reply).bytes();
+            (packet, answer)
+        };
+        let at = 14 + if net.vip.is_ipv4() { 20 } else { 40 } + 6;
+        let id = (0..=u16::MAX).find(|id| asks(*id).1[at..at + 2] == [0xff, 0xff]).expect("one of them");
+        let (packet, answer) = asks(id);
+        assert_eq!(node.pod_sends(&packet)?.packet, answer, "{id}");
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn names_that_do_not_exist_are_denied_by_the_closest_that_does() -> Result<()> {

@@ -1,6 +1,7 @@
 //! Turning a query into its reply, in place. The question stays where it is, with the client's own casing.
 
 use aya_ebpf::{
+    bindings::BPF_F_MARK_MANGLED_0,
     helpers::generated::{bpf_csum_diff, bpf_get_prandom_u32, bpf_skb_store_bytes},
     programs::TcContext,
 };
@@ -116,5 +117,6 @@ pub fn write<F: Family>(ctx: &TcContext, packet: &Packet<F>, scratch: &mut Scrat
     ctx.skb.store(ETH_LEN + F::IP_LEN, &udp, 0).ok()?;
     let [ports, length] = [[udp[0], udp[1]], [udp[2], 0]].map(|[low, high]| u32::from(low) | u32::from(high) << 16);
     let whole = pseudo.add(ports).add(length).plus(scratch.header.sum()).plus(scratch.question_sum).plus(after_question);
-    complete(ctx, ETH_LEN + F::IP_LEN + UDP_CHECKSUM, if_offloaded, whole)
+    // A UDP checksum of 0 means "none", which IPv6 does not take.
+    complete(ctx, ETH_LEN + F::IP_LEN + UDP_CHECKSUM, if_offloaded, whole, u64::from(BPF_F_MARK_MANGLED_0))
 }

@@ -141,15 +141,16 @@ fn reset<F: Family>(ctx: &TcContext, packet: &Packet<F>) -> Option<()> {
     let if_offloaded = pseudo.fold();
     tcp.checksum = if_offloaded;
     ctx.skb.store(ETH_LEN + F::IP_LEN, &tcp, 0).ok()?;
-    complete(ctx, ETH_LEN + F::IP_LEN + TCP_CHECKSUM, if_offloaded, whole)
+    complete(ctx, ETH_LEN + F::IP_LEN + TCP_CHECKSUM, if_offloaded, whole, 0)
 }
 
-/// Brings a checksum field that holds `written` to the checksum of `whole`, unless it is left to the hardware.
+/// Brings a checksum field that holds `written` to the checksum of `whole`, unless it is left to the hardware. `flags` are
+/// those of bpf_l4_csum_replace.
 #[inline(always)]
-pub fn complete(ctx: &TcContext, offset: usize, written: u16, whole: Sum) -> Option<()> {
+pub fn complete(ctx: &TcContext, offset: usize, written: u16, whole: Sum, flags: u64) -> Option<()> {
     // The helper gives the checksum of (difference - written).
     let difference = whole.add(u32::from(written));
-    ctx.skb.l4_csum_replace(offset, 0, u64::from(difference.0), 0).ok()
+    ctx.skb.l4_csum_replace(offset, 0, u64::from(difference.0), flags).ok()
 }
 
 /// An ICMP message that quotes the packet's IP header and the beginning of what follows.
@@ -170,7 +171,7 @@ fn error<F: Family>(ctx: &TcContext, packet: &Packet<F>, src: &F::Addr, message:
     let head = icmp.sum().plus(before);
     icmp.checksum = head.plus(if_completed).checksum();
     ctx.skb.store(ETH_LEN + F::IP_LEN, &icmp, 0).ok()?;
-    complete(ctx, ETH_LEN + F::IP_LEN + ICMP_CHECKSUM, icmp.checksum, head.plus(part))
+    complete(ctx, ETH_LEN + F::IP_LEN + ICMP_CHECKSUM, icmp.checksum, head.plus(part), 0)
 }
 
 /// How much of the transport header is quoted, its sum, and what that will be once a checksum that was left to the hardware
